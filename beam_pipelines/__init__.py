@@ -1,0 +1,1 @@
+"""Strokes to sharded TFRecords, as an Apache Beam pipeline: `boceto prepare`."""

@@ -1,0 +1,57 @@
+"""Writes one shard: drawings with their pixels in, a TFRecord file and its description out."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto import images, records, storage
+from boceto.dataset import Shard, record_digest, shard_name
+
+
+class Drawing(NamedTuple):
+    """A drawing on its way into a record: class number, key, and strokes in the form of `boceto.strokes`."""
+
+    label: int
+    key: str
+    ink: bytes
+
+
+class ShardWriter:
+    """Writes the shards of one data set; image size, encoding and classes are the same in all of them."""
+
+    def __init__(self, folder: str, size: int, encoding: str, classes: list[str]) -> None:
+        self._folder = folder
+        self._raw = encoding == "raw"
+        self._classes = len(classes)
+        self._encoder = records.Encoder(size, size, encoding, classes)
+        self._header = images.png_header(size, size)
+
+    def write(
+        self, split: str, shard: int, shards: int, batches: Iterable[tuple[list[Drawing], NDArray[np.uint8]]]
+    ) -> tuple[Shard, list[int]]:
+        """Writes the drawings of `batches`, each a list of B drawings and their pixels uint8[B, H, W], in order.
+
+        Returns the shard's description and its records a class.
+        """
+        name = shard_name(split, shard, shards)
+        checksum = google_crc32c.Checksum()
+        content = hashlib.blake2b(digest_size=16)
+        per_class = [0] * self._classes
+        size = 0
+        with storage.writing(storage.join(self._folder, name)) as file:
+            for drawings, pixels in batches:
+                frames = []
+                for drawing, image in zip(drawings, pixels, strict=True):
+                    content.update(record_digest(drawing.label, drawing.key.encode(), image.data, drawing.ink))
+                    encoded = image.tobytes() if self._raw else images.encode_png(image, self._header)
+                    frames.append(records.frame(self._encoder.encode(drawing.label, encoded, drawing.key, drawing.ink)))
+                    per_class[drawing.label] += 1
+                data = b"".join(frames)
+                checksum.update(data)
+                file.write(data)
+                size += len(data)
+        return Shard(name, sum(per_class), size, checksum.hexdigest().decode(), content.hexdigest()), per_class

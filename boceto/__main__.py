@@ -1,0 +1,54 @@
+"""The command `boceto`: finds a verb's program by its entry point and hands it the rest of the command line."""
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from boceto import __version__
+from boceto.errors import EXIT_DONE, EXIT_SETTINGS
+
+GROUP = "boceto.commands"
+SUMMARIES = {
+    "prepare": "strokes to TFRecord shards",
+    "train": "shards to checkpoints and an artefact",
+    "eval": "artefact and shards to accuracy, mAP and a report",
+}
+
+
+def usage(verbs: Sequence[str]) -> str:
+    """The text of `boceto --help`."""
+    rows = "\n".join(f"  boceto {verb:10} {SUMMARIES.get(verb, '')}".rstrip() for verb in sorted(verbs))
+    return (
+        f"Boceto {__version__}: trains sketch recognisers.\n\n{rows}\n\n`boceto VERB --help` lists a verb's settings."
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb `argv[0]` with the rest of `argv`; returns the exit code."""
+    programs = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(list(programs)))
+        return EXIT_DONE
+    verb, rest = argv[0], argv[1:]
+    if verb == "--version":
+        print(__version__)
+        return EXIT_DONE
+    if verb not in programs:
+        known = ", ".join(sorted(programs))
+        print(f"boceto: error: there is no verb {verb!r}; the verbs are {known}", file=sys.stderr)
+        return EXIT_SETTINGS
+    try:
+        program = programs[verb].load()
+    except ModuleNotFoundError as error:
+        print(f"`boceto {verb}` needs `pip install 'boceto[{verb}]'`: no module {error.name!r}", file=sys.stderr)
+        return EXIT_SETTINGS
+    return int(program(rest))
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,87 @@
+"""What a person sees on standard error: lines, and a progress line that stays quiet where no terminal is."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BocetoError
+
+PLAIN_SECONDS = 10.0
+TERMINAL_SECONDS = 0.2
+
+
+class Console:
+    """Writes lines and a progress line to `stream`; on a terminal the progress line is drawn over itself."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._clock = clock
+        self._drawn = 0
+        self._next = clock() + (0 if self._terminal else PLAIN_SECONDS)
+
+    def line(self, text: str = "") -> None:
+        """Writes one whole line."""
+        self._erase()
+        print(text, file=self._stream, flush=True)
+
+    def warning(self, text: str) -> None:
+        """Writes one line that says what is not as it should be."""
+        self.line(f"warning: {text}")
+
+    def progress(self, text: str) -> None:
+        """Shows how far things are: at most five times a second on a terminal, every ten seconds elsewhere."""
+        now = self._clock()
+        if now < self._next:
+            return
+        self._next = now + (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS)
+        if not self._terminal:
+            self.line(text)
+            return
+        self._stream.write("\r" + text.ljust(self._drawn))
+        self._stream.flush()
+        self._drawn = len(text)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._stream.write("\r" + " " * self._drawn + "\r")
+            self._drawn = 0
+
+
+def clock_time(seconds: float) -> str:
+    """`mm:ss`, or `h:mm:ss` from an hour on."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain text table: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
+    """Runs `work`, which returns (result, whether to print it as JSON), and turns its errors into one line and a code."""
+    console = Console()
+    try:
+        result, as_json = work(console)
+    except BocetoError as error:
+        console.line(f"boceto {verb}: error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.line(f"boceto {verb}: stopped; run the same command again")
+        return EXIT_STOPPED
+    except (OSError, MemoryError) as error:
+        console.line(f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again")
+        return EXIT_FAULT
+    if as_json:
+        print(json.dumps(result, allow_nan=False), flush=True)
+    return EXIT_DONE

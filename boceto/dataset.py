@@ -1,0 +1,295 @@
+"""Contract 2, the data set: shards beside a `dataset.json` that is written last, and the way to read them.
+
+data = dataset.load("DATA")
+test = data.split("test")
+images = test.images(np.arange(100))     # uint8[100, H, W, 1]
+labels = test.labels[:100]               # int32[100]
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto import storage
+from boceto.errors import DataError, SettingsError
+
+MANIFEST = "dataset.json"
+FORMAT = "boceto-dataset"
+VERSION = 1
+SPLITS = ("train", "validation", "test")
+SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """`train-00003-of-00016.tfrecord`."""
+    return f"{split}-{shard:05}-of-{shards:05}.tfrecord"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard: its file's name, records, bytes and crc32c (hex), and the digest of its decoded content."""
+
+    name: str
+    records: int
+    bytes: int
+    crc32c: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split: records a class, in the order of the classes, and its shards in order."""
+
+    per_class: list[int]
+    shards: list[Shard]
+
+    @property
+    def records(self) -> int:
+        """How many records the split has."""
+        return sum(self.per_class)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `dataset.json` says. `digest` is over the decoded content alone: no file name, option or origin is in it."""
+
+    digest: str
+    seed: int
+    options: Mapping[str, Any]
+    height: int
+    width: int
+    encoding: str
+    classes: list[str]
+    splits: Mapping[str, SplitInfo]
+    drawings: int
+    duplicates: int
+    refused: Mapping[str, int]
+    short: Mapping[str, int]
+    sources: list[Mapping[str, Any]]
+    boceto: str
+    format: str = FORMAT
+    version: int = VERSION
+
+    def to_json(self) -> bytes:
+        """The bytes of `dataset.json`."""
+        return (json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def record_digest(label: int, key: bytes, pixels: bytes | memoryview, strokes: bytes) -> bytes:
+    """16 bytes over the decoded content of one record; pixels are uint8[H, W] row by row."""
+    hashed = hashlib.blake2b(label.to_bytes(4, "little"), digest_size=16)
+    hashed.update(len(key).to_bytes(4, "little") + key + len(strokes).to_bytes(4, "little") + strokes)
+    hashed.update(pixels)
+    return hashed.digest()
+
+
+def content_digest(height: int, width: int, classes: Sequence[str], shards: Mapping[str, Iterable[str]]) -> str:
+    """The digest of a data set, from the digests of its shards by split; 32 hexadecimal digits."""
+    content = [height, width, list(classes), [[split, list(shards[split])] for split in sorted(shards)]]
+    return hashlib.blake2b(json.dumps(content, ensure_ascii=False).encode(), digest_size=16).hexdigest()
+
+
+def _checked(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+        raise ValueError(f"{what} is not as it should be")
+    return value
+
+
+def _shard_from(entry: Mapping[str, Any]) -> Shard:
+    name = _checked(entry["name"], str, "a shard's name")
+    if not SHARD_NAME.fullmatch(name):  # A manifest's names become paths: nothing else may stand there.
+        raise ValueError(f"the shard name {name!r} is none of this format's")
+    numbers = [_checked(entry[key], int, f"{key} of {name}") for key in ("records", "bytes")]
+    texts = [_checked(entry[key], str, f"{key} of {name}") for key in ("crc32c", "digest")]
+    return Shard(name, numbers[0], numbers[1], texts[0], texts[1])
+
+
+def _split_from(name: str, entry: Mapping[str, Any], classes: int) -> SplitInfo:
+    if name not in SPLITS:
+        raise ValueError(f"unknown split {name!r}")
+    per_class = [_checked(count, int, "a count") for count in _checked(entry["per_class"], list, "per_class")]
+    split = SplitInfo(per_class, [_shard_from(shard) for shard in entry["shards"]])
+    if len(per_class) != classes or sum(shard.records for shard in split.shards) != split.records:
+        raise ValueError(f"the counts of split {name!r} do not add up")
+    return split
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Reads and checks the bytes of a `dataset.json` that stood at `where`.
+
+    Raises:
+        DataError: it is none, of another version, or its numbers contradict each other.
+    """
+    try:
+        entry = json.loads(text)
+        if entry["format"] != FORMAT or entry["version"] != VERSION:
+            raise ValueError(
+                f"its format is {entry['format']!r} version {entry['version']!r}, not {FORMAT!r} version {VERSION}"
+            )
+        names = {f.name for f in dataclasses.fields(Manifest)}
+        classes = [_checked(name, str, "a class name") for name in _checked(entry["classes"], list, "classes")]
+        splits = {name: _split_from(name, split, len(classes)) for name, split in entry["splits"].items()}
+        for key in ("height", "width", "seed"):
+            _checked(entry[key], int, key)
+        manifest = Manifest(**{name: entry[name] for name in names} | {"splits": splits})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{where} is not a data set's manifest: {reason}; prepare the data set again") from error
+    digests = {name: [shard.digest for shard in split.shards] for name, split in manifest.splits.items()}
+    if content_digest(manifest.height, manifest.width, manifest.classes, digests) != manifest.digest:
+        raise DataError(f"{where} was changed: its digest does not match its content; prepare the data set again")
+    return manifest
+
+
+@dataclass(frozen=True)
+class Split:
+    """The records of one split in their global order (shard by shard), for random access.
+
+    labels: int32[N].
+    """
+
+    name: str
+    manifest: Manifest
+    labels: NDArray[np.int32]
+    _shards: list[NDArray[np.uint8]] = field(repr=False)
+    _shard_of: NDArray[np.int32] = field(repr=False)
+    _image: NDArray[np.int64] = field(repr=False)
+    _key: NDArray[np.int64] = field(repr=False)
+    _strokes: NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, numbers: NDArray[np.integer[Any]], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """int[B] record numbers -> their decoded pixels, uint8[B, H, W, 1] (into `out` where given).
+
+        Raises:
+            DataError: a damaged image.
+        """
+        from boceto import images  # isal is not needed to look at a manifest.
+
+        height, width = self.manifest.height, self.manifest.width
+        if out is None:
+            out = np.empty((len(numbers), height, width, 1), np.uint8)
+        header = images.png_header(height, width)
+        for row, number in enumerate(numbers):
+            offset, length = self._image[number]
+            data = self._shards[self._shard_of[number]][offset : offset + length]
+            if self.manifest.encoding == "raw":
+                out[row].reshape(-1)[:] = data
+            else:
+                try:
+                    images.decode_png(data.data, out[row, :, :, 0], header)
+                except DataError as error:
+                    raise DataError(f"record {number} of split {self.name!r}: {error}") from error
+        return out
+
+    def keys(self, numbers: Iterable[int]) -> list[bytes]:
+        """The keys of these records."""
+        return [self._bytes(self._key, number) for number in numbers]
+
+    def strokes(self, number: int) -> bytes:
+        """The strokes of one record, in the form of `boceto.strokes`."""
+        return self._bytes(self._strokes, number)
+
+    def _bytes(self, where: NDArray[np.int64], number: int) -> bytes:
+        offset, length = where[number]
+        return self._shards[self._shard_of[number]][offset : offset + max(0, length)].tobytes()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A finished data set at `url`."""
+
+    url: str
+    manifest: Manifest
+
+    def split(self, name: str, verify: bool = True) -> Split:
+        """Opens a split for reading; with `verify`, every byte is first checked against the manifest.
+
+        Raises:
+            SettingsError: the data set has no such split.
+            DataError: a shard is missing, has changed, or is not what the manifest says.
+        """
+        info = self.manifest.splits.get(name)
+        if info is None or not info.records:
+            there = [split for split, entry in self.manifest.splits.items() if entry.records]
+            raise SettingsError(f"{self.url} has no drawings in split {name!r}; it has {', '.join(there) or 'none'}")
+        shards = [_open_shard(self.url, shard, verify) for shard in info.shards]
+        indices = [
+            _index_shard(self.url, shard, data, self.manifest) for shard, data in zip(info.shards, shards, strict=True)
+        ]
+        return Split(
+            name,
+            self.manifest,
+            np.concatenate([part.label for part in indices]).astype(np.int32),
+            shards,
+            np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.label) for part in indices]),
+            np.concatenate([part.image for part in indices]),
+            np.concatenate([part.key for part in indices]),
+            np.concatenate([part.strokes for part in indices]),
+        )
+
+
+def _open_shard(url: str, shard: Shard, verify: bool) -> NDArray[np.uint8]:
+    path = storage.join(url, shard.name)
+    try:
+        data = storage.buffer(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; prepare the data set again") from error
+    if len(data) != shard.bytes:
+        raise DataError(f"{path} has {len(data)} bytes, its manifest says {shard.bytes}; prepare the data set again")
+    if verify and storage.crc32c(data) != shard.crc32c:
+        raise DataError(f"{path} is damaged: its checksum is not the manifest's; prepare the data set again")
+    return np.frombuffer(data, np.uint8)
+
+
+def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Manifest):  # type: ignore[no-untyped-def]
+    from boceto import records  # numba is not needed to look at a manifest.
+
+    path = storage.join(url, shard.name)
+    try:
+        found = records.index(data)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; prepare the data set again") from error
+    encodings = {data[at : at + length].tobytes() for at, length in np.unique(found.encoding, axis=0)}
+    problems = (
+        (len(found.label) != shard.records, f"it has {len(found.label)} records, its manifest says {shard.records}"),
+        ((found.shape != (manifest.height, manifest.width)).any(), "an image has another size than the manifest says"),
+        (
+            ((found.label < 0) | (found.label >= len(manifest.classes))).any(),
+            "a label is none of the manifest's classes",
+        ),
+        (encodings - {manifest.encoding.encode()}, "an image has another encoding than the manifest says"),
+        (
+            manifest.encoding == "raw" and (found.image[:, 1] != manifest.height * manifest.width).any(),
+            "an image has too few or too many bytes",
+        ),
+    )
+    for wrong, message in problems:
+        if wrong:
+            raise DataError(f"{path}: {message}; prepare the data set again")
+    return found
+
+
+def load(url: str) -> DataSet:
+    """Opens the data set at `url`.
+
+    Raises:
+        DataError: there is none, it is unfinished, or its manifest is damaged.
+    """
+    path = storage.join(url, MANIFEST)
+    try:
+        text = storage.read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        unfinished = storage.list_files(url)
+        state = "holds an unfinished data set" if unfinished else "does not exist or is empty"
+        raise DataError(f"{url} {state}: there is no {MANIFEST}; run `boceto prepare --output {url}`") from error
+    return DataSet(url, parse_manifest(text, path))

@@ -1,0 +1,31 @@
+"""Exit codes, and the errors that carry them. An error says the value, the place and the remedy in one line."""
+
+EXIT_DONE = 0
+EXIT_FAULT = 1
+EXIT_SETTINGS = 2
+EXIT_DATA = 65
+EXIT_STOPPED = 75
+
+
+class BocetoError(Exception):
+    """A failure that is explained in one line and needs no traceback."""
+
+    exit_code = EXIT_FAULT
+
+
+class SettingsError(BocetoError):
+    """Settings that cannot be carried out: exit code 2."""
+
+    exit_code = EXIT_SETTINGS
+
+
+class DataError(BocetoError):
+    """Data that is corrupt, too bad or not what was expected: exit code 65."""
+
+    exit_code = EXIT_DATA
+
+
+class Stopped(BocetoError):
+    """Stopped on request with everything saved; the same command goes on: exit code 75."""
+
+    exit_code = EXIT_STOPPED

@@ -1,0 +1,171 @@
+"""A program's settings: one frozen dataclass, read from flags and from a TOML file, checked at once.
+
+    @dataclass(frozen=True)
+    class Settings:
+        data: str = option(help="folder of the data set")
+        epochs: int = option(30, help="passes over the data", at_least=1)
+
+A field is a flag of the same name with dashes; a TOML file holds a table a program (`[train]`), so that one file
+serves them all. Flags win over the file, the file over the defaults.
+"""
+
+import argparse
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+from boceto.errors import SettingsError
+
+T = TypeVar("T")
+PROGRAMS = ("prepare", "train", "eval")
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A dataclass field with what its flag's help and its check need; without a default it is required."""
+    metadata = {"help": help, "at_least": at_least, "at_most": at_most, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type in `X` or `X | None`."""
+    if isinstance(annotation, types.UnionType):
+        return next(part for part in typing.get_args(annotation) if part is not types.NoneType)
+    return annotation
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser(verb: str, cls: type, description: str) -> _Parser:
+    parser = _Parser(prog=f"boceto {verb}", description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.toml", help=f"settings as TOML, in a table [{verb}]; flags win")
+    parser.add_argument("--json", action="store_true", help="one machine-readable result on standard output")
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind = _plain_type(hints[field.name])
+        required = field.default is dataclasses.MISSING
+        shown = "required" if required else f"default: {_shown(field.default)}"
+        text = f"{field.metadata['help']} ({shown})".replace("%", "%%")
+        flag = "--" + field.name.replace("_", "-")
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            metavar = "|".join(field.metadata["choices"]) if field.metadata["choices"] else None
+            parser.add_argument(flag, default=None, help=text, metavar=metavar)
+    return parser
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if value != "" else "empty"
+
+
+def _read_table(path: str, verb: str) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--config {path}: {error.strerror}; give a readable TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {path} is not TOML: {error}") from error
+    for name, table in tables.items():
+        if name not in PROGRAMS or not isinstance(table, dict):
+            raise SettingsError(f"--config {path}: unknown table {name!r}; the tables are {', '.join(PROGRAMS)}")
+    return {key.replace("-", "_"): value for key, value in tables.get(verb, {}).items()}
+
+
+def _converted(where: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind` (str, int, float or bool), from a flag's text or a TOML value."""
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    try:
+        if isinstance(value, str) and kind in (int, float):
+            return kind(value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+    except ValueError:
+        pass
+    if kind is str and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    raise SettingsError(f"{where} = {value!r} is not {names[kind]}")
+
+
+def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
+    if choices and value not in choices:
+        raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(choices)}")
+    # A NaN fails both comparisons, and so is refused with the rest.
+    if low is not None and not value >= low:
+        raise SettingsError(f"{where} = {value} is too small; use at least {low}")
+    if high is not None and not value <= high:
+        raise SettingsError(f"{where} = {value} is too large; use at most {high}")
+
+
+def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "settings") -> T:
+    """`cls` from a mapping of names to values (text or typed).
+
+    Raises:
+        SettingsError: an unknown name, a missing or ill-typed value, or one out of its range.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(given) - set(fields))
+    if unknown:
+        raise SettingsError(
+            f"{source}: unknown setting {verb}.{unknown[0]}; the settings are {', '.join(sorted(fields))}"
+        )
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        where = f"{verb}.{name}"
+        if name in given:
+            values[name] = _converted(where, given[name], _plain_type(hints[name]))
+        elif field.default is dataclasses.MISSING:
+            raise SettingsError(f"{where} is missing; give --{name.replace('_', '-')}")
+        else:
+            values[name] = field.default
+        _check(where, values[name], field.metadata)
+    return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Invocation(Generic[T]):
+    """What a command line asked for: the settings, whether the result goes out as JSON, what stood behind `--`."""
+
+    settings: T
+    json: bool
+    rest: tuple[str, ...]
+
+
+def parse(cls: type[T], verb: str, argv: Sequence[str], description: str) -> Invocation[T]:
+    """Reads a program's command line. `--help` prints and raises SystemExit(0).
+
+    Raises:
+        SettingsError: as `build`, or for a flag or file that cannot be read.
+    """
+    words = list(argv)
+    cut = words.index("--") if "--" in words else len(words)
+    flags = vars(_parser(verb, cls, description).parse_args(words[:cut]))
+    config, as_json = flags.pop("config"), flags.pop("json")
+    given: dict[str, Any] = _read_table(config, verb) if config else {}
+    given.update({name: value for name, value in flags.items() if value is not None})
+    return Invocation(build(cls, verb, given, config or "settings"), as_json, tuple(words[cut + 1 :]))

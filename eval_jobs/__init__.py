@@ -1,0 +1,1 @@
+"""An artefact and its data set to scores and a report: `boceto eval`."""

@@ -1,0 +1,1 @@
+"""TFRecord shards to checkpoints and an artefact: `boceto train`."""

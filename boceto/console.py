@@ -69,7 +69,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
-    """Runs `work`, which returns (result, whether to print it as JSON), and turns its errors into one line and a code."""
+    """Runs `work`, which returns (result, print it as JSON?), and turns its errors into one line and an exit code."""
     console = Console()
     try:
         result, as_json = work(console)

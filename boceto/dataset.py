@@ -12,13 +12,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boceto import storage
 from boceto.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from boceto import records
 
 MANIFEST = "dataset.json"
 FORMAT = "boceto-dataset"
@@ -97,7 +100,7 @@ def content_digest(height: int, width: int, classes: Sequence[str], shards: Mapp
 
 
 def _checked(value: Any, kind: type, what: str) -> Any:
-    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
         raise ValueError(f"{what} is not as it should be")
     return value
 
@@ -211,7 +214,7 @@ class DataSet:
     url: str
     manifest: Manifest
 
-    def split(self, name: str, verify: bool = True) -> Split:
+    def split(self, name: str, *, verify: bool = True) -> Split:
         """Opens a split for reading; with `verify`, every byte is first checked against the manifest.
 
         Raises:
@@ -222,7 +225,7 @@ class DataSet:
         if info is None or not info.records:
             there = [split for split, entry in self.manifest.splits.items() if entry.records]
             raise SettingsError(f"{self.url} has no drawings in split {name!r}; it has {', '.join(there) or 'none'}")
-        shards = [_open_shard(self.url, shard, verify) for shard in info.shards]
+        shards = [_open_shard(self.url, shard, verify=verify) for shard in info.shards]
         indices = [
             _index_shard(self.url, shard, data, self.manifest) for shard, data in zip(info.shards, shards, strict=True)
         ]
@@ -238,7 +241,7 @@ class DataSet:
         )
 
 
-def _open_shard(url: str, shard: Shard, verify: bool) -> NDArray[np.uint8]:
+def _open_shard(url: str, shard: Shard, *, verify: bool) -> NDArray[np.uint8]:
     path = storage.join(url, shard.name)
     try:
         data = storage.buffer(path)
@@ -251,7 +254,7 @@ def _open_shard(url: str, shard: Shard, verify: bool) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)
 
 
-def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Manifest):  # type: ignore[no-untyped-def]
+def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Manifest) -> "records.Index":
     from boceto import records  # numba is not needed to look at a manifest.
 
     path = storage.join(url, shard.name)

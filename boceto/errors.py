@@ -25,7 +25,7 @@ class DataError(BocetoError):
     exit_code = EXIT_DATA
 
 
-class Stopped(BocetoError):
+class Stopped(BocetoError):  # noqa: N818 - it is no error
     """Stopped on request with everything saved; the same command goes on: exit code 75."""
 
     exit_code = EXIT_STOPPED

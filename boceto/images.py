@@ -48,7 +48,7 @@ def decode_png(data: bytes | memoryview, image: NDArray[np.uint8], header: bytes
         raise DataError(f"not a PNG of {height}x{width} grey pixels as Boceto writes them")
     try:
         rows = np.frombuffer(isal_zlib.decompress(data[_DATA_AT:-16], bufsize=height * (width + 1)), np.uint8)
-    except isal_zlib.error as error:
+    except isal_zlib.error as error:  # type: ignore[misc]  # isal says nothing of its types
         raise DataError(f"damaged PNG: {error}") from error
     if rows.size != height * (width + 1) or rows[:: width + 1].any():
         raise DataError(f"not a PNG of {height}x{width} grey pixels as Boceto writes them: other size or filters")

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import google_crc32c
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from boceto import record_kernels
 
 LABEL, TEXT, ENCODED, FORMAT, HEIGHT, KEY, WIDTH, STROKES = (
     b"image/class/label",
@@ -41,7 +42,7 @@ def frame(record: bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     out = bytearray()
-    while value > 0x7F:
+    while value >> 7:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
@@ -110,13 +111,13 @@ def index(shard: NDArray[np.uint8]) -> Index:
     Raises:
         ValueError: a frame or an Example is broken; the message says which record and what is wrong.
     """
-    offsets = _frames(shard)
+    offsets = record_kernels.find_frames(shard, FRAME_BYTES)
     if offsets.size and offsets[-1, 0] < 0:
         raise ValueError(f"record {len(offsets) - 1} is cut off or its length is wrong")
     fields = np.full((len(offsets), len(NAMES), 2), -1, np.int64)
     names = np.frombuffer(b"".join(NAMES), np.uint8)
     ends = np.cumsum([len(name) for name in NAMES])
-    broken = _parse(shard, offsets, names, ends, fields)
+    broken = record_kernels.parse(shard, offsets, names, ends, fields)
     if broken >= 0:
         raise ValueError(f"record {broken} is not a tf.train.Example")
     for position, name in enumerate(NAMES[:-1]):  # Strokes may be missing: only drawings have them.
@@ -126,128 +127,3 @@ def index(shard: NDArray[np.uint8]) -> Index:
     label, _, image, encoding, height, key, width, strokes = (fields[:, position] for position in range(len(NAMES)))
     shape = np.stack([height[:, 0], width[:, 0]], axis=1)
     return Index(label[:, 0].copy(), image.copy(), key.copy(), strokes.copy(), shape, encoding.copy(), offsets)
-
-
-@numba.njit(cache=True, nogil=True)
-def _frames(shard):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """int64[N, 2], (offset, length) of each frame's data; a broken frame ends it with offset -1."""
-    found = 0
-    offsets = np.empty((1024, 2), np.int64)
-    at = 0
-    size = shard.size
-    while at < size:
-        if found == offsets.shape[0]:
-            offsets = np.concatenate((offsets, np.empty_like(offsets)))
-        length = np.int64(0)
-        whole = at + FRAME_BYTES <= size
-        if whole:
-            for byte in range(7, -1, -1):
-                length = (length << 8) | np.int64(shard[at + byte])
-            whole = 0 <= length <= size - at - FRAME_BYTES
-        offsets[found, 0] = at + 12 if whole else -1
-        offsets[found, 1] = length
-        found += 1
-        if not whole:
-            break
-        at += FRAME_BYTES + length
-    return offsets[:found]
-
-
-@numba.njit(cache=True, nogil=True)
-def _read_varint(data, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """(value, next position); the position is -1 where the varint is broken."""
-    value = np.int64(0)
-    shift = 0
-    while at < end and shift < 63:
-        byte = np.int64(data[at])
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    return value, -1
-
-
-@numba.njit(cache=True, nogil=True)
-def _open(data, at, end, tag):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """(start, end) of a length-delimited field that must have `tag`; start is -1 where it has not."""
-    if at >= end or data[at] != tag:
-        return -1, -1
-    length, start = _read_varint(data, at + 1, end)
-    if start < 0 or length > end - start:
-        return -1, -1
-    return start, start + length
-
-
-@numba.njit(cache=True, nogil=True)
-def _value(data, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """A Feature of one value -> (offset, length) of bytes, (value, 0) of an integer, (-1, -1) otherwise."""
-    start, stop = _open(data, at, end, 0x0A)
-    if start >= 0:
-        return _bytes_value(data, start, stop)
-    start, stop = _open(data, at, end, 0x1A)
-    if start < 0:
-        return -1, -1
-    first, last = _open(data, start, stop, 0x0A)  # Packed, as every current writer does it; else tag 0x08.
-    if first < 0:
-        if start >= stop or data[start] != 0x08:
-            return -1, -1
-        first, last = start + 1, stop
-    number, after = _read_varint(data, first, last)
-    if after != last:
-        return -1, -1
-    return number, 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _bytes_value(data, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    start, stop = _open(data, at, end, 0x0A)
-    if start < 0 or stop != end:
-        return -1, -1
-    return start, stop - start
-
-
-@numba.njit(cache=True, nogil=True)
-def _which(data, at, end, names, ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """The number of the feature name in data[at:end], or -1."""
-    begin = 0
-    for position in range(ends.size):
-        if ends[position] - begin == end - at:
-            same = True
-            for offset in range(end - at):
-                if data[at + offset] != names[begin + offset]:
-                    same = False
-                    break
-            if same:
-                return position
-        begin = ends[position]
-    return -1
-
-
-@numba.njit(cache=True, nogil=True)
-def _parse(data, frames, names, ends, fields):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Fills fields[N, names, 2]; returns the number of the first record that is no Example, or -1."""
-    for record in range(frames.shape[0]):
-        first = frames[record, 0]
-        at, end = _open(data, first, first + frames[record, 1], 0x0A)
-        if at < 0:
-            return record
-        while at < end:
-            entry, stop = _open(data, at, end, 0x0A)
-            if entry < 0:
-                return record
-            name, name_end = _open(data, entry, stop, 0x0A)
-            if name < 0:
-                return record
-            feature, feature_end = _open(data, name_end, stop, 0x12)
-            if feature < 0:
-                return record
-            position = _which(data, name, name_end, names, ends)
-            if position >= 0:
-                value, length = _value(data, feature, feature_end)
-                if length < 0:
-                    return record
-                fields[record, position, 0] = value
-                fields[record, position, 1] = length
-            at = stop
-    return -1

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 import google_crc32c
@@ -127,7 +127,7 @@ class GoogleCloud:
     """Objects of Google Cloud Storage, for reading; public buckets need no credentials."""
 
     @staticmethod
-    def _bucket(url: str):  # type: ignore[no-untyped-def]  # google-cloud-storage is untyped
+    def _bucket(url: str) -> tuple[Any, str]:
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage as gcs
 

@@ -17,7 +17,7 @@ def pack(strokes: Iterable[Sequence[Sequence[int]]]) -> bytes:
     Raises:
         ValueError, TypeError: a coordinate out of range or not an integer, x and y of different length, no point.
     """
-    parts = []
+    parts: list[bytes] = []
     for xs, ys in strokes:
         count = len(xs)
         if count != len(ys) or not 0 < count <= MAX_POINTS:
@@ -27,7 +27,7 @@ def pack(strokes: Iterable[Sequence[Sequence[int]]]) -> bytes:
 
 
 def unpack(ink: bytes) -> list[NDArray[np.uint8]]:
-    """bytes -> a list of uint8[points, 2], (x, y).
+    """Bytes -> a list of uint8[points, 2], (x, y).
 
     Raises:
         ValueError: the bytes are cut off.

@@ -31,5 +31,5 @@ def test_a_flipped_byte_is_refused(make_data, tmp_path):
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(DataError, match="train-00001-of-00002.tfrecord is damaged"):
+    with pytest.raises(DataError, match=r"train-00001-of-00002\.tfrecord is damaged"):
         data.split("train")

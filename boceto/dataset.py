@@ -61,7 +61,11 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `dataset.json` says. `digest` is over the decoded content alone: no file name, option or origin is in it."""
+    """What `dataset.json` says. `digest` is over the decoded content alone: no file name, option or origin is in it.
+
+    drawings: how many were read; of these, refused: by reason; filtered: left out by an option; duplicates: of those
+    that could have been taken, how many had ink that was taken already. short: class -> drawings, where they were too few.
+    """
 
     digest: str
     seed: int
@@ -77,6 +81,7 @@ class Manifest:
     short: Mapping[str, int]
     sources: list[Mapping[str, Any]]
     boceto: str
+    filtered: int = 0
     format: str = FORMAT
     version: int = VERSION
 

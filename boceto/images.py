@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from boceto.errors import DataError
 
 ENCODINGS = ("png", "raw")
-PNG_LEVEL = 1
+PNG_LEVEL = 0
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
 _DATA_AT = 41  # signature 8, IHDR 25, length and name of IDAT 8

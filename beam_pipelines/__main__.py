@@ -1,0 +1,25 @@
+"""`python -m beam_pipelines` and `boceto prepare`."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from boceto import settings
+from boceto.console import Console, run_program
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `boceto prepare` with these words; returns the exit code."""
+    from beam_pipelines.options import PrepareSettings
+
+    def work(console: Console) -> tuple[Mapping[str, Any], bool]:
+        asked = settings.parse(PrepareSettings, "prepare", argv, "Strokes to sharded TFRecords, with Apache Beam.")
+        from beam_pipelines.prepare import prepare
+
+        return prepare(asked.settings, asked.rest, console), asked.json
+
+    return run_program("prepare", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

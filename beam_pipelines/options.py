@@ -1,0 +1,57 @@
+"""The settings of `boceto prepare`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from boceto.images import ENCODINGS
+from boceto.settings import option
+
+# What says how the job runs, not what it makes.
+_RUNNING = ("output", "overwrite", "runner", "workers", "preview")
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """The flags of `boceto prepare`, and the table [prepare] of a settings file."""
+
+    output: str = option(help="folder of the data set to make")
+    source: str = option("quickdraw", help="kind of input: quickdraw or synthetic (drawn by rule, needs no input)")
+    input: str = option("", help="folder, file or glob of the input, or gs://quickdraw_dataset/full/simplified")
+    classes: str = option(
+        "all", help="how many categories, chosen by the seed; or names with commas; or a file of names"
+    )
+    train_per_class: int = option(1000, help="training drawings a class", at_least=1)
+    validation_per_class: int = option(0, help="validation drawings a class", at_least=0)
+    test_per_class: int = option(50, help="test drawings a class", at_least=0)
+    allow_fewer: bool = option(False, help="take what there is of a category with too few drawings")
+    recognized: str = option("any", help="drawings to take by Google's flag", choices=("any", "only"))
+    seed: int = option(0, help="decides which categories and drawings are taken", at_least=0)
+    size: int = option(128, help="width and height of an image, pixels", at_least=8, at_most=1024)
+    line_width: float = option(2.0, help="width of a stroke, pixels", at_least=0.25, at_most=256)
+    margin: float = option(1.0, help="border free of ink, pixels", at_least=0, at_most=512)
+    ink: str = option("white", help="white ink on black, or black on white", choices=("white", "black"))
+    encoding: str = option("png", help="how pixels are stored", choices=ENCODINGS)
+    records_per_shard: int = option(4096, help="drawings a shard file, about", at_least=1)
+    max_refused: float = option(0.01, help="share of bad drawings above which the job fails", at_least=0, at_most=1)
+    synthetic_drawings: int = option(
+        0, help="drawings a class of the synthetic source; 0: a few more than wanted", at_least=0
+    )
+    overwrite: bool = option(False, help="replace a finished data set that is in the folder")
+    preview: bool = option(True, help="draw preview.png, a row of drawings a class")
+    runner: str = option("DirectRunner", help="Beam runner; options of Beam's own go behind `--`")
+    workers: int = option(0, help="threads of the DirectRunner; 0: one a core", at_least=0)
+
+    @property
+    def per_class(self) -> dict[str, int]:
+        """Drawings a class by split, in the order in which a class's drawings are dealt out."""
+        return {"test": self.test_per_class, "validation": self.validation_per_class, "train": self.train_per_class}
+
+    @property
+    def wanted(self) -> int:
+        """Drawings a class, all splits together."""
+        return sum(self.per_class.values())
+
+    def content_options(self) -> dict[str, Any]:
+        """The settings that decide what the data set holds."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _RUNNING}

@@ -1,0 +1,206 @@
+"""`boceto prepare`: plans the job, runs it on a Beam runner, shows how far it is, and says what came of it."""
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from beam_pipelines import select, sources
+from beam_pipelines.options import PrepareSettings
+from beam_pipelines.pipeline import PROBLEM, REFUSED, WORK, Job, build
+from beam_pipelines.preview import PREVIEW, draw_preview
+from beam_pipelines.raster import Rasteriser
+from boceto import dataset, storage
+from boceto.console import Console, clock_time
+from boceto.dataset import MANIFEST, SHARD_NAME
+from boceto.errors import DataError, SettingsError
+
+DIRECT = "DirectRunner"
+
+
+def prepare(settings: PrepareSettings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
+    """Makes the data set of `settings`, and returns what it holds.
+
+    Raises:
+        SettingsError: settings that cannot be carried out; the folder is as it was.
+        DataError: too many bad drawings, or too few good ones; there is no `dataset.json`.
+    """
+    Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink)  # Refuses what cannot be drawn.
+    there = _finished(settings)
+    if there is not None:
+        console.line(f"{settings.output} holds this data set already; --overwrite makes it anew")
+        return _summary(settings, there, console)
+    parts, job = _plan(settings)
+    _clear(settings)
+    storage.write_bytes(job.work_file("settings.json"), json.dumps(settings.content_options()).encode())
+    console.line(
+        f"preparing {len(job.classes)} classes x {settings.wanted} drawings out of {len(parts)} parts of input"
+    )
+    started = time.monotonic()
+    with _progress(job, len(parts), console):
+        _run(job, parts, beam_options)
+    _raise_problem(job)
+    manifest = dataset.load(settings.output).manifest
+    for entry in storage.list_files(storage.join(settings.output, WORK)):
+        storage.delete(entry.url)
+    if settings.preview:
+        draw_preview(settings.output)
+    console.line(f"done in {clock_time(time.monotonic() - started)}")
+    return _summary(settings, manifest, console)
+
+
+def _finished(settings: PrepareSettings) -> dataset.Manifest | None:
+    """The finished data set that is in the folder, where it was made with the same settings."""
+    if settings.overwrite or not storage.exists(storage.join(settings.output, MANIFEST)):
+        return None
+    manifest = dataset.load(settings.output).manifest
+    wanted = settings.content_options()
+    changed = sorted(name for name, value in wanted.items() if manifest.options.get(name) != value)
+    if changed:
+        was, now = manifest.options.get(changed[0]), wanted[changed[0]]
+        raise SettingsError(
+            f"{settings.output} holds a finished data set with prepare.{changed[0]} = {was!r}, not {now!r}; "
+            "give another --output, or --overwrite to replace it"
+        )
+    return manifest
+
+
+def _plan(settings: PrepareSettings) -> tuple[list[sources.Part], Job]:
+    parts = sources.load(settings.source).plan(settings)
+    classes = select.choose_categories(settings, sorted({part.category for part in parts}))
+    chosen = set(classes)
+    return [part for part in parts if part.category in chosen], Job(settings, tuple(classes))
+
+
+def _clear(settings: PrepareSettings) -> None:
+    """Removes what an earlier job left in the folder, the manifest first; what is not a data set's stays."""
+    if storage.exists(storage.join(settings.output, MANIFEST)):
+        storage.delete(storage.join(settings.output, MANIFEST))
+    for entry in storage.list_files(settings.output):
+        name = storage.relative(entry.url, settings.output)
+        shard, _, suffix = name.partition(".tfrecord")
+        is_shard = bool(SHARD_NAME.fullmatch(f"{shard}.tfrecord")) and (not suffix or suffix.endswith(".partial"))
+        if is_shard or name in {REFUSED, PREVIEW} or name.startswith(f"{WORK}/"):
+            storage.delete(entry.url)
+
+
+def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str]) -> None:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    # Beam tells of its fallbacks and optimisations at level WARNING; failures come as exceptions.
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    settings = job.settings
+    if settings.runner == DIRECT:
+        # Beam's own DirectRunner first tries to download another runner; this is the one that it falls back to.
+        workers = settings.workers or os.cpu_count() or 1
+        mode = "multi_threading" if workers > 1 else "in_memory"
+        words = [f"--direct_num_workers={workers}", f"--direct_running_mode={mode}", *beam_options]
+        runner: Any = FnApiRunner()
+    else:
+        words, runner = [f"--runner={settings.runner}", *beam_options], None
+    try:
+        with beam.Pipeline(runner=runner, options=PipelineOptions(words)) as pipeline:
+            build(pipeline, job, parts)
+    except (RuntimeError, ValueError, OSError) as error:
+        _raise_cause(error)
+        raise
+
+
+def _raise_cause(error: BaseException) -> None:
+    """Raises the project's own error that a runner wrapped in one of Beam's, if there is one."""
+    for kind in (SettingsError, DataError, FileNotFoundError, PermissionError, OSError):
+        marker = f"{kind.__module__}.{kind.__name__}: " if kind.__module__ != "builtins" else f"{kind.__name__}: "
+        for line in str(error).splitlines():
+            if marker in line:
+                raise kind(line.partition(marker)[2].partition(" [while running")[0]) from None
+
+
+def _raise_problem(job: Job) -> None:
+    path = job.work_file(PROBLEM)
+    if storage.exists(path):
+        problem = json.loads(storage.read_bytes(path))
+        raise DataError(problem["message"])
+
+
+@contextlib.contextmanager
+def _progress(job: Job, parts: int, console: Console) -> Iterator[None]:
+    """Shows how far the job is, from the files that its workers finish: that works with every runner."""
+    finished = threading.Event()
+    seen: dict[str, int] = {}
+    started = time.monotonic()
+
+    def watch() -> None:
+        while not finished.wait(0.5):
+            with contextlib.suppress(OSError, ValueError):  # A file may go while it is looked at.
+                console.progress(_how_far(job, parts, seen, time.monotonic() - started))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+
+
+def _how_far(job: Job, parts: int, seen: dict[str, int], seconds: float) -> str:
+    names = [storage.relative(entry.url, job.settings.output) for entry in storage.list_files(job.settings.output)]
+    for name in names:
+        if name.startswith(f"{WORK}/read-") and name.endswith(".json") and name not in seen:
+            report = json.loads(storage.read_bytes(storage.join(job.settings.output, name)))
+            seen[name] = report["drawings"]
+    shards = sum(bool(SHARD_NAME.fullmatch(name)) for name in names)
+    every = sum(job.shards.values())
+    # Reading and drawing take about the same time; each is half of the way.
+    done = (len(seen) / parts + shards / every) / 2
+    left = clock_time(seconds * (1 - done) / done) if done else "?"
+    speed = sum(seen.values()) / seconds
+    return f"read {len(seen)}/{parts} files, {speed:,.0f} drawings/s; written {shards}/{every} shards; {left} left"
+
+
+def _summary(settings: PrepareSettings, manifest: dataset.Manifest, console: Console) -> dict[str, Any]:
+    sizes = {name: split.records for name, split in manifest.splits.items()}
+    total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    refused = sum(manifest.refused.values())
+    console.line(
+        f"{settings.output}: {len(manifest.classes)} classes, "
+        + ", ".join(f"{name} {count:,}" for name, count in sizes.items() if count)
+        + f"; {manifest.height}x{manifest.width} {manifest.encoding}, {total / 1e6:,.1f} MB"
+    )
+    console.line(
+        f"read {manifest.drawings:,} drawings; refused {refused:,}{_why(manifest)}; duplicates {manifest.duplicates:,}"
+    )
+    if manifest.short:
+        least = min(manifest.short, key=lambda name: (manifest.short[name], name))
+        console.warning(
+            f"{len(manifest.short)} classes have fewer than wanted; the least is {least!r} with {manifest.short[least]}"
+        )
+    console.line(f"digest {manifest.digest}")
+    preview = storage.join(settings.output, PREVIEW)
+    if storage.exists(preview):
+        console.line(f"a look at it: {preview}")
+    return {
+        "output": settings.output,
+        "digest": manifest.digest,
+        "classes": len(manifest.classes),
+        "records": sizes,
+        "bytes": total,
+        "drawings": manifest.drawings,
+        "refused": dict(manifest.refused),
+        "duplicates": manifest.duplicates,
+        "short": len(manifest.short),
+    }
+
+
+def _why(manifest: dataset.Manifest) -> str:
+    return (
+        f" ({', '.join(f'{reason} {count:,}' for reason, count in manifest.refused.items())})"
+        if manifest.refused
+        else ""
+    )

@@ -1,0 +1,109 @@
+"""The compiled part of `beam_pipelines.raster`: strokes to pixels in integers alone.
+
+Positions are fixed-point with 8 fractional bits (a pixel is 256), directions with 16. A segment covers a pixel by the
+distance of the pixel's centre from it; `coverage` maps the squared distance, in 1/1024 square pixels, to 0..255.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True, nogil=True)
+def draw(inks, starts, inset, coverage, images):
+    """Draws B drawings, packed strokes inks[starts[i]:starts[i + 1]], into the zeroed images, uint8[B, S, S].
+
+    inset: distance of the outermost points from the border, in 1/256 pixels.
+    """
+    xs = np.empty(0xFFFF, np.int64)
+    ys = np.empty(0xFFFF, np.int64)
+    for number in range(images.shape[0]):
+        begin, end = starts[number], starts[number + 1]
+        left, top, right, bottom = _bounds(inks, begin, end)
+        extent = max(right - left, bottom - top, 1)
+        room = images.shape[1] * 256 - 2 * inset
+        shift_x = inset + (room - (right - left) * room // extent) // 2
+        shift_y = inset + (room - (bottom - top) * room // extent) // 2
+        at = begin
+        while at < end:
+            count = np.int64(inks[at]) | (np.int64(inks[at + 1]) << 8)
+            at += 2
+            for point in range(count):
+                xs[point] = shift_x + (np.int64(inks[at + point]) - left) * room // extent
+                ys[point] = shift_y + (np.int64(inks[at + count + point]) - top) * room // extent
+            at += 2 * count
+            if count == 1:
+                _segment(images[number], coverage, xs[0], ys[0], xs[0], ys[0])
+            for point in range(1, count):
+                _segment(images[number], coverage, xs[point - 1], ys[point - 1], xs[point], ys[point])
+
+
+@numba.njit(cache=True, nogil=True)
+def _bounds(inks, begin, end):
+    left, top, right, bottom = np.int64(255), np.int64(255), np.int64(0), np.int64(0)
+    at = begin
+    while at < end:
+        count = np.int64(inks[at]) | (np.int64(inks[at + 1]) << 8)
+        at += 2
+        for point in range(at, at + count):
+            left = min(left, np.int64(inks[point]))
+            right = max(right, np.int64(inks[point]))
+        for point in range(at + count, at + 2 * count):
+            top = min(top, np.int64(inks[point]))
+            bottom = max(bottom, np.int64(inks[point]))
+        at += 2 * count
+    return left, top, right, bottom
+
+
+@numba.njit(cache=True, nogil=True)
+def _segment(image, coverage, ax, ay, bx, by):
+    """Draws the segment from a to b with round ends; what is there stays where it is brighter."""
+    size = image.shape[0]
+    reach = _root((coverage.size - 1) << 6)  # 1/1024 square pixels -> 1/256 pixels
+    dx, dy = bx - ax, by - ay
+    # The 24 more bits keep the direction's error far below what 128 or 1024 pixels of length could show.
+    length = _root((dx * dx + dy * dy) << 16)
+    ux = uy = np.int64(0)
+    if length:
+        ux, uy = (dx << 24) // length, (dy << 24) // length
+    end = length << 8  # along the segment, in 1/65536 of 1/256 pixels
+    first_row = max(0, (min(ay, by) - reach + 127) >> 8)
+    last_row = min(size - 1, (max(ay, by) + reach - 128) >> 8)
+    left, right = min(ax, bx) - reach, max(ax, bx) + reach
+    for row in range(first_row, last_row + 1):
+        ry = (row << 8) + 128 - ay
+        low, high = left, right
+        if uy:
+            # The columns whose distance from the line is within reach, one more at each side for rounding.
+            middle, half = ax + ry * ux // uy, (reach << 16) // abs(uy) + 256
+            low, high = max(low, middle - half), min(high, middle + half)
+        first = max(0, (low + 127) >> 8)
+        last = min(size - 1, (high - 128) >> 8)
+        rx = (first << 8) + 128 - ax
+        across = rx * uy - ry * ux
+        along = rx * ux + ry * uy
+        for column in range(first, last + 1):
+            if along <= 0:
+                near = (rx * rx + ry * ry) >> 6
+            elif along >= end:
+                qx, qy = rx - dx, ry - dy
+                near = (qx * qx + qy * qy) >> 6
+            else:
+                near = ((across >> 12) * (across >> 12)) >> 14
+            if near < coverage.size:
+                image[row, column] = max(image[row, column], coverage[near])
+            rx += 256
+            across += uy << 8
+            along += ux << 8
+
+
+@numba.njit(cache=True, nogil=True)
+def _root(value):
+    """The whole part of the square root of a number below 2**62; a float's root is corrected to be exact."""
+    root = np.int64(math.sqrt(np.float64(value)))
+    while root * root > value:
+        root -= 1
+    while (root + 1) * (root + 1) <= value:
+        root += 1
+    return root

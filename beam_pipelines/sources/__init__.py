@@ -1,0 +1,71 @@
+"""Where drawings come from: one file a source, found by its name.
+
+A source module has
+    plan(settings) -> list[Part]              what there is to read, and of which category
+    read(part, settings) -> Iterator[Item]    its drawings; each bad one is an item that says why it is refused
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from beam_pipelines.options import PrepareSettings
+from boceto.errors import SettingsError
+
+
+class Part(NamedTuple):
+    """One piece of input, read by one worker: drawings `first` to `stop` of it where it has no natural end."""
+
+    name: str
+    category: str
+    url: str = ""
+    size: int = 0
+    first: int = 0
+    stop: int = 0
+
+
+class Sketch(NamedTuple):
+    """A good drawing: its strokes in the form of `boceto.strokes`, and its key ("" where it has none)."""
+
+    ink: bytes
+    key: str
+
+
+class Refused(NamedTuple):
+    """A bad drawing: the line (or record) of its file from 1 on, the reason, and how its text begins."""
+
+    line: int
+    reason: str
+    text: str
+
+
+FILTERED = None  # A good drawing that an option leaves out.
+Item = Sketch | Refused | None
+
+
+class Source(Protocol):
+    """What a module of this folder offers."""
+
+    def plan(self, settings: PrepareSettings) -> list[Part]:
+        """All parts, sorted by name."""
+
+    def read(self, part: Part, settings: PrepareSettings) -> Iterator[Item]:
+        """The drawings of one part, in order."""
+
+
+def names() -> list[str]:
+    """The sources there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str) -> Source:
+    """The source called `name`.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in names():
+        raise SettingsError(f"prepare.source = {name!r} is unknown; choose one of {', '.join(names())}")
+    source: Source = importlib.import_module(f"{__name__}.{name}")  # type: ignore[assignment]
+    return source

@@ -1,0 +1,28 @@
+"""Strokes of any size to Google's simplified form: 0..255, aligned to the top left, resampled and thinned."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_pipelines.sources import raw_kernels
+from boceto import strokes
+
+EPSILON = 2.0
+EXTENT = 255.0
+
+
+def pack_simplified(lines: Sequence[NDArray[np.float64]]) -> bytes:
+    """A list of float64[points, 2] of any size -> packed strokes (`boceto.strokes`).
+
+    Source: https://github.com/googlecreativelab/quickdraw-dataset#simplified-drawing-files-ndjson.
+
+    Raises:
+        ValueError: a stroke has too many points even when simplified.
+    """
+    every = np.concatenate(lines)
+    low = every.min(axis=0)
+    extent = (every.max(axis=0) - low).max()
+    scale = EXTENT / extent if extent > 0 else 0.0
+    thinned = (raw_kernels.simplify((line - low) * scale, EPSILON) for line in lines)
+    return strokes.pack([np.rint(line).astype(np.uint8).T.tolist() for line in thinned])

@@ -1,0 +1,73 @@
+"""Contract 5, the run: `RUN/run.json` (settings, digests, versions, result) and `RUN/history.jsonl` (a line a log point)."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from boceto import storage
+from boceto.errors import DataError
+
+DESCRIPTION = "run.json"
+HISTORY = "history.jsonl"
+FORMAT = "boceto-run"
+VERSION = 1
+FLUSH_SECONDS = 10.0
+
+
+def write(run: str, description: Mapping[str, Any]) -> None:
+    """Writes `run.json`."""
+    entry = {"format": FORMAT, "version": VERSION, **description}
+    text = json.dumps(entry, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    storage.write_bytes(storage.join(run, DESCRIPTION), text.encode())
+
+
+def read(run: str) -> dict[str, Any] | None:
+    """What `run.json` says; None where the run has none.
+
+    Raises:
+        DataError: it is damaged or of another version.
+    """
+    path = storage.join(run, DESCRIPTION)
+    try:
+        entry: dict[str, Any] = json.loads(storage.read_bytes(path))
+        if (entry["format"], entry["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"its format is {entry['format']!r} version {entry['version']!r}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a run's description: {error}; use another --run") from error
+    return entry
+
+
+class History:
+    """The lines of `history.jsonl`, each a JSON object with a `step`, in rising order of it."""
+
+    def __init__(self, run: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = storage.join(run, HISTORY)
+        self._clock = clock
+        self._flushed = clock()
+        self._lines: list[str] = []
+
+    def resume(self, step: int) -> None:
+        """Takes up the lines up to `step`; those beyond it belong to steps that will be done again."""
+        try:
+            lines = storage.read_bytes(self._path).decode().splitlines()
+        except FileNotFoundError:
+            lines = []
+        try:
+            self._lines = [line for line in lines if json.loads(line)["step"] <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self._path} is damaged: {error}; remove it and run the same command again") from error
+        self.flush()
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line; it reaches the file within seconds, or with the next `flush`."""
+        self._lines.append(json.dumps(entry, allow_nan=False))
+        if self._clock() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the file whole: object storage cannot append."""
+        storage.write_bytes(self._path, "".join(line + "\n" for line in self._lines).encode())
+        self._flushed = self._clock()

@@ -1,0 +1,27 @@
+"""The program `boceto eval`."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from boceto.console import Console, run_program
+from boceto.settings import parse
+from eval_jobs.settings import Settings
+
+VERB = "eval"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `boceto eval` with `argv`; returns the exit code."""
+
+    def work(console: Console) -> tuple[Mapping[str, Any], bool]:
+        invocation = parse(Settings, VERB, argv, "Scores a run's export: accuracy, mAP, a report and a picture.")
+        from eval_jobs import evaluate  # numba and Pillow are not needed to say what is wrong with a flag.
+
+        return evaluate.run(invocation.settings, console), invocation.json
+
+    return run_program(VERB, work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

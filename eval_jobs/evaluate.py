@@ -1,0 +1,168 @@
+"""One evaluation: the net over train and test, the scores of both, the ranking of the test drawings, and what is written."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto import __version__, artefact, dataset, storage
+from boceto.console import Console
+from boceto.dataset import DataSet, Split
+from eval_jobs import metrics, model, neighbours, report, retrieval
+from eval_jobs.means import Bootstrap
+from eval_jobs.model import Model
+from eval_jobs.predictions import Predictions
+from eval_jobs.retrieval import Rankings
+from eval_jobs.settings import Settings
+
+FORMAT = "boceto-scores"
+VERSION = 1
+FOLDER = "eval"
+SCORES = "scores.json"
+REPORT = "report.txt"
+PICTURE = "neighbours.png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the steps of an evaluation share."""
+
+    settings: Settings
+    data: DataSet
+    net: Model
+    bootstrap: Bootstrap
+    console: Console
+
+
+def run(settings: Settings, console: Console) -> dict[str, Any]:
+    """Evaluates the run's export on the data set; writes scores, report and picture; returns what `--json` prints.
+
+    Raises:
+        DataError: the data set, the artefact or the net's outputs are damaged, or do not belong together.
+        SettingsError: the data set has no test split.
+    """
+    data = dataset.load(settings.data)
+    description = artefact.load(settings.run)
+    same = model.check_data(description, data.manifest, settings.allow_other_data)
+    if not same:
+        console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
+    test = data.split("test")
+    net = model.load(settings.run, description)
+    job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console)
+    splits = {"train": _train_scores(job)} if data.manifest.splits["train"].records else {}
+    splits["test"], embeddings = _classify(job, test, np.arange(len(test)), keep=True)
+    scores = _header(job, same) | {"splits": splits, "retrieval": _retrieve(job, embeddings, test.labels)}
+    folder = storage.join(settings.run, FOLDER, data.manifest.digest)
+    _write(folder, scores, _picture(job, test, embeddings))
+    console.line(report.summary(scores))
+    return _result(scores, folder, net)
+
+
+def _train_scores(job: Job) -> dict[str, Any]:
+    train = job.data.split("train")
+    numbers = np.arange(len(train))
+    wanted = job.settings.train_records
+    if 0 < wanted < len(train):
+        numbers = np.sort(np.random.default_rng([job.settings.seed, wanted]).choice(numbers, wanted, replace=False))
+    return _classify(job, train, numbers, keep=False)[0]
+
+
+def _classify(
+    job: Job, split: Split, numbers: NDArray[np.int64], *, keep: bool
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """The classification scores of these records, and with `keep` their embeddings float32[N, D]."""
+    chosen = metrics.reading(Predictions)
+    states = {name: metric.empty(len(job.data.manifest.classes)) for name, metric in chosen.items()}
+    embeddings = np.empty((len(numbers) if keep else 0, job.net.description.embedding), np.float32)
+    done = 0
+    for part, logits, embedding in model.batches(job.net, split, numbers, job.settings.batch_size):
+        batch = Predictions(split.labels[part], logits)
+        states = {name: metric.add(states[name], batch) for name, metric in chosen.items()}
+        if keep:
+            embeddings[done : done + len(part)] = embedding
+        done += len(part)
+        job.console.progress(f"{split.name}: {done} of {len(numbers)} drawings")
+    scores = {name: metric.value(states[name], job.bootstrap) for name, metric in chosen.items()}
+    return {"drawings": len(numbers), "of": len(split)} | scores, embeddings
+
+
+def _retrieve(job: Job, embeddings: NDArray[np.float32], labels: NDArray[np.int32]) -> dict[str, Any]:
+    """The retrieval scores of the test drawings, a row a distance."""
+    classes = job.data.manifest.classes
+    counts = np.bincount(labels, minlength=len(classes))
+    rankings = {}
+    for distance, definition in retrieval.DISTANCES.items():
+        job.console.progress(f"ranking {len(labels)} drawings by {distance}")
+        rankings[distance] = {"distance": definition} | _rank(job, embeddings, labels, distance)
+    return {
+        "queries": int(counts[counts > 1].sum()),
+        "classes_without_query": [name for name, count in zip(classes, counts, strict=True) if count == 1],
+        "rankings": rankings,
+    }
+
+
+def _rank(job: Job, embeddings: NDArray[np.float32], labels: NDArray[np.int32], distance: str) -> dict[str, Any]:
+    chosen = metrics.reading(Rankings)
+    states = {name: metric.empty(len(job.data.manifest.classes)) for name, metric in chosen.items()}
+    for batch in retrieval.rankings(embeddings, labels, distance):
+        states = {name: metric.add(states[name], batch) for name, metric in chosen.items()}
+    return {name: metric.value(states[name], job.bootstrap) for name, metric in chosen.items()}
+
+
+def _header(job: Job, same: bool) -> dict[str, Any]:
+    """What was measured, with what, and what the scores mean."""
+    manifest, description = job.data.manifest, job.net.description
+    definitions = {name: metric.definition for name, metric in metrics.find().items()}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "boceto": __version__,
+        "settings": dataclasses.asdict(job.settings),
+        "data": {"digest": manifest.digest, "height": manifest.height, "width": manifest.width},
+        "artefact": dataclasses.asdict(description),
+        "trained_with_this_data": same,
+        "classes": manifest.classes,
+        "definitions": definitions | {"interval": job.bootstrap.definition},
+    }
+
+
+def _picture(job: Job, test: Split, embeddings: NDArray[np.float32]) -> bytes:
+    rows = []
+    for query in neighbours.choose(test.labels, job.settings.picture_queries, job.settings.seed):
+        near = neighbours.nearest(retrieval.distances(embeddings, query), test.labels, query)
+        shown = np.concatenate([[query], near])
+        images = test.images(shown)[..., 0]
+        hits = [None, *(test.labels[near] == test.labels[query]).tolist()]
+        names = [job.data.manifest.classes[label] for label in test.labels[shown]]
+        rows.append([neighbours.Tile(*parts) for parts in zip(images, names, hits, strict=True)])
+    return neighbours.draw(rows)
+
+
+def _write(folder: str, scores: Mapping[str, Any], picture: bytes) -> None:
+    """Writes the scores last: where they stand, the rest stands."""
+    storage.write_bytes(storage.join(folder, PICTURE), picture)
+    storage.write_bytes(storage.join(folder, REPORT), report.full(scores).encode())
+    text = json.dumps(scores, ensure_ascii=False, allow_nan=False, indent=1)
+    storage.write_bytes(storage.join(folder, SCORES), (text + "\n").encode())
+
+
+def _result(scores: Mapping[str, Any], folder: str, net: Model) -> dict[str, Any]:
+    """What `--json` prints."""
+    splits, ranking = scores["splits"], scores["retrieval"]["rankings"]["l2"]
+    return {
+        "net": net.description.net,
+        "parameters": net.description.parameters,
+        "train_accuracy": splits["train"]["accuracy"]["value"] if "train" in splits else None,
+        "test_accuracy": splits["test"]["accuracy"]["value"],
+        "top5": splits["test"]["top_5"]["value"],
+        "map": ranking["mean_average_precision"]["value"],
+        "images_per_second": net.clock.rate,
+        "trained_with_this_data": scores["trained_with_this_data"],
+        "scores": storage.join(folder, SCORES),
+        "report": storage.join(folder, REPORT),
+        "picture": storage.join(folder, PICTURE),
+    }

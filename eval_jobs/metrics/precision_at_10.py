@@ -1,0 +1,5 @@
+"""Mean precision at 10."""
+
+from eval_jobs.precision import precision_at
+
+METRIC = precision_at(10)

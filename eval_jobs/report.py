@@ -1,0 +1,89 @@
+"""The scores as text for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from boceto.console import table
+
+HARDEST = 5
+CONFUSIONS = 10
+RANKINGS = {"l2": "L2", "l2_normalised": "L2, normalised", "cosine": "cosine"}
+
+
+def _percent(score: Mapping[str, Any] | None) -> str:
+    if score is None or score["value"] is None:
+        return "-"
+    return f"{score['value']:.2%} [{score['low']:.2%}, {score['high']:.2%}]".replace("%", "")
+
+
+def _short(score: Mapping[str, Any] | None) -> str:
+    return "-" if score is None or score["value"] is None else f"{100 * score['value']:.1f}"
+
+
+def summary(scores: Mapping[str, Any]) -> str:
+    """The tables over all classes; a 95 % interval stands behind each score."""
+    artefact, data = scores["artefact"], scores["data"]
+    other = "" if scores["trained_with_this_data"] else "  NOT the data set that the net was trained with"
+    splits = [
+        [name, str(split["drawings"]), _percent(split["accuracy"]), _percent(split["top_5"])]
+        for name, split in scores["splits"].items()
+    ]
+    rows = [
+        [RANKINGS.get(name, name), _percent(ranking["mean_average_precision"])]
+        + [_percent(ranking[f"precision_at_{k}"]) for k in (1, 5, 10)]
+        for name, ranking in scores["retrieval"]["rankings"].items()
+    ]
+    lines = [
+        f"{artefact['net']}, {artefact['parameters']:,} parameters, step {artefact['step']}",
+        f"data set {data['digest']}, {len(scores['classes'])} classes{other}",
+        "In per cent, with 95 % intervals.",
+        "",
+        table(["split", "drawings", "accuracy", "top 5"], splits),
+        "",
+        table(["retrieval by", "mAP", "P@1", "P@5", "P@10"], rows),
+    ]
+    alone = scores["retrieval"]["classes_without_query"]
+    if alone:
+        lines.append(f"No query, for want of a second drawing: {', '.join(alone)}")
+    return "\n".join(lines)
+
+
+def full(scores: Mapping[str, Any]) -> str:
+    """The summary, a table by class, what is mistaken most often, and the definitions."""
+    definitions = [f"{name}: {text}" for name, text in scores["definitions"].items()]
+    return "\n\n".join([summary(scores), _by_class(scores), _mistakes(scores), *definitions]) + "\n"
+
+
+def _by_class(scores: Mapping[str, Any]) -> str:
+    """A row a class, the worst by mAP first."""
+    splits, ranking = scores["splits"], scores["retrieval"]["rankings"]["l2"]
+    columns = {
+        **{f"{name} acc.": split["accuracy"] for name, split in splits.items()},
+        "top 5": splits["test"]["top_5"],
+        "mAP": ranking["mean_average_precision"],
+        "P@10": ranking["precision_at_10"],
+    }
+    maps = [entry["value"] for entry in ranking["mean_average_precision"]["per_class"]]
+    order = sorted(range(len(maps)), key=lambda label: (maps[label] is None, maps[label], label))
+    rows = [
+        [scores["classes"][label]]
+        + [(_percent if name == "mAP" else _short)(entry["per_class"][label]) for name, entry in columns.items()]
+        for label in order
+    ]
+    return table(["class", *columns], rows)
+
+
+def _mistakes(scores: Mapping[str, Any]) -> str:
+    """The pairs of classes that are mistaken most often in the test split."""
+    classes, matrix = scores["classes"], scores["splits"]["test"]["confusion"]
+    pairs = [
+        (count, true, answer)
+        for true, row in enumerate(matrix)
+        for answer, count in enumerate(row)
+        if count and true != answer
+    ]
+    worst = sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:CONFUSIONS]
+    if not worst:
+        return "No test drawing was taken for another class."
+    rows = [[classes[true], classes[answer], f"{count} of {sum(matrix[true])}"] for count, true, answer in worst]
+    return table(["mistaken", "for", "drawings"], rows)

@@ -1,0 +1,215 @@
+"""Leave-one-out ranking, exact and in bounded memory: where each query's relevant drawings stand among all others.
+
+A query's candidates are all other drawings, in the order of their distance, which is computed in float64 from the
+float32 embeddings, dimension by dimension from the first on. At equal distance the irrelevant ones stand first, so that
+a tie never favours a hit; equal relevant ones are interchangeable.
+
+Nothing is sorted but the few relevant distances. A float32 matrix product places nearly all other pairs between them;
+a pair that its proven error bound leaves open is computed exactly. The ranks are therefore those of the definition,
+whatever the BLAS, the threads or the block sizes.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto.errors import DataError, SettingsError
+from eval_jobs import retrieval_kernels as kernels
+
+DISTANCES = {
+    "l2": "plain L2 distance between embeddings",
+    "l2_normalised": "L2 distance between embeddings scaled to length 1 and rounded to float32; a zero stays zero",
+    "cosine": "1 - cos of the angle between embeddings; the cos with a zero embedding is 0",
+}
+LARGEST = 1e15
+BLOCK = 256
+GROUP_ENTRIES = 16 << 20
+PANEL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What some queries' rankings hold: for each, its class and the ranks (from 1) of its relevant drawings.
+
+    labels: int32[Q]; relevant: int64[Q], how many each has; ranks: int64[relevant.sum()], query by query, ascending.
+    """
+
+    labels: NDArray[np.int32]
+    relevant: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """int64[Q], where each query's ranks begin."""
+        return np.cumsum(self.relevant) - self.relevant
+
+
+def check(embeddings: NDArray[np.float32], where: str = "the embeddings") -> None:
+    """Raises DataError where a value is NaN, infinite, or too large for its square to be summed in float32."""
+    # Extremes, not isfinite: no array of the embeddings' size is made. A NaN fails the comparison.
+    low, high = embeddings.min(initial=0.0), embeddings.max(initial=0.0)
+    if not max(-low, high) <= LARGEST:
+        rows = np.flatnonzero(~(np.abs(embeddings) <= LARGEST).all(axis=1))
+        raise DataError(
+            f"{where}: {len(rows)} of {len(embeddings)} hold NaN, infinity or a value above {LARGEST:g}, the first is "
+            f"number {rows[0]}; the net has diverged: train it again with a lower learning rate"
+        )
+
+
+def normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32[N, D] -> float32[N, D] of length 1; zeros stay."""
+    norms = np.sqrt(_squared_norms(embeddings))
+    scaled = np.empty_like(embeddings)
+    for at in range(0, len(embeddings), BLOCK):  # The float64 quotients of a block at a time.
+        block = slice(at, at + BLOCK)
+        np.divide(embeddings[block], np.where(norms[block] > 0, norms[block], 1)[:, None], out=scaled[block])
+    return scaled
+
+
+def _squared_norms(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    norms = np.empty(len(embeddings))
+    kernels.squared_norms(embeddings, norms, 0, len(embeddings))
+    return norms
+
+
+@dataclass(frozen=True)
+class _Problem:
+    space: kernels.Space
+    dotted: NDArray[np.float32]  # float32[N, D], what the filter multiplies
+    largest: float
+
+
+def _problem(embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], distance: str) -> _Problem:
+    """Embeddings sorted by class, with what the kernels need to know of them."""
+    if distance not in DISTANCES:
+        raise SettingsError(f"the distance {distance!r} is unknown; the distances are {', '.join(DISTANCES)}")
+    check(embeddings)
+    rows = np.ascontiguousarray(embeddings, np.float32)
+    if distance == "l2_normalised":
+        rows = normalised(rows)
+    cosine = distance == "cosine"
+    squares = _squared_norms(rows)
+    norms = np.sqrt(squares)
+    unit, tiny = _dot_error(rows.shape[1], cosine)
+    space = kernels.Space(
+        rows,
+        norms,
+        np.searchsorted(labels, labels, "left"),
+        np.searchsorted(labels, labels, "right"),
+        np.ones_like(squares) if cosine else squares,
+        np.zeros(len(rows), np.float32) if cosine else squares.astype(np.float32),
+        unit,
+        tiny,
+        cosine,
+    )
+    return _Problem(space, normalised(rows) if cosine else rows, float(norms.max(initial=0.0)))
+
+
+def _dot_error(dimensions: int, cosine: bool) -> tuple[float, float]:
+    """Bounds of the error of a float32 dot product in any order: relative to the norms' product, and absolute.
+
+    Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1: D u / (1 - D u) with u = 2**-24. Unit
+    vectors that were themselves rounded add 2 u. Underflow adds at most the smallest normal number a term.
+    """
+    rounding = (dimensions + (4 if cosine else 1)) * 2.0**-24
+    return 1.01 * rounding / (1 - rounding), 2 * dimensions * 2.0**-126
+
+
+def _empty_group(space: kernels.Space, first: int, last: int) -> kernels.Group:
+    relevant = (space.stop - space.start - 1)[first:last]
+    total = int(relevant.sum())
+    return kernels.Group(
+        first,
+        np.cumsum(relevant) - relevant,
+        np.empty(total),
+        np.zeros(total + last - first, np.int64),
+        np.empty((last - first, 2), np.float32),
+        np.empty((last - first, kernels.BUCKETS), np.int32),
+    )
+
+
+def _group_bounds(space: kernels.Space) -> Iterator[tuple[int, int]]:
+    """Cuts the queries into ranges whose thresholds and grids fit in memory."""
+    cost = np.cumsum(space.stop - space.start + kernels.BUCKETS // 4)
+    first = 0
+    while first < len(cost):
+        spent = cost[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(cost, spent + GROUP_ENTRIES, "right")))
+        yield first, last
+        first = last
+
+
+class _Threads:
+    """Runs a kernel over parts of a range, one part a thread."""
+
+    def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
+        self._pool = pool
+        self._threads = threads
+
+    def run(self, kernel: Callable[..., None], *arguments: Any, first: int, last: int) -> None:
+        """`kernel(*arguments, a, b)` for ranges a..b that make up first..last."""
+        step = max(1, -(-(last - first) // (4 * self._threads)))
+        starts = range(first, last, step)
+        for done in [self._pool.submit(kernel, *arguments, at, min(last, at + step)) for at in starts]:
+            done.result()
+
+
+def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _Threads) -> None:
+    """Counts all others for the queries group.first..last, each pair of two such queries from one product."""
+    space, dotted = problem.space, problem.dotted
+    total = len(dotted)
+    wide = max(BLOCK, PANEL_BYTES // 4 // BLOCK)
+    panel = np.empty(BLOCK * min(wide, total), np.float32)
+    for row in range(group.first, last, BLOCK):
+        until = min(last, row + BLOCK)
+        # Columns of later queries of the group serve both sides; those outside the group only the rows' side.
+        for low, high, both in (
+            (0, group.first, False),
+            (row, until, False),
+            (until, last, True),
+            (last, total, False),
+        ):
+            for column in range(low, high, wide):
+                size = min(high, column + wide) - column
+                dots = panel[: (until - row) * size].reshape(until - row, size)
+                np.matmul(dotted[row:until], dotted[column : column + size].T, out=dots)
+                threads.run(kernels.count_rows, space, group, dots, row, column, first=0, last=until - row)
+                if both:
+                    threads.run(kernels.count_columns, space, group, dots, row, column, first=0, last=size)
+
+
+def rankings(
+    embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], distance: str = "l2"
+) -> Iterator[Rankings]:
+    """float32[N, D], int[N] -> the rankings of all queries that have a relevant drawing, in parts.
+
+    Raises:
+        DataError: an embedding is not finite, or beyond all reason.
+        SettingsError: an unknown distance.
+    """
+    order = np.argsort(labels, kind="stable")
+    sorted_labels = np.asarray(labels, np.int32)[order]
+    problem = _problem(np.asarray(embeddings, np.float32)[order], sorted_labels, distance)
+    space = problem.space
+    count = os.cpu_count() or 1
+    with ThreadPoolExecutor(count) as pool:
+        threads = _Threads(pool, count)
+        for first, last in _group_bounds(space):
+            group = _empty_group(space, first, last)
+            threads.run(kernels.find_thresholds, space, group, first=first, last=last)
+            threads.run(kernels.lay_grids, space, group, problem.largest, first=first, last=last)
+            _count_group(problem, group, last, threads)
+            ranks = np.empty(len(group.thresholds), np.int64)
+            threads.run(kernels.find_ranks, space, group, ranks, first=first, last=last)
+            relevant = (space.stop - space.start - 1)[first:last]
+            yield Rankings(sorted_labels[first:last][relevant > 0], relevant[relevant > 0], ranks)
+
+
+def distances(embeddings: NDArray[np.float32], query: int) -> NDArray[np.float64]:
+    """float32[N, D] -> float64[N], the squared L2 distances to one of them that rank."""
+    return np.array([kernels.exact(embeddings[query], other, 0.0, 0.0, False) for other in embeddings])

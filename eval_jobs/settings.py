@@ -1,0 +1,19 @@
+"""The settings of `boceto eval`."""
+
+from dataclasses import dataclass
+
+from boceto.settings import option
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is evaluated, and how."""
+
+    data: str = option(help="folder of the data set")
+    run: str = option(help="folder of the run, whose export is evaluated; the scores go to its eval/")
+    batch_size: int = option(256, help="drawings a batch", at_least=1)
+    bootstrap: int = option(1000, help="resamples for the 95 % intervals", at_least=1)
+    seed: int = option(0, help="seed of the resamples, of the chosen train drawings and of the picture", at_least=0)
+    train_records: int = option(0, help="train drawings to evaluate, chosen at random; 0 is all", at_least=0)
+    picture_queries: int = option(12, help="test drawings in the picture of neighbours", at_least=1, at_most=100)
+    allow_other_data: bool = option(False, help="evaluate on a data set that the net was not trained with")

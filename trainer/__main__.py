@@ -1,0 +1,32 @@
+"""`boceto train`: TFRecord shards to checkpoints and an artefact."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from boceto.console import Console, run_program
+from boceto.settings import parse
+from trainer import environment, session, stop
+from trainer.log import Log
+from trainer.settings import Settings
+
+DESCRIPTION = (
+    "Trains a net on a prepared data set and exports it. Run again, the same command goes on where it stopped."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns its exit code."""
+
+    def work(console: Console) -> tuple[Mapping[str, Any], bool]:
+        invocation = parse(Settings, "train", argv, DESCRIPTION)
+        settings = invocation.settings
+        environment.prepare()
+        with stop.on_signals() as asked:
+            return session.run(settings, Log(console, settings.log_format), asked), invocation.json
+
+    return run_program("train", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""Augmentation: mirror, rotation, shift and scale, as one affine resampling of each image."""
+
+import math
+
+import tensorflow as tf
+
+from trainer.settings import Settings
+
+DRAWS = 5  # mirror, rotation, shift in x, shift in y, scale
+
+
+def wanted(settings: Settings) -> bool:
+    """Whether any augmentation is switched on."""
+    return settings.flip or any((settings.rotation, settings.shift, settings.scale))
+
+
+def _transforms(draws: tf.Tensor, settings: Settings, height: int, width: int) -> tf.Tensor:
+    """float32[B, 5] draws in [0, 1) -> float32[B, 8], from output to input pixels, about the image's middle."""
+    mirror, turn, right, down, grow = tf.unstack(draws, axis=1)
+    angle = (2 * turn - 1) * (settings.rotation * math.pi / 180)
+    zoom = 1 + (2 * grow - 1) * settings.scale
+    sign = tf.where(tf.logical_and(settings.flip, mirror < 0.5), -1.0, 1.0)
+    cos, sin = tf.cos(angle) / zoom, tf.sin(angle) / zoom
+    a, b, d, e = sign * cos, -sign * sin, sin, cos
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    x = middle_x + (2 * right - 1) * (settings.shift * width)
+    y = middle_y + (2 * down - 1) * (settings.shift * height)
+    zero = tf.zeros_like(a)
+    return tf.stack([a, b, middle_x - a * x - b * y, d, e, middle_y - d * x - e * y, zero, zero], axis=1)
+
+
+def augmented(images: tf.Tensor, draws: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """uint8[B, H, W, 1] and its records' draws float32[B, 5] -> uint8[B, H, W, 1]; what moves in is black."""
+    height, width = images.shape[1:3]
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32),
+        transforms=_transforms(draws, settings, height, width),
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
+    return tf.cast(tf.round(moved), tf.uint8)

@@ -1,0 +1,107 @@
+"""Reads the batches of a run ahead of the loop, in threads, and measures how long the loop waits for them."""
+
+import collections
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto.dataset import Split
+from trainer import order
+
+AHEAD = 2  # Calls read ahead, besides one a thread.
+P = TypeVar("P")
+
+
+class Call(NamedTuple):
+    """The steps `first` to `last` (not included), which one call of the compiled function does."""
+
+    first: int
+    last: int
+
+
+class Batches(NamedTuple):
+    """K batches of B records: images uint8[K, B, H, W, 1], labels int32[K, B], draws float32[K, B, D]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    draws: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The training records of a run: `numbers` int64[N] are those of `split` in their order, or None for all."""
+
+    split: Split
+    numbers: NDArray[np.int64] | None
+    seed: int
+    batch: int
+    draws: int = 0
+
+    def __len__(self) -> int:
+        return len(self.split) if self.numbers is None else len(self.numbers)
+
+    def epoch(self, step: int) -> int:
+        """The epoch that the first record of `step` belongs to."""
+        return step * self.batch // len(self)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether step `step` uses the last record of an epoch."""
+        return self.epoch(step + 1) > self.epoch(step)
+
+    def steps(self, epochs: int) -> int:
+        """The steps that use every record in each of `epochs`; the last one's rest is the next epoch's first."""
+        return -(-epochs * len(self) // self.batch)
+
+    def read(self, call: Call) -> Batches:
+        """The batches of a call: a pure function of the seed and the steps."""
+        epochs, rows = order.rows(self.seed, call.first * self.batch, call.last * self.batch, len(self))
+        records = rows if self.numbers is None else self.numbers[rows]
+        shape = (call.last - call.first, self.batch)
+        images = self.split.images(records)
+        labels = self.split.labels[records].astype(np.int32)
+        draws = order.uniform(self.seed, epochs, records, self.draws)
+        return Batches(images.reshape(*shape, *images.shape[1:]), labels.reshape(shape), draws.reshape(*shape, -1))
+
+
+def calls(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iterator[Call]:
+    """Cuts the steps `first` to `last` into calls of at most `most`; a call ends where `ends(its last step)` is true."""
+    start = first
+    for step in range(first, last):
+        if step + 1 == last or step + 1 - start == most or ends(step):
+            yield Call(start, step + 1)
+            start = step + 1
+
+
+class Ahead(Generic[P]):
+    """Goes over the results of `read` for each of `calls`, in order, with `threads` reading ahead.
+
+    waited: seconds the loop has waited for data so far.
+    """
+
+    def __init__(self, calls: Iterable[Call], read: Callable[[Call], P], threads: int) -> None:
+        self._calls = iter(calls)
+        self._read = read
+        self._threads = threads
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[tuple[Call, P]]:
+        pending: collections.deque[tuple[Call, Future[P]]] = collections.deque()
+        pool = ThreadPoolExecutor(self._threads, "reader")
+        try:
+            while True:
+                while len(pending) < self._threads + AHEAD and (call := next(self._calls, None)):
+                    pending.append((call, pool.submit(self._read, call)))
+                if not pending:
+                    return
+                call, future = pending.popleft()
+                start = time.monotonic()
+                result = future.result()
+                self.waited += time.monotonic() - start
+                yield call, result
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,33 @@
+"""The devices a run computes on: every GPU, else one CPU device, or as many logical CPU devices as asked for."""
+
+import tensorflow as tf
+
+from boceto.errors import SettingsError
+
+
+def gpus() -> bool:
+    """Whether this machine has a GPU that TensorFlow can use."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def strategy(replicas: int) -> tf.distribute.MirroredStrategy:
+    """One replica a GPU, one on the CPU where there is none, or `replicas` on logical CPU devices.
+
+    Raises:
+        SettingsError: TensorFlow was already started in this process with fewer devices.
+    """
+    if not replicas:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")[:1]
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) < replicas:
+        try:
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+        except RuntimeError as error:
+            raise SettingsError(f"train.replicas = {replicas}: TensorFlow already runs with fewer devices") from error
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
+
+
+def wanted(choice: str, default: bool) -> bool:  # noqa: FBT001 - what `auto` means
+    """`on`, `off` or `auto` as a boolean."""
+    return default if choice == "auto" else choice == "on"

@@ -1,0 +1,61 @@
+"""Writes the artefact: a SavedModel of plain TensorFlow that needs neither Keras nor our nets, and its description."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from boceto import artefact, storage
+from boceto.artefact import Artefact
+
+PARTIAL = ".export.partial"
+
+
+class Served(tf.Module):
+    """The net over plain variables, so that loading it needs no Keras."""
+
+    def __init__(self, model: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        super().__init__()
+        self._variables = [tf.Variable(arrays[variable.path], name=variable.name) for variable in model.variables]
+        position = {variable.path: number for number, variable in enumerate(model.variables)}
+        trainable = [position[variable.path] for variable in model.trainable_variables]
+        others = [position[variable.path] for variable in model.non_trainable_variables]
+        height, width = model.input_shape[1:3]
+        signature = [tf.TensorSpec([None, height, width, 1], tf.uint8, "images")]
+
+        def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            values = [tf.convert_to_tensor(variable) for variable in self._variables]
+            outputs, _ = model.stateless_call(
+                [values[number] for number in trainable], [values[number] for number in others], images, training=False
+            )
+            return {name: outputs[name] for name in ("logits", "embedding")}
+
+        self.serve = tf.function(serve, input_signature=signature)
+
+
+def export(run: str, model: keras.Model, arrays: Mapping[str, NDArray[np.float32]], description: dict[str, Any]) -> str:
+    """Writes `RUN/export/` whole, in place of what was there; returns its URL.
+
+    `model` is the float32 net without dropout, `arrays` its variables by path; `description` the fields of Artefact but `files`.
+    """
+    partial = storage.local_folder(storage.join(run, PARTIAL))
+    shutil.rmtree(partial)  # Of an export that was cut off.
+    served = Served(model, arrays)
+    tf.get_logger().setLevel("ERROR")  # It would tell where it wrote the assets there are none of.
+    tf.saved_model.save(served, str(partial / artefact.MODEL), signatures={"serving_default": served.serve})
+    files = _checksums(partial / artefact.MODEL)
+    storage.write_bytes(str(partial / artefact.DESCRIPTION), Artefact(files=files, **description).to_json())
+    target = storage.join(run, artefact.FOLDER)
+    storage.replace_folder(partial, target)
+    return target
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The crc32c of each file below `folder`, by its path in it."""
+    entries = storage.list_files(str(folder))
+    return {storage.relative(entry.url, str(folder)): storage.crc32c(storage.buffer(entry.url)) for entry in entries}

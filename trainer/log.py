@@ -1,0 +1,42 @@
+"""What a person, or a program that collects logs, reads while a run goes on."""
+
+import datetime
+import json
+from typing import Any
+
+from boceto.console import Console
+
+
+class Log:
+    """Lines and a progress line on the console, or one JSON object a line."""
+
+    def __init__(self, console: Console, form: str) -> None:
+        self._console = console
+        self._json = form == "json"
+
+    def info(self, text: str, **fields: Any) -> None:
+        """Something that happened; `fields` go with it where the log is JSON."""
+        self._write("info", text, fields)
+
+    def warning(self, text: str, **fields: Any) -> None:
+        """Something that is not as it should be."""
+        self._write("warning", text, fields)
+
+    def progress(self, text: str) -> None:
+        """How far things are, for people only."""
+        if not self._json:
+            self._console.progress(text)
+
+    def point(self, text: str, **fields: Any) -> None:
+        """A log point: JSON always, people have the progress line."""
+        if self._json:
+            self._write("info", text, fields)
+
+    def _write(self, level: str, text: str, fields: dict[str, Any]) -> None:
+        if self._json:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            self._console.line(json.dumps({"time": now, "level": level, "message": text, **fields}))
+        elif level == "warning":
+            self._console.warning(text)
+        else:
+            self._console.line(text)

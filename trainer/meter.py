@@ -1,0 +1,132 @@
+"""Keeps count of a run: losses and right answers as they arrive from the devices, and where the time goes."""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from boceto.errors import DataError
+from trainer.batches import Call, Source
+from trainer.checkpoints import REMEDY, Progress
+
+# Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
+UNDER_WAY = 2
+
+
+@dataclass(frozen=True)
+class Window:
+    """What happened since the last log point. seconds: by activity; of them, `saving` is no part of the speed."""
+
+    steps: int
+    images: int
+    loss: float
+    accuracy: float
+    seconds: dict[str, float]
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second of waiting and computing."""
+        return self.images / max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
+
+    @property
+    def waiting(self) -> float:
+        """The share of waiting for data in the time of the steps, 0..1."""
+        return self.seconds["waiting"] / max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
+
+
+class Meter:
+    """The progress of a run, and the sums since the last log point. `waited` is the reader's count of seconds."""
+
+    def __init__(
+        self,
+        source: Source,
+        progress: Progress,
+        waited: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._progress = progress
+        self._waited = waited
+        self._clock = clock
+        self._pending: collections.deque[tuple[Call, Any]] = collections.deque()
+        self._compiled = False
+        self._total = {"images": 0.0, "computing": 0.0, "waiting": 0.0}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._loss, self._right, self._steps = 0.0, 0, 0
+        self._saving = 0.0
+        self._mark, self._waited_before = self._clock(), self._waited()
+
+    def add(self, call: Call, scalars: Any) -> None:
+        """Takes a call's float32[K, 2] (loss, right answers), which may not have been computed yet."""
+        self._pending.append((call, scalars))
+        while len(self._pending) > UNDER_WAY:
+            self._settle_one()
+        if not self._compiled:  # The first call compiles: its time says nothing of the speed.
+            self.settle()
+            self._compiled = True
+            self._mark, self._waited_before = self._clock(), self._waited()
+
+    def settle(self) -> Progress:
+        """Waits for all that is under way; the progress is then that of the last call.
+
+        Raises:
+            DataError: a loss is not finite.
+        """
+        while self._pending:
+            self._settle_one()
+        return self._progress
+
+    def _settle_one(self) -> None:
+        call, scalars = self._pending.popleft()
+        for step, (loss, right) in zip(range(*call), scalars.numpy().tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise DataError(f"step {step + 1}: the loss is {loss}; {REMEDY}")
+            self._loss, self._right, self._steps = self._loss + loss, self._right + int(right), self._steps + 1
+            self._advance(step, int(right))
+
+    def _advance(self, step: int, right: int) -> None:
+        old = self._progress
+        hits, records = old.epoch_right + right, old.epoch_records + self._source.batch
+        ends = self._source.ends_epoch(step)
+        # The accuracy over a whole epoch; within the first one, over what it has seen.
+        first = step * self._source.batch < len(self._source)
+        self._progress = dataclasses.replace(
+            old,
+            step=step + 1,
+            epoch_right=0 if ends else hits,
+            epoch_records=0 if ends else records,
+            train_accuracy=hits / records if ends or first else old.train_accuracy,
+        )
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """The time of this block counts as saving."""
+        self.settle()
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._saving += self._clock() - start
+
+    def window(self) -> Window | None:
+        """Closes the window; None where no step was done in it."""
+        self.settle()
+        if not self._steps:
+            return None
+        waiting = self._waited() - self._waited_before
+        computing = max(0.0, self._clock() - self._mark - waiting - self._saving)
+        images = self._steps * self._source.batch
+        seconds = {"waiting": waiting, "computing": computing, "saving": self._saving}
+        window = Window(self._steps, images, self._loss / self._steps, self._right / images, seconds)
+        self._clear()
+        return window
+
+    def update(self, **values: Any) -> None:
+        """Changes the progress, with what validation found."""
+        self._progress = dataclasses.replace(self._progress, **values)

@@ -1,0 +1,63 @@
+"""The optimizers, as in-place updates of one device's variables with TensorFlow's fused kernels.
+
+Keras's own cannot be used here: under tf.distribute they merge the replicas inside the update, which excludes clipping
+by the norm of the averaged gradients and skipping a step whose scaled gradients overflow. A test holds these to Keras's.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from trainer.settings import Settings
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+SLOTS = {"adam": ("m", "v"), "adamw": ("m", "v"), "sgd": ("momentum",)}
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay applies to the weight of this name: to kernels, not to biases or batch norm."""
+    return name.rsplit("/", 1)[-1] == "kernel"
+
+
+def clipped(gradients: Sequence[tf.Tensor], norm: float) -> list[tf.Tensor]:
+    """The gradients, scaled down to the global norm `norm` where theirs is higher; 0 is no limit."""
+    if not norm:
+        return list(gradients)
+    return list(tf.clip_by_global_norm(gradients, norm)[0])
+
+
+def update(  # noqa: PLR0913, PLR0917 - what an update needs
+    settings: Settings,
+    weight: tf.Variable,
+    name: str,
+    slots: Sequence[tf.Variable],
+    gradient: tf.Tensor,
+    rate: tf.Tensor,
+    step: tf.Tensor,
+) -> None:
+    """One update of the weight `name` and its slots; `rate` float32[], `step` int32[], counted from 0."""
+    if settings.weight_decay and decays(name):
+        weight.assign_sub(weight * (rate * settings.weight_decay))
+    if settings.optimizer == "sgd":
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=weight.handle,
+            accum=slots[0].handle,
+            lr=rate,
+            grad=gradient,
+            momentum=settings.momentum,
+            use_nesterov=True,
+        )
+        return
+    done = tf.cast(step + 1, tf.float32)
+    tf.raw_ops.ResourceApplyAdam(
+        var=weight.handle,
+        m=slots[0].handle,
+        v=slots[1].handle,
+        beta1_power=tf.pow(BETA_1, done),
+        beta2_power=tf.pow(BETA_2, done),
+        lr=rate,
+        beta1=BETA_1,
+        beta2=BETA_2,
+        epsilon=EPSILON,
+        grad=gradient,
+    )

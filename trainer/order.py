@@ -1,0 +1,74 @@
+"""The order of the records: a pure function of (seed, epoch), without memory, buffer or state.
+
+Position p of a run, counted from 0 over all its epochs, belongs to epoch p // N and to batch p // B: batches run on
+across the end of an epoch, so all are full and an epoch uses every record exactly once. An epoch's permutation is a
+Feistel network over the smallest even number of bits that holds N; a number outside of 0..N-1 goes through it again
+until it is inside (cycle walking: Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDS = 8
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    x = (x ^ (x >> _SHIFTS[0])) * _MIX[0]
+    x = (x ^ (x >> _SHIFTS[1])) * _MIX[1]
+    return x ^ (x >> _SHIFTS[2])
+
+
+def _keys(count: int, *parts: Any) -> NDArray[np.uint64]:
+    """uint64[count] out of `parts`."""
+    hashed = hashlib.shake_128("/".join(map(str, parts)).encode()).digest(8 * count)
+    return np.frombuffer(hashed, "<u8").astype(np.uint64)
+
+
+def _feistel(x: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A permutation of the numbers of 2 * `half` bits."""
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = x >> half, x & mask
+    for key in keys:
+        left, right = right, left ^ (_mixed(right * _GOLDEN + key) & mask)
+    return (left << half) | right
+
+
+def permuted(seed: int, epoch: int, count: int, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """int[P] positions in an epoch, 0 <= p < `count` -> int64[P] records, in the epoch's order."""
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    keys = _keys(ROUNDS, "order", seed, epoch)
+    numbers = _feistel(positions.astype(np.uint64), half, keys)
+    while (outside := np.flatnonzero(numbers >= count)).size:
+        numbers[outside] = _feistel(numbers[outside], half, keys)
+    return numbers.astype(np.int64)
+
+
+def rows(seed: int, start: int, stop: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions `start` to `stop` of a run over `count` records -> (epochs int64[P], records int64[P])."""
+    positions = np.arange(start, stop, dtype=np.int64)
+    epochs = positions // count
+    parts = [permuted(seed, epoch, count, positions[epochs == epoch] % count) for epoch in np.unique(epochs).tolist()]
+    return epochs, np.concatenate(parts)
+
+
+def uniform(seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], draws: int) -> NDArray[np.float32]:
+    """float32[P, draws] in [0, 1), each a function of (seed, epoch, record) and its column."""
+    lanes = _keys(draws, "draw", seed)
+    mixed = _mixed(_mixed(epochs.astype(np.uint64) * _GOLDEN + records.astype(np.uint64))[:, None] ^ lanes)
+    return ((mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).astype(np.float32)
+
+
+def chosen(seed: int, share: float, keys: Iterable[bytes]) -> NDArray[np.bool_]:
+    """bool[N]: which of the N keys belong to a share of them; a key's own hash decides, whatever the other keys are."""
+    secret = seed.to_bytes(8, "little")
+    limit = round(share * 2**64)
+    hashes = (hashlib.blake2b(key, digest_size=8, key=secret).digest() for key in keys)
+    return np.array([int.from_bytes(digest, "little") < limit for digest in hashes], bool)

@@ -1,0 +1,75 @@
+"""One `boceto train`: puts a run together, restores it, trains, exports. TensorFlow is imported only where it must train."""
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from boceto import __version__, artefact, dataset, storage
+from boceto import run as runs
+from boceto.dataset import DataSet
+from boceto.errors import DataError
+from boceto.telemetry import serving
+from trainer import environment
+from trainer.log import Log
+from trainer.settings import Settings, check_batch, check_same
+from trainer.stop import Stop
+
+PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
+
+
+def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
+    """Does what is left of the run; returns its result.
+
+    Raises:
+        BocetoError: as it says.
+    """
+    check_batch(settings.batch_size, settings.replicas or 1)
+    data = dataset.load(settings.data)
+    storage.local_folder(settings.run)
+    before = runs.read(settings.run)
+    result = _finished(settings, data, before)
+    if result:
+        log.info(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
+        return result
+    with environment.quiet():
+        from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
+
+    description = describe(settings, data)
+    with serving(settings.metrics_port) as telemetry:
+        result = train.run(settings, data, log, telemetry, stop, description)
+    runs.write(settings.run, {**description, "result": result})
+    return result
+
+
+def _finished(settings: Settings, data: DataSet, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The result of the run, where it has one for these settings and this data."""
+    if not before or not before.get("result") or before["data_digest"] != data.manifest.digest:
+        return None
+    if before["goal"] != settings.goal:
+        return None
+    check_same(before["mathematics"], settings)
+    try:
+        artefact.load(settings.run)
+    except DataError:
+        return None  # It is exported again from the checkpoint.
+    result: Mapping[str, Any] = before["result"]
+    return result
+
+
+def describe(settings: Settings, data: DataSet) -> dict[str, Any]:
+    """What `run.json` says before there is a result."""
+    versions = {"boceto": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "settings": dataclasses.asdict(settings),
+        "mathematics": settings.mathematics,
+        "goal": settings.goal,
+        "data_digest": data.manifest.digest,
+        "versions": versions,
+    }

@@ -1,0 +1,124 @@
+"""The settings of `boceto train`. The defaults are the assignment's recipe."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from boceto.errors import SettingsError
+from boceto.settings import option
+from trainer import nets
+
+# What may differ between the parts of one run: it changes how the run goes on, not what a step computes.
+FREE = frozenset(
+    {
+        "data",
+        "run",
+        "epochs",
+        "max_steps",
+        "replicas",
+        "xla",
+        "deterministic",
+        "steps_per_call",
+        "validate_every",
+        "patience",
+        "save_every",
+        "keep",
+        "log_every",
+        "log_format",
+        "metrics_port",
+        "tensorboard",
+        "readers",
+        "verify",
+    }
+)
+# What decides when a run is finished.
+GOAL = ("epochs", "max_steps", "patience")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of the trainer."""
+
+    data: str = option(help="folder of the data set")
+    run: str = option(help="folder of the run; the same command run again goes on where it stopped")
+    net: str = option("sknet", help="net", choices=nets.names())
+    width: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
+    embedding: int = option(1024, help="width of fc_1", at_least=1)
+    dropout: float = option(0.0, help="share of fc_1 dropped in training, 0..0.95", at_least=0, at_most=0.95)
+    epochs: int = option(30, help="passes over the training records", at_least=1)
+    batch_size: int = option(256, help="records a step, over all replicas", at_least=1)
+    seed: int = option(0, help="seed of weights, order, augmentation and dropout", at_least=0, at_most=2**31 - 1)
+    optimizer: str = option("adam", help="optimizer", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = option(1e-3, help="highest learning rate", at_least=0)
+    momentum: float = option(0.9, help="Nesterov momentum of sgd", at_least=0, at_most=0.9999)
+    weight_decay: float = option(0.0, help="decoupled decay of kernels, times the learning rate", at_least=0)
+    schedule: str = option("constant", help="learning rate after the warm-up", choices=("constant", "cosine"))
+    warmup_steps: int = option(0, help="steps of linear warm-up", at_least=0)
+    label_smoothing: float = option(0.0, help="probability spread over all classes", at_least=0, at_most=0.9)
+    clip_norm: float = option(0.0, help="highest global norm of the gradients; 0: no clipping", at_least=0)
+    ema: float = option(0.0, help="decay of the weights' moving average; 0: none", at_least=0, at_most=0.99999)
+    precision: str = option("float32", help="precision of the layers", choices=("float32", "bfloat16", "float16"))
+    flip: bool = option(False, help="augmentation: mirror half of the drawings")
+    rotation: float = option(0.0, help="augmentation: rotation of up to this many degrees", at_least=0, at_most=180)
+    shift: float = option(0.0, help="augmentation: shift of up to this share of the image", at_least=0, at_most=0.5)
+    scale: float = option(0.0, help="augmentation: scaling of up to this share", at_least=0, at_most=0.9)
+    validation_share: float = option(
+        0.0,
+        help="share of training kept for validation; 0: the validation split, where there is one",
+        at_least=0,
+        at_most=0.9,
+    )
+    validate_every: int = option(1, help="epochs between validations; 0: never", at_least=0)
+    patience: int = option(0, help="validations without a better one before stopping; 0: no limit", at_least=0)
+    replicas: int = option(0, help="logical CPU devices; 0: every GPU, or one CPU device", at_least=0, at_most=64)
+    xla: str = option("auto", help="compile with XLA; auto: on GPUs", choices=("auto", "on", "off"))
+    deterministic: str = option("auto", help="bit-exact operations; auto: on CPU", choices=("auto", "on", "off"))
+    steps_per_call: int = option(1, help="steps a call of the compiled function", at_least=1)
+    readers: int = option(4, help="threads that read and decode", at_least=1, at_most=256)
+    verify: bool = option(True, help="check every byte of the data set against its manifest before training")
+    save_every: int = option(0, help="steps between checkpoints; 0: at the end of each epoch", at_least=0)
+    keep: int = option(3, help="newest checkpoints kept, besides the best", at_least=1)
+    max_steps: int = option(0, help="stop after this many steps in all; 0: all epochs", at_least=0)
+    log_every: int = option(50, help="steps between log points", at_least=1)
+    log_format: str = option("text", help="form of the log on standard error", choices=("text", "json"))
+    metrics_port: int = option(0, help="port of the Prometheus metrics; 0: off", at_least=0, at_most=65535)
+    tensorboard: bool = option(True, help="write TensorBoard events, where tensorboard is installed")
+
+    @property
+    def mathematics(self) -> dict[str, Any]:
+        """What a step computes depends on these. The cosine schedule ends with the run: there, epochs belong to it."""
+        free = FREE - {"epochs"} if self.schedule == "cosine" else FREE
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+
+    @property
+    def goal(self) -> dict[str, Any]:
+        """When the run is finished."""
+        return {name: getattr(self, name) for name in GOAL}
+
+
+def check_same(before: Mapping[str, Any], settings: Settings) -> None:
+    """Compares the mathematics of the run's earlier part, as it was saved, with the settings of this one.
+
+    Raises:
+        SettingsError: one differs.
+    """
+    for name, value in settings.mathematics.items():
+        if name in before and before[name] != value:
+            why = " and the cosine schedule depends on it" if name == "epochs" else ""
+            raise SettingsError(
+                f"train.{name} = {value!r}, but {settings.run} was trained with {before[name]!r}{why}; "
+                "give the old value, or another --run"
+            )
+
+
+def check_batch(size: int, replicas: int) -> None:
+    """Refuses a batch that does not divide over the replicas, and says which sizes do.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    if size % replicas:
+        below = size // replicas * replicas
+        sizes = f"{below} or {below + replicas}" if below else str(replicas)
+        raise SettingsError(f"train.batch_size = {size} does not divide over {replicas} replicas; use {sizes}")

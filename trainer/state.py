@@ -1,0 +1,112 @@
+"""Everything a run changes as it learns, mirrored over the replicas, and its way to and from arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from boceto.errors import DataError
+from trainer import optimizers
+from trainer.settings import Settings
+
+FIRST_LOSS_SCALE = 2.0**15
+
+
+def is_key(variable: keras.Variable) -> bool:
+    """Whether this is the key of a dropout, which is no state: each step sets it anew."""
+    return variable.name == "key"
+
+
+@dataclass(frozen=True)
+class State:
+    """Variables by kind; each is one tf.Variable a replica.
+
+    weights: trainable. statistics: batch norm's. slots: the optimizer's, by name, each like weights. average: the moving
+    average of the weights, or nothing. scale: the loss scale and the steps since it changed, or nothing.
+    """
+
+    strategy: tf.distribute.Strategy
+    weights: Mapping[str, tf.Variable]
+    statistics: Mapping[str, tf.Variable]
+    slots: Mapping[str, Mapping[str, tf.Variable]]
+    average: Mapping[str, tf.Variable]
+    scale: Mapping[str, tf.Variable]
+
+    @property
+    def groups(self) -> dict[str, Mapping[str, tf.Variable]]:
+        """All variables, by the first part of their name in a checkpoint."""
+        return {
+            "weights": self.weights,
+            "statistics": self.statistics,
+            "average": self.average,
+            "scale": self.scale,
+            **self.slots,
+        }
+
+    def local(self, replica: int, group: Mapping[str, tf.Variable]) -> list[tf.Variable]:
+        """The variables of `group` on one replica, in order."""
+        return [self.strategy.experimental_local_results(variable)[replica] for variable in group.values()]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays; the replicas hold the same, so the first one's."""
+        return {
+            f"{group}/{name}": variable.numpy()
+            for group, variables in self.groups.items()
+            for name, variable in zip(variables, self.local(0, variables), strict=True)
+        }
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Sets everything from `arrays()`.
+
+        Raises:
+            DataError: an array is missing or has another shape.
+        """
+        for group, variables in self.groups.items():
+            for name, variable in variables.items():
+                value = arrays.get(f"{group}/{name}")
+                if value is None or value.shape != variable.shape:
+                    raise DataError(
+                        f"the checkpoint has no {group}/{name} of shape {variable.shape}; use another --run"
+                    )
+                for copy in self.strategy.experimental_local_results(variable):
+                    copy.assign(value)
+
+
+def create(strategy: tf.distribute.Strategy, model: keras.Model, settings: Settings) -> State:
+    """The state of a run at step 0; `model` was built under `strategy`'s scope."""
+    weights = {variable.path: variable.value for variable in model.trainable_variables}
+    kept = [variable for variable in model.non_trainable_variables if not is_key(variable)]
+    with strategy.scope():
+        slots = {
+            slot: {name: _like(weight, slot) for name, weight in weights.items()}
+            for slot in optimizers.SLOTS[settings.optimizer]
+        }
+        average = {name: _copy(weight) for name, weight in weights.items()} if settings.ema else {}
+        scaled = settings.precision == "float16"
+        scale = {
+            "value": tf.Variable(FIRST_LOSS_SCALE, trainable=False, name="loss_scale"),
+            "steps": tf.Variable(0, trainable=False, name="loss_scale_steps"),
+        }
+    statistics = {variable.path: variable.value for variable in kept}
+    return State(strategy, weights, statistics, slots, average, scale if scaled else {})
+
+
+def _like(weight: tf.Variable, name: str) -> tf.Variable:
+    return tf.Variable(lambda: tf.zeros(weight.shape), trainable=False, name=name)
+
+
+def _copy(weight: tf.Variable) -> tf.Variable:
+    value = weight.numpy()
+    return tf.Variable(lambda: tf.constant(value), trainable=False, name="average")
+
+
+def served(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """What the net is validated and exported with: the moving average of the weights where there is one."""
+    group = "average" if any(name.startswith("average/") for name in arrays) else "weights"
+    chosen = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{group}/")}
+    rest = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith("statistics/")}
+    return chosen | rest

@@ -1,0 +1,54 @@
+"""Validation: the loss and accuracy over records that are not trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto.dataset import DataSet, Split
+from trainer import order
+from trainer.batches import Ahead, Batches, Call
+from trainer.settings import Settings
+from trainer.steps import Placed, Steps
+
+
+@dataclass(frozen=True)
+class Held:
+    """The records held for validation: `numbers` int64[N] of `split`."""
+
+    split: Split
+    numbers: NDArray[np.int64]
+
+
+def divide(data: DataSet, train: Split, settings: Settings) -> tuple[NDArray[np.int64] | None, Held | None]:
+    """-> (the numbers to train on, or None for all of `train`; what is held for validation, or None)."""
+    info = data.manifest.splits.get("validation")
+    if not settings.validate_every and not settings.validation_share:
+        return None, None
+    if settings.validation_share:
+        held = order.chosen(settings.seed, settings.validation_share, train.keys(range(len(train))))
+        return np.flatnonzero(~held), Held(train, np.flatnonzero(held))
+    if info is None or not info.records:
+        return None, None
+    split = data.split("validation", verify=settings.verify)
+    return None, Held(split, np.arange(len(split)))
+
+
+def validate(steps: Steps, held: Held, settings: Settings) -> tuple[float, float]:
+    """-> (mean cross entropy, accuracy 0..1) over the held records."""
+    size = settings.batch_size
+    count = len(held.numbers)
+    calls = [Call(number, number + 1) for number in range(-(-count // size))]
+
+    def read(call: Call) -> tuple[Placed, object]:
+        rows = np.arange(call.first * size, call.last * size)
+        records = held.numbers[np.minimum(rows, count - 1)]  # The last batch is filled up with rows that do not count.
+        images, labels = held.split.images(records), held.split.labels[records].astype(np.int32)
+        placed = steps.place(Batches(images[None], labels[None], np.zeros((1, size, 0), np.float32)))
+        return placed, steps.cut((rows < count).astype(np.float32)[None])
+
+    sums = np.zeros(2)
+    for _, (placed, counted) in Ahead(calls, read, settings.readers):
+        sums += [float(value) for value in steps.evaluate(placed, counted)]
+    loss, right = (sums / count).tolist()
+    return loss, right

@@ -1,4 +1,6 @@
-"""Contract 5, the run: `RUN/run.json` (settings, digests, versions, result) and `RUN/history.jsonl` (a line a log point)."""
+"""Contract 5, the run: `RUN/run.json` (settings, digests, versions, result) and `RUN/history.jsonl` (a line a log
+point).
+"""
 
 import json
 import time

@@ -5,15 +5,14 @@ Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` 
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Protocol
 
 from boceto.errors import SettingsError
 
 ACTIVITIES = ("waiting", "computing", "saving")
 
 
-class Telemetry(Protocol):
-    """What the trainer tells of itself."""
+class Telemetry:
+    """What the trainer tells of itself. This one tells nobody."""
 
     def info(self, labels: Mapping[str, str]) -> None:
         """What the run is."""
@@ -31,21 +30,7 @@ class Telemetry(Protocol):
         """Ends it."""
 
 
-class Silent:
-    """Tells nobody."""
-
-    def info(self, labels: Mapping[str, str]) -> None: ...
-
-    def steps(self, steps: int, images: int, seconds: Mapping[str, float]) -> None: ...
-
-    def scores(self, split: str, loss: float, accuracy: float) -> None: ...
-
-    def state(self, epoch: float, learning_rate: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Prometheus:
+class Prometheus(Telemetry):
     """Answers at `http://host:port/metrics` with a registry of its own."""
 
     def __init__(self, port: int) -> None:
@@ -72,23 +57,28 @@ class Prometheus:
             raise SettingsError(f"train.metrics_port = {port}: {error.strerror}; use another port, or 0") from error
 
     def info(self, labels: Mapping[str, str]) -> None:
+        """Sets the info metric."""
         self._info.info(dict(labels))
 
     def steps(self, steps: int, images: int, seconds: Mapping[str, float]) -> None:
+        """Adds to the counters."""
         self._steps.inc(steps)
         self._images.inc(images)
         for activity, spent in seconds.items():
             self._seconds.labels(activity).inc(spent)
 
     def scores(self, split: str, loss: float, accuracy: float) -> None:
+        """Sets the split's gauges."""
         self._loss.labels(split).set(loss)
         self._accuracy.labels(split).set(accuracy)
 
     def state(self, epoch: float, learning_rate: float) -> None:
+        """Sets the gauges."""
         self._epoch.set(epoch)
         self._rate.set(learning_rate)
 
     def close(self) -> None:
+        """Ends the server and frees its port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -101,7 +91,7 @@ def serving(port: int) -> Iterator[Telemetry]:
     Raises:
         SettingsError: the port is taken or not allowed.
     """
-    telemetry: Telemetry = Prometheus(port) if port else Silent()
+    telemetry = Prometheus(port) if port else Telemetry()
     try:
         yield telemetry
     finally:

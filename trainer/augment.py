@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from trainer.settings import Settings
 
+HALF = 0.5  # The share of drawings that are mirrored.
 DRAWS = 5  # mirror, rotation, shift in x, shift in y, scale
 
 
@@ -19,7 +20,7 @@ def _transforms(draws: tf.Tensor, settings: Settings, height: int, width: int) -
     mirror, turn, right, down, grow = tf.unstack(draws, axis=1)
     angle = (2 * turn - 1) * (settings.rotation * math.pi / 180)
     zoom = 1 + (2 * grow - 1) * settings.scale
-    sign = tf.where(tf.logical_and(settings.flip, mirror < 0.5), -1.0, 1.0)
+    sign = tf.where(tf.logical_and(settings.flip, mirror < HALF), -1.0, 1.0)
     cos, sin = tf.cos(angle) / zoom, tf.sin(angle) / zoom
     a, b, d, e = sign * cos, -sign * sin, sin, cos
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2

@@ -69,7 +69,7 @@ class Source:
 
 
 def calls(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iterator[Call]:
-    """Cuts the steps `first` to `last` into calls of at most `most`; a call ends where `ends(its last step)` is true."""
+    """Cuts the steps `first` to `last` into calls of at most `most`; a call ends after a step where `ends(step)`."""
     start = first
     for step in range(first, last):
         if step + 1 == last or step + 1 - start == most or ends(step):

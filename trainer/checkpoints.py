@@ -39,6 +39,7 @@ class Progress:
     images_per_second: float = 0.0
     best_step: int = 0
     best_accuracy: float = -1.0
+    best_loss: float = 0.0
     validations_since_best: int = 0
 
 
@@ -129,7 +130,7 @@ class Checkpoints:
             try:
                 return self.load(step)
             except DataError as error:
-                log.warning(f"{error}; it is skipped")
+                log.alert(f"{error}; it is skipped")
         if steps:
             raise DataError(
                 f"{self._folder} has {len(steps)} checkpoints and none is whole; restore one from a backup, "

@@ -16,7 +16,8 @@ def prepare() -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hides what native code writes to standard error in the block: TensorFlow's import tells of the processor there,
-    whatever the log level. Python's exceptions are raised as ever."""
+    whatever the log level. Python's exceptions are raised as ever.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -41,7 +41,8 @@ class Served(tf.Module):
 def export(run: str, model: keras.Model, arrays: Mapping[str, NDArray[np.float32]], description: dict[str, Any]) -> str:
     """Writes `RUN/export/` whole, in place of what was there; returns its URL.
 
-    `model` is the float32 net without dropout, `arrays` its variables by path; `description` the fields of Artefact but `files`.
+    `model` is the float32 net without dropout, `arrays` its variables by path; `description` holds the fields of
+    Artefact but `files`.
     """
     partial = storage.local_folder(storage.join(run, PARTIAL))
     shutil.rmtree(partial)  # Of an export that was cut off.

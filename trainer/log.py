@@ -1,6 +1,6 @@
 """What a person, or a program that collects logs, reads while a run goes on."""
 
-import datetime
+import datetime as dt
 import json
 from typing import Any
 
@@ -14,11 +14,11 @@ class Log:
         self._console = console
         self._json = form == "json"
 
-    def info(self, text: str, **fields: Any) -> None:
+    def line(self, text: str, **fields: Any) -> None:
         """Something that happened; `fields` go with it where the log is JSON."""
         self._write("info", text, fields)
 
-    def warning(self, text: str, **fields: Any) -> None:
+    def alert(self, text: str, **fields: Any) -> None:
         """Something that is not as it should be."""
         self._write("warning", text, fields)
 
@@ -34,7 +34,7 @@ class Log:
 
     def _write(self, level: str, text: str, fields: dict[str, Any]) -> None:
         if self._json:
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
             self._console.line(json.dumps({"time": now, "level": level, "message": text, **fields}))
         elif level == "warning":
             self._console.warning(text)

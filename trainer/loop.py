@@ -19,7 +19,8 @@ from trainer.validation import Held, validate
 @dataclass(frozen=True)
 class Plan:
     """When what is due, as functions of the steps of a call. total: the steps of all epochs, which the schedule spans.
-    last: the step after which the run ends."""
+    last: the step after which the run ends.
+    """
 
     settings: Settings
     source: Source
@@ -77,9 +78,9 @@ class Run:
         with self.meter.saving():
             loss, accuracy = validate(self.steps, self.held, self.plan.settings)
         progress = self.meter.settle()
-        best = accuracy > progress.best_accuracy
+        best = (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
         if best:
-            self.meter.update(best_accuracy=accuracy, best_step=progress.step, validations_since_best=0)
+            self.meter.update(best_accuracy=accuracy, best_loss=loss, best_step=progress.step, validations_since_best=0)
         else:
             self.meter.update(validations_since_best=progress.validations_since_best + 1)
         self.report.validated(progress.step, loss, accuracy, best)
@@ -88,14 +89,15 @@ class Run:
         """Saves a checkpoint of the step that was just done."""
         with self.meter.saving():
             self.checkpoints.save(self.state.arrays(), self.meter.settle())
-        self.report.history.flush()
+            self.report.history.flush()
 
     def log(self, rate: float) -> None:
         """Closes a log window."""
         window = self.meter.window()
         if window:
-            self.meter.update(images_per_second=window.images_per_second)
-            self.report.window(self.meter.settle().step, window, rate)
+            self.meter.update(images_per_second=self.meter.images_per_second)
+            with self.meter.saving():
+                self.report.window(self.meter.settle().step, window, rate)
 
 
 def exhausted(progress: Progress, settings: Settings) -> bool:
@@ -124,6 +126,6 @@ def train(run: Run) -> Progress:
         if run.stop.requested and call.last < plan.last:
             raise Stopped(f"stopped after step {call.last} of {plan.last}, saved; run the same command again")
         if exhausted(run.meter.settle() if validated else Progress(), settings):
-            run.report.log.info(f"no better validation in {settings.patience} validations: the run ends here")
+            run.report.log.line(f"no better validation in {settings.patience} validations: the run ends here")
             break
     return run.meter.settle()

@@ -19,10 +19,13 @@ UNDER_WAY = 2
 
 @dataclass(frozen=True)
 class Window:
-    """What happened since the last log point. seconds: by activity; of them, `saving` is no part of the speed."""
+    """What happened since the last log point. timed: the images whose time was taken. seconds: by activity; of them,
+    `saving` is no part of the speed.
+    """
 
     steps: int
     images: int
+    timed: int
     loss: float
     accuracy: float
     seconds: dict[str, float]
@@ -30,7 +33,7 @@ class Window:
     @property
     def images_per_second(self) -> float:
         """Images a second of waiting and computing."""
-        return self.images / max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
+        return self.timed / max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
 
     @property
     def waiting(self) -> float:
@@ -54,12 +57,13 @@ class Meter:
         self._clock = clock
         self._pending: collections.deque[tuple[Call, Any]] = collections.deque()
         self._compiled = False
-        self._total = {"images": 0.0, "computing": 0.0, "waiting": 0.0}
+        self._images, self._seconds = 0, 0.0
         self._clear()
 
     def _clear(self) -> None:
         self._loss, self._right, self._steps = 0.0, 0, 0
         self._saving = 0.0
+        self._untimed = 0
         self._mark, self._waited_before = self._clock(), self._waited()
 
     def add(self, call: Call, scalars: Any) -> None:
@@ -70,6 +74,7 @@ class Meter:
         if not self._compiled:  # The first call compiles: its time says nothing of the speed.
             self.settle()
             self._compiled = True
+            self._untimed = self._steps * self._source.batch
             self._mark, self._waited_before = self._clock(), self._waited()
 
     def settle(self) -> Progress:
@@ -123,9 +128,17 @@ class Meter:
         computing = max(0.0, self._clock() - self._mark - waiting - self._saving)
         images = self._steps * self._source.batch
         seconds = {"waiting": waiting, "computing": computing, "saving": self._saving}
-        window = Window(self._steps, images, self._loss / self._steps, self._right / images, seconds)
+        timed = images - self._untimed
+        window = Window(self._steps, images, timed, self._loss / self._steps, self._right / images, seconds)
+        self._images += timed
+        self._seconds += waiting + computing
         self._clear()
         return window
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second of waiting and computing, over all windows of this process."""
+        return self._images / max(1e-9, self._seconds)
 
     def update(self, **values: Any) -> None:
         """Changes the progress, with what validation found."""

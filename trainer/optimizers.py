@@ -1,7 +1,7 @@
 """The optimizers, as in-place updates of one device's variables with TensorFlow's fused kernels.
 
 Keras's own cannot be used here: under tf.distribute they merge the replicas inside the update, which excludes clipping
-by the norm of the averaged gradients and skipping a step whose scaled gradients overflow. A test holds these to Keras's.
+by the norm of the averaged gradients and skipping a step whose scaled gradients overflow. Tests hold these to Keras's.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Tells people, the history, TensorBoard and Prometheus how a run goes."""
 
 import contextlib
+import importlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ class TensorBoard:
         self._writer = None
         with contextlib.suppress(ImportError):
             if wanted:
-                import tensorboard  # noqa: F401 - only whether it is there
+                importlib.import_module("tensorboard")
 
                 self._writer = tf.summary.create_file_writer(
                     str(storage.local_folder(storage.join(run, "tensorboard")))
@@ -69,10 +70,11 @@ class Report:
         self._telemetry.steps(window.steps, window.images, window.seconds)
         self._telemetry.scores("train", window.loss, window.accuracy)
         self._telemetry.state(epoch, rate)
-        left = (self._total - step) * self._source.batch / max(1e-9, window.images_per_second)
+        seconds = (self._total - step) * self._source.batch / window.images_per_second if window.timed else 0.0
+        left = clock_time(seconds) if window.timed else "unknown time"
         text = (
             f"epoch {epoch:.2f}  step {step}/{self._total}  loss {window.loss:.4f}  accuracy {window.accuracy:.3f}  "
-            f"{window.images_per_second:.1f} images/s  waiting {window.waiting:.1%}  {clock_time(left)} left"
+            f"{window.images_per_second:.1f} images/s  waiting {window.waiting:.1%}  {left} left"
         )
         self.log.progress(text)
         self.log.point("progress", **point)
@@ -84,4 +86,4 @@ class Report:
         self._board.write(step, {"validation/loss": loss, "validation/accuracy": accuracy})
         self._telemetry.scores("validation", loss, accuracy)
         text = f"validation after step {step}: loss {loss:.4f}, accuracy {accuracy:.4f}"
-        self.log.info(text + (", the best so far" if best else ""), **point)
+        self.log.line(text + (", the best so far" if best else ""), **point)

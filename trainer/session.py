@@ -1,4 +1,4 @@
-"""One `boceto train`: puts a run together, restores it, trains, exports. TensorFlow is imported only where it must train."""
+"""One `boceto train`, as far as it needs no TensorFlow: is the run finished, what is it, what came of it."""
 
 import dataclasses
 import platform
@@ -31,7 +31,7 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
     before = runs.read(settings.run)
     result = _finished(settings, data, before)
     if result:
-        log.info(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
+        log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
         return result
     with environment.quiet():
         from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.

@@ -25,8 +25,8 @@ def is_key(variable: keras.Variable) -> bool:
 class State:
     """Variables by kind; each is one tf.Variable a replica.
 
-    weights: trainable. statistics: batch norm's. slots: the optimizer's, by name, each like weights. average: the moving
-    average of the weights, or nothing. scale: the loss scale and the steps since it changed, or nothing.
+    weights: trainable. statistics: batch norm's. slots: the optimizer's, by name, each like weights. average: the
+    moving average of the weights, or nothing. scale: the loss scale and the steps since it changed, or nothing.
     """
 
     strategy: tf.distribute.Strategy

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trainer import augment, optimizers
+from trainer import augment, layers, optimizers
 from trainer.batches import Batches
 from trainer.settings import Settings
 from trainer.state import State, is_key
@@ -17,7 +17,8 @@ SCALE_STEPS = 2000  # Steps without an overflow after which the loss scale doubl
 
 class Placed(NamedTuple):
     """A call's batches on their devices, one value a replica: images uint8[K, b, H, W, 1], labels int32[K, b], and the
-    augmentation's draws float32[K, b, 5], or float32[K, b, 0] without one."""
+    augmentation's draws float32[K, b, 5], or float32[K, b, 0] without one.
+    """
 
     images: Any
     labels: Any
@@ -25,7 +26,7 @@ class Placed(NamedTuple):
 
 
 def losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """logits float32[B, C], labels int32[B] -> cross entropy float32[B]; `smoothing` is spread over all classes."""
+    """Logits float32[B, C], labels int32[B] -> cross entropy float32[B]; `smoothing` is spread over all classes."""
     log_probabilities = tf.nn.log_softmax(logits)
     hit = tf.gather(log_probabilities, labels, axis=1, batch_dims=1)
     return -(1 - smoothing) * hit - smoothing * tf.reduce_mean(log_probabilities, axis=1)
@@ -58,19 +59,17 @@ class Steps:
 
     def place(self, batches: Batches) -> Placed:
         """Global batches on their devices."""
-        return Placed(*map(self.cut, batches))
+        return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.draws))
 
     def train(self, batches: Placed, step: int, rates: Sequence[float]) -> tf.Tensor:
         """K steps from `step` on, at `rates`: -> float32[K, 2], each step's loss and right answers."""
         return self._train(*batches, tf.constant(step), tf.constant(rates, tf.float32))
 
     def evaluate(self, batch: Placed, counted: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """One batch (K = 1), of which `counted` float32[1, b] rows weigh: -> (sum of losses, right answers), float32[]."""
+        """One batch (K = 1), whose rows weigh `counted` float32[1, b]: -> (sum of losses, right answers), float32[]."""
         return self._evaluate(batch.images, batch.labels, counted)
 
-    def _train_call(  # noqa: PLR0913, PLR0917 - the parts of a call
-        self, images: Any, labels: Any, draws: Any, step: tf.Tensor, rates: tf.Tensor
-    ) -> tf.Tensor:
+    def _train_call(self, images: Any, labels: Any, draws: Any, step: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
         scalars = tf.TensorArray(tf.float32, tf.size(rates), element_shape=[2])
         for number in tf.range(tf.size(rates)):
             now = step + number
@@ -80,7 +79,7 @@ class Steps:
             scalars = scalars.write(number, scalar[0])
         return scalars.stack()
 
-    def _replica(  # noqa: PLR0913, PLR0917 - the parts of a batch
+    def _replica(
         self, images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, number: tf.Tensor, step: tf.Tensor
     ) -> tuple[Any, ...]:
         """One replica's share of one step: gradients and statistics, the same on all replicas when it returns."""
@@ -101,7 +100,7 @@ class Steps:
             statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistics)
         return gradients, statistics, scalars
 
-    def _differentiate(  # noqa: PLR0913, PLR0917 - a pure function of all it needs
+    def _differentiate(
         self,
         weights: list[tf.Tensor],
         others: list[tf.Tensor],
@@ -140,7 +139,7 @@ class Steps:
             value.assign(tf.where(finite, grown, tf.maximum(value / 2, 1.0)))
             steps.assign(tf.where(full, 0, steps + 1))
 
-    def _apply_replica(  # noqa: PLR0913, PLR0917 - what an update needs
+    def _apply_replica(
         self,
         replica: int,
         gradients: Sequence[tf.Tensor],
@@ -154,10 +153,11 @@ class Steps:
         gradients = optimizers.clipped(gradients, settings.clip_norm)
         for name, weight, own, gradient in zip(state.weights, weights, slots, gradients, strict=True):
             optimizers.update(settings, weight, name, own, gradient, rate, step)
-        for variable, value in zip(state.local(replica, state.statistics), statistics, strict=True):
-            variable.assign(value)
         done = tf.cast(step, tf.float32)
-        # A short run's average would otherwise stay near the start.
+        # Both kinds of moving average begin as plain means: those of a short run would otherwise stay near the start.
+        share = tf.maximum(1.0, 1 / ((1 - layers.BATCH_NORM_MOMENTUM) * (done + 1)))
+        for variable, value in zip(state.local(replica, state.statistics), statistics, strict=True):
+            variable.assign_add((value - variable) * share)
         share = 1 - tf.minimum(settings.ema, (1 + done) / (10 + done))
         for average, weight in zip(state.local(replica, state.average), weights, strict=False):
             average.assign_sub((average - weight) * share)

@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM or SIGINT lets the running step finish and be saved. A second signal ends the program at once."""
+"""A polite end: SIGTERM or SIGINT lets the running step finish and be saved. A second one ends the program at once."""
 
 import contextlib
 import signal

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from boceto import run as runs
 from boceto import __version__
+from boceto import run as runs
 from boceto.dataset import DataSet
 from boceto.errors import DataError, SettingsError
 from boceto.telemetry import Telemetry
-from trainer import augment, devices, export, layers, nets
-from trainer import loop, state as states
+from trainer import augment, devices, export, layers, loop, nets
+from trainer import state as states
 from trainer.batches import Ahead, Call, Source, calls
 from trainer.checkpoints import Arrays, Checkpoints, Commit, Progress
 from trainer.log import Log
@@ -68,7 +68,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a run is made of
     state = states.create(strategy, model, settings)
     if restored:
         state.restore(restored[1])
-        log.info(f"{settings.run}: goes on after step {progress.step} of {plan.last}", step=progress.step)
+        log.line(f"{settings.run}: goes on after step {progress.step} of {plan.last}", step=progress.step)
     description = {**description, "net": settings.net, "parameters": parameters(model)}
     description["multiply_accumulates"] = layers.multiply_accumulates(model)
     description["replicas"] = strategy.num_replicas_in_sync
@@ -78,7 +78,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a run is made of
     telemetry.info({"net": settings.net, "data_digest": data.manifest.digest, "version": __version__})
     report = Report(log, history, TensorBoard(settings.run, settings.tensorboard), telemetry, source, plan.last)
     steps = Steps(state, model, settings, devices.wanted(settings.xla, on_gpu))
-    log.info(
+    log.line(
         f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, steps {progress.step} to "
         f"{plan.last}, {strategy.num_replicas_in_sync} replicas"
     )
@@ -142,7 +142,7 @@ def _export(  # noqa: PLR0913, PLR0917 - what an artefact is made of
             "boceto": __version__,
         },
     )
-    log.info(f"exported step {step} to {url}", step=step)
+    log.line(f"exported step {step} to {url}", step=step)
     return {
         "net": settings.net,
         "parameters": parameters(model),
@@ -163,5 +163,5 @@ def _best(progress: Progress, checkpoints: Checkpoints, state: states.State, log
         try:
             return progress.best_step, checkpoints.load(progress.best_step)[1]
         except DataError as error:
-            log.warning(f"{error}; the last step is exported instead of the best")
+            log.alert(f"{error}; the last step is exported instead of the best")
     return progress.step, state.arrays()

@@ -1,5 +1,6 @@
 """`python -m beam_pipelines` and `boceto prepare`."""
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ def main(argv: Sequence[str]) -> int:
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         asked = settings.parse(PrepareSettings, "prepare", argv, "Strokes to sharded TFRecords, with Apache Beam.")
+        # Beam tells of its fallbacks in many lines of log; its failures come as exceptions.
+        logging.disable(logging.CRITICAL)
         from beam_pipelines.prepare import prepare
 
         return prepare(asked.settings, asked.rest, console), asked.json

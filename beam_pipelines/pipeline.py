@@ -20,7 +20,7 @@ from apache_beam import pvalue
 from beam_pipelines import select, sources
 from beam_pipelines.options import PrepareSettings
 from beam_pipelines.raster import Rasteriser
-from beam_pipelines.select import Candidate, Smallest
+from beam_pipelines.select import Smallest
 from beam_pipelines.shards import Drawing, ShardWriter
 from beam_pipelines.sources import Part, Refused, Sketch
 from boceto import __version__, storage
@@ -30,7 +30,7 @@ WORK = "_work"
 REFUSED = "refused.jsonl"
 PROBLEM = "problem.json"
 MOST_SHARDS = 4096
-BATCH = 128
+BATCH = 64
 _BUCKETS = 16
 _READ, _COUNTS, _IDS = "read", "counts", "ids"
 

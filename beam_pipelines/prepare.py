@@ -4,17 +4,20 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import apache_beam as beam
 
 from beam_pipelines import select, sources
 from beam_pipelines.options import PrepareSettings
 from beam_pipelines.pipeline import PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.raster import Rasteriser
-from boceto import dataset, storage
+from boceto import dataset, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
 from boceto.errors import DataError, SettingsError
@@ -29,7 +32,8 @@ def prepare(settings: PrepareSettings, beam_options: Sequence[str], console: Con
         SettingsError: settings that cannot be carried out; the folder is as it was.
         DataError: too many bad drawings, or too few good ones; there is no `dataset.json`.
     """
-    Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink)  # Refuses what cannot be drawn.
+    # Refuses what cannot be drawn, and compiles the kernel once for all workers.
+    Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink).draw([strokes.pack([[[0], [0]]])])
     there = _finished(settings)
     if there is not None:
         console.line(f"{settings.output} holds this data set already; --overwrite makes it anew")
@@ -41,8 +45,7 @@ def prepare(settings: PrepareSettings, beam_options: Sequence[str], console: Con
         f"preparing {len(job.classes)} classes x {settings.wanted} drawings out of {len(parts)} parts of input"
     )
     started = time.monotonic()
-    with _progress(job, len(parts), console):
-        _run(job, parts, beam_options)
+    _run(job, parts, beam_options, console)
     _raise_problem(job)
     manifest = dataset.load(settings.output).manifest
     for entry in storage.list_files(storage.join(settings.output, WORK)):
@@ -88,28 +91,35 @@ def _clear(settings: PrepareSettings) -> None:
             storage.delete(entry.url)
 
 
-def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str]) -> None:
-    import apache_beam as beam
+def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], console: Console) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.transforms.environments import ExternalEnvironment
 
-    # Beam tells of its fallbacks and optimisations at level WARNING; failures come as exceptions.
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
     settings = job.settings
-    if settings.runner == DIRECT:
+    workers = settings.workers or os.cpu_count() or 1
+    with contextlib.ExitStack() as stack:
         # Beam's own DirectRunner first tries to download another runner; this is the one that it falls back to.
-        workers = settings.workers or os.cpu_count() or 1
-        mode = "multi_threading" if workers > 1 else "in_memory"
-        words = [f"--direct_num_workers={workers}", f"--direct_running_mode={mode}", *beam_options]
-        runner: Any = FnApiRunner()
-    else:
-        words, runner = [f"--runner={settings.runner}", *beam_options], None
-    try:
-        with beam.Pipeline(runner=runner, options=PipelineOptions(words)) as pipeline:
-            build(pipeline, job, parts)
-    except (RuntimeError, ValueError, OSError) as error:
-        _raise_cause(error)
-        raise
+        if settings.runner != DIRECT:
+            runner, words = None, [f"--runner={settings.runner}"]
+        elif workers == 1:
+            runner, words = FnApiRunner(), []
+        elif sys.platform == "linux":
+            from beam_pipelines.forked import forked_workers
+
+            address = stack.enter_context(forked_workers(workers))
+            runner, words = FnApiRunner(ExternalEnvironment(address)), [f"--direct_num_workers={workers}"]
+        else:
+            # Elsewhere a process cannot safely go on after a fork.
+            runner = FnApiRunner()
+            words = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
+        stack.enter_context(_progress(job, len(parts), console))
+        try:
+            with beam.Pipeline(runner=runner, options=PipelineOptions([*words, *beam_options])) as pipeline:
+                build(pipeline, job, parts)
+        except (RuntimeError, ValueError, OSError) as error:
+            _raise_cause(error)
+            raise
 
 
 def _raise_cause(error: BaseException) -> None:

@@ -1,6 +1,5 @@
 """Writes one shard: drawings with their pixels in, a TFRecord file and its description out."""
 
-import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import images, records, storage
-from boceto.dataset import Shard, record_digest, shard_name
+from boceto.dataset import Shard, ShardDigest, shard_name
 
 
 class Drawing(NamedTuple):
@@ -39,19 +38,22 @@ class ShardWriter:
         """
         name = shard_name(split, shard, shards)
         checksum = google_crc32c.Checksum()
-        content = hashlib.blake2b(digest_size=16)
+        content = ShardDigest()
         per_class = [0] * self._classes
         size = 0
         with storage.writing(storage.join(self._folder, name)) as file:
             for drawings, pixels in batches:
-                frames = []
-                for drawing, image in zip(drawings, pixels, strict=True):
-                    content.update(record_digest(drawing.label, drawing.key.encode(), image.data, drawing.ink))
-                    encoded = image.tobytes() if self._raw else images.encode_png(image, self._header)
-                    frames.append(records.frame(self._encoder.encode(drawing.label, encoded, drawing.key, drawing.ink)))
-                    per_class[drawing.label] += 1
-                data = b"".join(frames)
+                content.add(pixels, ((drawing.label, drawing.key.encode(), drawing.ink) for drawing in drawings))
+                data = b"".join(map(self._frame, drawings, self._encoded(pixels)))
                 checksum.update(data)
                 file.write(data)
                 size += len(data)
+                for drawing in drawings:
+                    per_class[drawing.label] += 1
         return Shard(name, sum(per_class), size, checksum.hexdigest().decode(), content.hexdigest()), per_class
+
+    def _encoded(self, pixels: NDArray[np.uint8]) -> list[bytes]:
+        return [image.tobytes() for image in pixels] if self._raw else images.encode_pngs(pixels, self._header)
+
+    def _frame(self, drawing: Drawing, encoded: bytes) -> bytes:
+        return records.frame(self._encoder.encode(drawing.label, encoded, drawing.key, drawing.ink))

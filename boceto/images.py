@@ -28,17 +28,16 @@ def png_header(height: int, width: int) -> bytes:
     return _SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
 
 
-def encode_png(image: NDArray[np.uint8], header: bytes | None = None) -> bytes:
-    """uint8[H, W] -> a PNG file. `header`, from `png_header`, saves making it anew for each image."""
-    height, width = image.shape
-    rows = np.zeros((height, width + 1), np.uint8)  # Column 0 holds each row's filter: 0, none.
-    rows[:, 1:] = image
-    data = isal_zlib.compress(rows, PNG_LEVEL)
-    return (header or png_header(height, width)) + _chunk(b"IDAT", data) + _END
+def encode_pngs(images: NDArray[np.uint8], header: bytes) -> list[bytes]:
+    """uint8[B, H, W] -> B PNG files; `header` is `png_header(H, W)`."""
+    count, height, width = images.shape
+    rows = np.zeros((count, height, width + 1), np.uint8)  # Column 0 holds each row's filter: 0, none.
+    rows[:, :, 1:] = images
+    return [header + _chunk(b"IDAT", isal_zlib.compress(image, PNG_LEVEL)) + _END for image in rows]
 
 
 def decode_png(data: bytes | memoryview, image: NDArray[np.uint8], header: bytes) -> None:
-    """Writes the pixels of a PNG of `encode_png` into `image`, uint8[H, W].
+    """Writes the pixels of a PNG of `encode_pngs` into `image`, uint8[H, W].
 
     Raises:
         DataError: another size or kind of PNG than `header` says, or damaged data.

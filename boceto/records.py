@@ -49,18 +49,32 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _delimited(tag: int, data: bytes) -> bytes:
-    return bytes((tag,)) + _varint(len(data)) + data
+# Every record takes a dozen of them, nearly all of them small.
+_SMALL_VARINTS = [_varint(value) for value in range(1 << 14)]
+
+
+def _length(value: int) -> bytes:
+    return _SMALL_VARINTS[value] if value < len(_SMALL_VARINTS) else _varint(value)
 
 
 def _bytes_feature(name: bytes, value: bytes) -> bytes:
-    return _delimited(0x0A, _delimited(0x0A, name) + _delimited(0x12, _delimited(0x0A, _delimited(0x0A, value))))
+    """An entry of the map: name -> Feature(bytes_list=[value])."""
+    item = _length(len(value))
+    items = _length(len(value) + len(item) + 1)
+    feature_size = len(value) + len(item) + len(items) + 2
+    feature = _length(feature_size)
+    entry = _length(len(name) + len(feature) + feature_size + 3)  # A name's length is one byte.
+    return b"".join(
+        (b"\x0a", entry, b"\x0a", _length(len(name)), name, b"\x12", feature, b"\x0a", items, b"\x0a", item, value)
+    )
 
 
 def _int_feature(name: bytes, value: int) -> bytes:
-    return _delimited(
-        0x0A, _delimited(0x0A, name) + _delimited(0x12, _delimited(0x1A, _delimited(0x0A, _varint(value))))
-    )
+    """An entry of the map: name -> Feature(int64_list=[value])."""
+    number = _varint(value)
+    feature = b"\x1a" + _length(len(number) + 2) + b"\x0a" + _length(len(number)) + number
+    entry = b"\x0a" + _length(len(name)) + name + b"\x12" + _length(len(feature)) + feature
+    return b"\x0a" + _length(len(entry)) + entry
 
 
 class Encoder:
@@ -85,7 +99,7 @@ class Encoder:
                 _bytes_feature(STROKES, strokes),
             )
         )
-        return _delimited(0x0A, features)
+        return b"\x0a" + _length(len(features)) + features
 
 
 @dataclass(frozen=True)

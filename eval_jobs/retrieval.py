@@ -27,7 +27,7 @@ DISTANCES = {
     "cosine": "1 - cos of the angle between embeddings; the cos with a zero embedding is 0",
 }
 LARGEST = 1e15
-BLOCK = 256
+BLOCK = 512
 GROUP_ENTRIES = 16 << 20
 PANEL_BYTES = 64 << 20
 
@@ -80,7 +80,7 @@ def _squared_norms(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
 @dataclass(frozen=True)
 class _Problem:
     space: kernels.Space
-    dotted: NDArray[np.float32]  # float32[N, D], what the filter multiplies
+    dotted: NDArray[np.float32]  # float32[slices, N, D / slices], what the filter multiplies
     largest: float
 
 
@@ -95,7 +95,8 @@ def _problem(embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], 
     cosine = distance == "cosine"
     squares = _squared_norms(rows)
     norms = np.sqrt(squares)
-    unit, tiny = _dot_error(rows.shape[1], cosine)
+    slices = next(parts for parts in (4, 2, 1) if rows.shape[1] % parts == 0)
+    unit, tiny = _dot_error(rows.shape[1], slices, cosine=cosine)
     space = kernels.Space(
         rows,
         norms,
@@ -107,16 +108,18 @@ def _problem(embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], 
         tiny,
         cosine,
     )
-    return _Problem(space, normalised(rows) if cosine else rows, float(norms.max(initial=0.0)))
+    dotted = (normalised(rows) if cosine else rows).reshape(len(rows), slices, -1).transpose(1, 0, 2)
+    return _Problem(space, dotted, float(norms.max(initial=0.0)))
 
 
-def _dot_error(dimensions: int, cosine: bool) -> tuple[float, float]:
-    """Bounds of the error of a float32 dot product in any order: relative to the norms' product, and absolute.
+def _dot_error(dimensions: int, slices: int, *, cosine: bool) -> tuple[float, float]:
+    """Bounds of the error of a float32 dot product that is summed in slices: relative to the norms' product, and absolute.
 
-    Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1: D u / (1 - D u) with u = 2**-24. Unit
-    vectors that were themselves rounded add 2 u. Underflow adds at most the smallest normal number a term.
+    Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1: n u / (1 - n u) with u = 2**-24 for a sum
+    of n terms in any order; so slices, which cost next to nothing, narrow what is left to compute exactly. Unit vectors
+    that were themselves rounded add 2 u. Underflow adds at most the smallest normal number a term.
     """
-    rounding = (dimensions + (4 if cosine else 1)) * 2.0**-24
+    rounding = (dimensions // slices + slices + (4 if cosine else 1)) * 2.0**-24
     return 1.01 * rounding / (1 - rounding), 2 * dimensions * 2.0**-126
 
 
@@ -130,12 +133,13 @@ def _empty_group(space: kernels.Space, first: int, last: int) -> kernels.Group:
         np.zeros(total + last - first, np.int64),
         np.empty((last - first, 2), np.float32),
         np.empty((last - first, kernels.BUCKETS), np.int32),
+        np.zeros((last - first, kernels.BUCKETS), np.int32),
     )
 
 
 def _group_bounds(space: kernels.Space) -> Iterator[tuple[int, int]]:
     """Cuts the queries into ranges whose thresholds and grids fit in memory."""
-    cost = np.cumsum(space.stop - space.start + kernels.BUCKETS // 4)
+    cost = np.cumsum(space.stop - space.start + kernels.BUCKETS // 2)
     first = 0
     while first < len(cost):
         spent = cost[first - 1] if first else 0
@@ -153,7 +157,7 @@ class _Threads:
 
     def run(self, kernel: Callable[..., None], *arguments: Any, first: int, last: int) -> None:
         """`kernel(*arguments, a, b)` for ranges a..b that make up first..last."""
-        step = max(1, -(-(last - first) // (4 * self._threads)))
+        step = max(1, -(-(last - first) // (2 * self._threads)))
         starts = range(first, last, step)
         for done in [self._pool.submit(kernel, *arguments, at, min(last, at + step)) for at in starts]:
             done.result()
@@ -162,9 +166,9 @@ class _Threads:
 def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _Threads) -> None:
     """Counts all others for the queries group.first..last, each pair of two such queries from one product."""
     space, dotted = problem.space, problem.dotted
-    total = len(dotted)
-    wide = max(BLOCK, PANEL_BYTES // 4 // BLOCK)
-    panel = np.empty(BLOCK * min(wide, total), np.float32)
+    slices, total, _ = dotted.shape
+    wide = PANEL_BYTES // (4 * BLOCK * slices)
+    panel = np.empty(slices * BLOCK * min(wide, total), np.float32)
     for row in range(group.first, last, BLOCK):
         until = min(last, row + BLOCK)
         # Columns of later queries of the group serve both sides; those outside the group only the rows' side.
@@ -176,8 +180,8 @@ def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _T
         ):
             for column in range(low, high, wide):
                 size = min(high, column + wide) - column
-                dots = panel[: (until - row) * size].reshape(until - row, size)
-                np.matmul(dotted[row:until], dotted[column : column + size].T, out=dots)
+                dots = panel[: slices * (until - row) * size].reshape(slices, until - row, size)
+                np.matmul(dotted[:, row:until], dotted[:, column : column + size].transpose(0, 2, 1), out=dots)
                 threads.run(kernels.count_rows, space, group, dots, row, column, first=0, last=until - row)
                 if both:
                     threads.run(kernels.count_columns, space, group, dots, row, column, first=0, last=size)

@@ -12,6 +12,8 @@ import numpy as np
 TILE = 64
 BUCKETS = 512
 TURNED = 32
+SQUARE = 16
+TOGETHER = 4
 
 
 class Space(NamedTuple):
@@ -34,9 +36,11 @@ class Group(NamedTuple):
     first: int
     slot: Any  # int64[Q], where the query's thresholds begin
     thresholds: Any  # float64[total], exact distances to the relevant ones, sorted
-    counts: Any  # int64[total + Q], others by how many thresholds lie below them, at slot + (q - first)
+    counts: Any  # int64[total + Q], others by how many thresholds lie below them, at slot + (q - first); at first only
+    # those that a bucket does not place
     grid: Any  # float32[Q, 2], where the buckets begin and buckets per unit
-    place: Any  # int32[Q, BUCKETS], how many thresholds lie below all of a bucket, or -1 where it may hold one
+    place: Any  # int32[Q, BUCKETS], how many thresholds lie below all of a bucket, or -1 - those where it may hold one
+    filled: Any  # int32[Q, BUCKETS], others in the bucket
 
 
 @numba.njit(cache=True, nogil=True)
@@ -58,7 +62,7 @@ def _cosine_distance(dot, norms):
     return 1.0 - dot / norms if norms > 0.0 else 1.0
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
 def _near(a, b, norm_a, norm_b, cosine):
     """As `exact`, but summed in the order that is fastest."""
     total = 0.0
@@ -83,20 +87,22 @@ def squared_norms(rows, out, first, last):
 
 
 @numba.njit(cache=True, nogil=True)
-def _tile_sums(query, columns, sums, cosine):
-    """`exact`'s sums of one query with TILE candidates at once, whose transposed rows are `columns` float64[D, TILE]."""
+def _tile_sums(queries, columns, sums, cosine):
+    """`exact`'s sums of TOGETHER queries, float32[TOGETHER, D], with the TILE candidates of `columns` float32[D, TILE].
+
+    All pairs at once, one dimension after the other: the sums run in order, and yet many of them in one instruction.
+    """
     sums[:] = 0.0
-    if cosine:
-        for at in range(columns.shape[0]):
-            value = np.float64(query[at])
-            for lane in range(TILE):
-                sums[lane] += value * columns[at, lane]
-        return
     for at in range(columns.shape[0]):
-        value = np.float64(query[at])
-        for lane in range(TILE):
-            difference = value - columns[at, lane]
-            sums[lane] += difference * difference
+        for mine in range(TOGETHER):
+            value = np.float64(queries[mine, at])
+            if cosine:
+                for lane in range(TILE):
+                    sums[mine, lane] += value * np.float64(columns[at, lane])
+            else:
+                for lane in range(TILE):
+                    difference = value - np.float64(columns[at, lane])
+                    sums[mine, lane] += difference * difference
 
 
 @numba.njit(cache=True, nogil=True)
@@ -109,27 +115,36 @@ def _fill_tile(rows, base, size, columns):
 @numba.njit(cache=True, nogil=True)
 def find_thresholds(space, group, first, last):
     """The sorted exact distances of the queries first..last to the others of their class."""
-    columns = np.zeros((space.rows.shape[1], TILE))
-    sums = np.empty(TILE)
+    columns = np.zeros((space.rows.shape[1], TILE), np.float32)
+    queries = np.zeros((TOGETHER, space.rows.shape[1]), np.float32)
+    sums = np.empty((TOGETHER, TILE))
     query = first
     while query < last:
-        start, stop = space.start[query], space.stop[query]
-        until = min(last, stop)
-        for base in range(start, stop, TILE):
-            size = min(TILE, stop - base)
+        until = min(last, space.stop[query])
+        for base in range(space.start[query], space.stop[query], TILE):
+            size = min(TILE, space.stop[query] - base)
             _fill_tile(space.rows, base, size, columns)
-            for mine in range(query, until):
-                _tile_sums(space.rows[mine], columns, sums, space.cosine)
-                to = group.slot[mine - group.first] - start
-                for other in range(base, base + size):
-                    value = sums[other - base]
-                    if space.cosine:
-                        value = _cosine_distance(value, space.norms[mine] * space.norms[other])
-                    if other != mine:
-                        group.thresholds[to + other - (1 if other > mine else 0)] = value
+            for mine in range(query, until, TOGETHER):
+                many = min(TOGETHER, until - mine)
+                queries[:many] = space.rows[mine : mine + many]
+                _tile_sums(queries, columns, sums, space.cosine)
+                _keep_tile(space, group, sums[:many, :size], mine, base)
         query = until
     for mine in range(first, last):
         _thresholds(space, group, mine).sort()
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep_tile(space, group, sums, query, base):
+    """Writes the distances of the queries query.. to the candidates base.., without those to themselves."""
+    for mine in range(query, query + sums.shape[0]):
+        to = group.slot[mine - group.first] - space.start[mine]
+        for other in range(base, base + sums.shape[1]):
+            value = sums[mine - query, other - base]
+            if space.cosine:
+                value = _cosine_distance(value, space.norms[mine] * space.norms[other])
+            if other != mine:
+                group.thresholds[to + other - (1 if other > mine else 0)] = value
 
 
 @numba.njit(cache=True, nogil=True)
@@ -148,17 +163,14 @@ def lay_grids(space, group, largest, first, last):
         mine = _thresholds(space, group, query)
         grid, place = group.grid[query - group.first], group.place[query - group.first]
         grid[:] = 0.0
-        if len(mine) == 0:
-            place[:] = 0
-            continue
         place[:] = -1
         slack = _grid_slack(space, query, largest)
-        width = mine[-1] - mine[0] + 4.0 * slack
+        width = mine[-1] - mine[0] + 4.0 * slack if len(mine) else 0.0
         if width < 1e-30:  # Nothing to tell apart: each pair is settled by itself.
             continue
         grid[0] = np.float32(mine[0] - space.origin[query] - 2.0 * slack)
         grid[1] = np.float32((BUCKETS - 2) / width)
-        _fill_places(mine - space.origin[query], np.float64(grid[0]), np.float64(grid[1]), slack, place)
+        _fill_places(mine, space.origin[query], np.float64(grid[0]), np.float64(grid[1]), slack, place)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -171,103 +183,139 @@ def _grid_slack(space, query, largest):
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill_places(mine, low, scale, slack, place):
+def _fill_places(mine, origin, low, scale, slack, place):
     # A hundredth of a bucket covers the rounding of the position itself, less than 4 * 2**-24 * BUCKETS, and of `low`.
     margin = slack + 0.01 / scale + 2.0**-22 * abs(low)
-    for bucket in range(BUCKETS):
-        below = low + bucket / scale - margin if bucket else -np.inf
-        above = low + (bucket + 1) / scale + margin if bucket < BUCKETS - 1 else np.inf
-        rank = np.searchsorted(mine, below)
-        if rank == len(mine) or mine[rank] > above:
-            place[bucket] = rank
+    bucket = 0
+    for rank in range(len(mine)):
+        value = mine[rank] - origin - low
+        begin, end = _bucket((value - margin) * scale), _bucket((value + margin) * scale) + 1
+        if begin > bucket:
+            place[bucket:begin] = rank
+        if end > max(begin, bucket):
+            place[max(begin, bucket) : end] = -1 - rank
+            bucket = end
+    place[bucket:] = len(mine)
 
 
 @numba.njit(cache=True, nogil=True)
-def _sure(mine, guess, error):
-    """How many of the sorted `mine` lie below guess ± error; -1 where one lies within."""
-    rank = np.searchsorted(mine, guess)
-    if (rank == 0 or mine[rank - 1] < guess - error) and (rank == len(mine) or mine[rank] > guess + error):
-        return rank
-    return -1
+def _bucket(position):
+    return np.int64(min(max(position, 0.0), BUCKETS - 1.0))
 
 
 @numba.njit(cache=True, nogil=True)
-def _settle(space, query, other, mine, dot):
-    """How many thresholds lie below the exact distance of a pair that the grid could not place."""
+def _sure(mine, rank, guess, error):
+    """How many of the sorted `mine`, of which `rank` are known to, lie below guess ± error; -1 where one lies within."""
+    while rank < len(mine) and mine[rank] < guess - error:
+        rank += 1
+    return rank if rank == len(mine) or mine[rank] > guess + error else -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _settle(space, query, other, mine, known, dot):
+    """How many thresholds lie below the exact distance of a pair that the grid could not place; `known` do surely."""
     norm, norm_other = space.norms[query], space.norms[other]
     if space.cosine:
         guess, error = 1.0 - dot, space.unit + space.tiny
     else:
-        guess = norm * norm + norm_other * norm_other - 2.0 * dot
-        error = 2.0 * (space.unit * norm * norm_other + space.tiny) + 2.0**-40 * (norm * norm + norm_other * norm_other)
-    rank = _sure(mine, guess, error)
-    if rank >= 0:
-        return rank
+        squares = space.origin[query] + space.origin[other]
+        guess = squares - 2.0 * dot
+        error = 2.0 * (space.unit * norm * norm_other + space.tiny) + 2.0**-40 * squares
+    rank = _sure(mine, known, guess, error)
+    return rank if rank >= 0 else _settle_exactly(space, query, other, mine)
+
+
+@numba.njit(cache=True, nogil=True)
+def _settle_exactly(space, query, other, mine):
+    norm, norm_other = space.norms[query], space.norms[other]
     a, b = space.rows[query], space.rows[other]
     guess = _near(a, b, norm, norm_other, space.cosine)
     # Sums of D float64 terms in two orders differ by less than 2 D 2**-53 of the sum of the terms' magnitudes: that is
     # the distance itself, or for the cosine at most 1.
-    rank = _sure(mine, guess, (len(a) + 8) * 2.0**-51 * (1.0 if space.cosine else guess))
+    error = (len(a) + 8) * 2.0**-51 * (1.0 if space.cosine else guess)
+    rank = _sure(mine, np.searchsorted(mine, guess - error), guess, error)
     if rank >= 0:
         return rank
     return np.searchsorted(mine, exact(a, b, norm, norm_other, space.cosine))
 
 
 @numba.njit(cache=True, nogil=True)
-def _look_up(offsets, dots, factor, low, scale, place, count, chosen, pending):
-    """Counts the others that the grid places; returns how many it cannot, whose positions go to `pending`.
-
-    offsets, dots: float32[M]; count: int64[R + 1], by how many thresholds lie below.
-    """
+def _find_buckets(offsets, dots, factor, low, scale, chosen):
+    """The bucket of each candidate: float32[M], float32[M] -> int32[M]. No branch, so that it runs in vectors."""
     top = np.float32(BUCKETS - 1)
+    zero = np.float32(0.0)
     for at in range(len(dots)):
         position = (offsets[at] - factor * dots[at] - low) * scale
-        chosen[at] = np.int32(min(max(position, np.float32(0.0)), top))
+        position = position if position > zero else zero
+        position = position if position < top else top
+        chosen[at] = np.int32(position)
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_buckets(chosen, place, filled, pending):
+    """Counts each bucket's candidates; returns how many lie in buckets with a threshold, their positions in `pending`."""
     waiting = 0
-    for at in range(len(dots)):
-        rank = place[chosen[at]]
-        if rank < 0:
-            pending[waiting] = at
-            waiting += 1
-        else:
-            count[rank] += 1
+    for at in range(len(chosen)):
+        bucket = chosen[at]
+        filled[bucket] += 1
+        pending[waiting] = at
+        waiting += place[bucket] < 0
     return waiting
 
 
 @numba.njit(cache=True, nogil=True)
-def count_rows(space, group, panel, row, column, first, last):
-    """Counts the others column.. for the queries row + first..row + last; `panel` float32[rows, M] holds their dots.
+def _add_slices(panel, row):
+    for part in range(1, panel.shape[0]):
+        total, more = panel[0, row], panel[part, row]
+        for at in range(len(total)):
+            total[at] += more[at]
 
-    The query's own class is left out: its distances are the thresholds.
+
+@numba.njit(cache=True, nogil=True)
+def count_rows(space, group, panel, row, column, first, last):
+    """Counts the others column.. for the queries row + first..row + last.
+
+    panel: float32[slices, rows, M], whose sum over slices are their dots; it is left in the first slice. The query's
+    own class is not counted: its distances are the thresholds.
     """
-    chosen, pending = np.empty(panel.shape[1], np.int32), np.empty(panel.shape[1], np.int32)
+    chosen, pending = np.empty(panel.shape[2], np.int32), np.empty(panel.shape[2] + 1, np.int32)
     factor = np.float32(1.0) if space.cosine else np.float32(2.0)
-    end = column + panel.shape[1]
+    end = column + panel.shape[2]
     for query in range(row + first, row + last):
+        _add_slices(panel, query - row)
         mine = _thresholds(space, group, query)
+        if not len(mine):
+            continue
         at = query - group.first
-        count = group.counts[group.slot[at] + at : group.slot[at] + at + len(mine) + 1]
+        count, place = _counts(space, group, query), group.place[at]
         for low, high in ((column, min(end, space.start[query])), (max(column, space.stop[query]), end)):
             if low >= high:
                 continue
-            dots = panel[query - row, low - column : high - column]
-            waiting = _look_up(
-                space.offsets[low:high], dots, factor, group.grid[at, 0], group.grid[at, 1], group.place[at], count,
-                chosen, pending,
-            )  # fmt: skip
+            dots = panel[0, query - row, low - column : high - column]
+            mark = chosen[: high - low]
+            _find_buckets(space.offsets[low:high], dots, factor, group.grid[at, 0], group.grid[at, 1], mark)
+            waiting = _count_buckets(mark, place, group.filled[at], pending)
             for other in pending[:waiting]:
-                count[_settle(space, query, low + other, mine, np.float64(dots[other]))] += 1
+                known = -1 - place[mark[other]]
+                count[_settle(space, query, low + other, mine, known, np.float64(dots[other]))] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _counts(space, group, query):
+    at = query - group.first
+    return group.counts[group.slot[at] + at : group.slot[at] + at + space.stop[query] - space.start[query]]
 
 
 @numba.njit(cache=True, nogil=True)
 def count_columns(space, group, panel, row, column, first, last):
-    """As `count_rows`, from the panel's other side: its columns are the queries, and its rows what they rank."""
-    turned = np.empty((TURNED, panel.shape[0]), np.float32)
+    """As `count_rows`, from the other side of a panel that it summed: the columns are the queries, the rows the others."""
+    turned = np.empty((1, TURNED, panel.shape[1]), np.float32)
     for base in range(first, last, TURNED):
         size = min(TURNED, last - base)
-        for at in range(panel.shape[0]):
+        for corner in range(0, panel.shape[1], SQUARE):
             for lane in range(size):
-                turned[lane, at] = panel[at, base + lane]
+                for at in range(corner, min(corner + SQUARE, panel.shape[1])):
+                    turned[0, lane, at] = panel[0, at, base + lane]
         count_rows(space, group, turned, column + base, row, 0, size)
 
 
@@ -276,7 +324,11 @@ def find_ranks(space, group, out, first, last):
     """The ranks of each query's relevant ones, nearest first, at its slot: those nearer or as near and irrelevant, + 1."""
     for query in range(first, last):
         at = query - group.first
+        count = _counts(space, group, query)
+        for bucket in range(BUCKETS):
+            if group.place[at, bucket] >= 0:
+                count[group.place[at, bucket]] += group.filled[at, bucket]
         rank = 0
-        for relevant in range(space.stop[query] - space.start[query] - 1):
-            rank += group.counts[group.slot[at] + at + relevant] + 1
+        for relevant in range(len(count) - 1):
+            rank += count[relevant] + 1
             out[group.slot[at] + relevant] = rank

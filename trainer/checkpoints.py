@@ -41,6 +41,7 @@ class Progress:
     best_accuracy: float = -1.0
     best_loss: float = 0.0
     validations_since_best: int = 0
+    validated: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,18 @@ def strategy(replicas: int) -> tf.distribute.MirroredStrategy:
     Raises:
         SettingsError: TensorFlow was already started in this process with fewer devices.
     """
-    if not replicas:
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")[:1]
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if not replicas and (found := tf.config.list_logical_devices("GPU")):
+        return tf.distribute.MirroredStrategy([device.name for device in found])
+    replicas = replicas or 1
     cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or ()) < replicas:
+    if len(tf.config.get_logical_device_configuration(cpu) or ("CPU:0",)) < replicas:
         try:
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
         except RuntimeError as error:
             raise SettingsError(f"train.replicas = {replicas}: TensorFlow already runs with fewer devices") from error
-    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
+    # On CPUs, sum in one place: TensorFlow's collectives are numbered by process, and two strategies in one clash.
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)], reduction)
 
 
 def wanted(choice: str, default: bool) -> bool:  # noqa: FBT001 - what `auto` means

@@ -93,7 +93,8 @@ class KeyedDropout(keras.layers.Layer):
             return x
         key = tf.convert_to_tensor(self.key.value)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        draws = tf.random.stateless_uniform([tf.shape(x)[0] * replicas, x.shape[1]], key[:2])
+        # By name, so that CPU and GPU draw the same. (XLA has a layout of its own: its masks are others.)
+        draws = tf.random.stateless_uniform([tf.shape(x)[0] * replicas, x.shape[1]], key[:2], alg="philox")
         mine = tf.slice(draws, tf.stack([key[2], 0]), tf.shape(x))
         return tf.where(mine >= self.rate, x / (1 - self.rate), 0.0)
 

@@ -41,13 +41,13 @@ class Plan:
         every = self.settings.save_every
         return call.last == self.last or (call.last % every == 0 if every else self._ends_epoch(call))
 
-    def validates(self, call: Call) -> bool:
-        """Whether a validation is due after `call`."""
+    def validates(self, step: int) -> bool:
+        """Whether a validation is due after `step` steps."""
         every = self.settings.validate_every
-        if not every:
+        if not every or not step:
             return False
-        before, after = (self.source.epoch(step) // every for step in (call.last - 1, call.last))
-        return after > before or call.last == self.last
+        before, after = (self.source.epoch(done) // every for done in (step - 1, step))
+        return after > before or step == self.last
 
     def rates(self, call: Call) -> list[float]:
         """The learning rate of each step of `call`."""
@@ -71,24 +71,28 @@ class Run:
     held: Held | None
     stop: Stop
 
+    def validates(self, step: int) -> bool:
+        """Whether a validation is due after `step` steps, and not done: a stop may have cut it off."""
+        return self.held is not None and self.meter.progress.validated < step and self.plan.validates(step)
+
     def validate(self) -> None:
-        """Validates, and keeps in mind which step was the best."""
-        if self.held is None:
-            return
+        """Validates, and keeps in mind which step was the best; a stop cuts it off."""
         with self.meter.saving():
-            loss, accuracy = validate(self.steps, self.held, self.plan.settings)
-        progress = self.meter.settle()
-        best = (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
+            found = self.held and validate(self.steps, self.held, self.plan.settings, self.stop)
+        if not found:
+            return
+        loss, accuracy = found
+        old = self.meter.progress
+        best = (accuracy, -loss) > (old.best_accuracy, -old.best_loss)
+        self.meter.update(validated=old.step, validations_since_best=old.validations_since_best + 1)
         if best:
-            self.meter.update(best_accuracy=accuracy, best_loss=loss, best_step=progress.step, validations_since_best=0)
-        else:
-            self.meter.update(validations_since_best=progress.validations_since_best + 1)
-        self.report.validated(progress.step, loss, accuracy, best)
+            self.meter.update(best_accuracy=accuracy, best_loss=loss, best_step=old.step, validations_since_best=0)
+        self.report.validated(old.step, loss, accuracy, best)
 
     def save(self) -> None:
         """Saves a checkpoint of the step that was just done."""
         with self.meter.saving():
-            self.checkpoints.save(self.state.arrays(), self.meter.settle())
+            self.checkpoints.save(self.state.arrays(), self.meter.progress)
             self.report.history.flush()
 
     def log(self, rate: float) -> None:
@@ -97,12 +101,12 @@ class Run:
         if window:
             self.meter.update(images_per_second=self.meter.images_per_second)
             with self.meter.saving():
-                self.report.window(self.meter.settle().step, window, rate)
+                self.report.window(self.meter.progress.step, window, rate)
 
-
-def exhausted(progress: Progress, settings: Settings) -> bool:
-    """Whether the run has waited long enough for a better validation."""
-    return 0 < settings.patience <= progress.validations_since_best
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run has waited long enough for a better validation."""
+        return 0 < self.plan.settings.patience <= self.meter.progress.validations_since_best
 
 
 def train(run: Run) -> Progress:
@@ -112,20 +116,24 @@ def train(run: Run) -> Progress:
         Stopped: it was asked to, and everything is saved.
         DataError: the loss is not finite.
     """
-    plan, settings = run.plan, run.plan.settings
+    plan = run.plan
+    if run.validates(run.meter.progress.step):
+        run.validate()
+        run.save()
     for call, batch in run.batches:
+        if run.exhausted:
+            run.report.log.line(f"no better validation in {plan.settings.patience} of them: the run ends here")
+            break
         rates = plan.rates(call)
         run.meter.add(call, run.steps.train(batch, call.first, rates))
         if plan.logs(call):
             run.log(rates[-1])
-        validated = plan.validates(call)
-        if validated:
+        validates = run.validates(call.last)
+        if validates:
             run.validate()
-        if plan.saves(call) or validated or run.stop.requested:
+        stopping = run.stop.requested
+        if plan.saves(call) or validates or stopping:
             run.save()
-        if run.stop.requested and call.last < plan.last:
+        if stopping and call.last < plan.last:
             raise Stopped(f"stopped after step {call.last} of {plan.last}, saved; run the same command again")
-        if exhausted(run.meter.settle() if validated else Progress(), settings):
-            run.report.log.line(f"no better validation in {settings.patience} validations: the run ends here")
-            break
     return run.meter.settle()

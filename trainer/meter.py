@@ -77,6 +77,11 @@ class Meter:
             self._untimed = self._steps * self._source.batch
             self._mark, self._waited_before = self._clock(), self._waited()
 
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands after the last call that has settled."""
+        return self._progress
+
     def settle(self) -> Progress:
         """Waits for all that is under way; the progress is then that of the last call.
 

@@ -97,7 +97,8 @@ class Steps:
         gradients, statistics, scalars = self._gradients(weights, others, pixels, tf.gather(labels, number), scale)
         gradients, scalars = context.all_reduce(tf.distribute.ReduceOp.SUM, (gradients, scalars))
         if statistics:
-            statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistics)
+            # Statistics that stay as they were read have no device of their own, which all_reduce needs.
+            statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(value) for value in statistics])
         return gradients, statistics, scalars
 
     def _differentiate(

@@ -86,10 +86,14 @@ def run(  # noqa: PLR0913, PLR0917 - what a run is made of
     def read(call: Call) -> Placed:
         return steps.place(source.read(call))
 
-    first = plan.last if loop.exhausted(progress, settings) else progress.step
-    batches = Ahead(calls(first, plan.last, settings.steps_per_call, plan.ends_call), read, settings.readers)
+    batches = Ahead(calls(progress.step, plan.last, settings.steps_per_call, plan.ends_call), read, settings.readers)
     meter = Meter(source, progress, lambda: batches.waited)
-    progress = loop.train(Run(plan, steps, state, batches, meter, checkpoints, report, held, stop))
+    try:
+        progress = loop.train(Run(plan, steps, state, batches, meter, checkpoints, report, held, stop))
+    except tf.errors.ResourceExhaustedError as error:
+        raise SettingsError(
+            f"train.batch_size = {settings.batch_size} does not fit into the devices' memory; use a smaller one"
+        ) from error
     return _export(settings, data, progress, checkpoints, state, log)
 
 

@@ -10,6 +10,7 @@ from trainer import order
 from trainer.batches import Ahead, Batches, Call
 from trainer.settings import Settings
 from trainer.steps import Placed, Steps
+from trainer.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def divide(data: DataSet, train: Split, settings: Settings) -> tuple[NDArray[np.
     return None, Held(split, np.arange(len(split)))
 
 
-def validate(steps: Steps, held: Held, settings: Settings) -> tuple[float, float]:
-    """-> (mean cross entropy, accuracy 0..1) over the held records."""
+def validate(steps: Steps, held: Held, settings: Settings, stop: Stop) -> tuple[float, float] | None:
+    """-> (mean cross entropy, accuracy 0..1) over the held records; None where a stop cut it off."""
     size = settings.batch_size
     count = len(held.numbers)
     calls = [Call(number, number + 1) for number in range(-(-count // size))]
@@ -49,6 +50,8 @@ def validate(steps: Steps, held: Held, settings: Settings) -> tuple[float, float
 
     sums = np.zeros(2)
     for _, (placed, counted) in Ahead(calls, read, settings.readers):
+        if stop.requested:
+            return None
         sums += [float(value) for value in steps.evaluate(placed, counted)]
     loss, right = (sums / count).tolist()
     return loss, right

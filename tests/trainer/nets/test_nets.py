@@ -1,0 +1,75 @@
+import keras
+import numpy as np
+import pytest
+
+from boceto.errors import SettingsError
+from trainer import layers, nets
+from trainer.nets import Spec
+from trainer.train import parameters
+
+SKNET = ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1", "conv4_2"]
+SKRESNET = (
+    "conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv4_1 conv5_1 conv5_2 conv6_1 conv6_2 conv7_1 conv8_1 conv8_2 "
+    "conv9_1 conv9_2 conv10_1"
+).split()
+POOLS = [f"pool_{number}" for number in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "giga", "convolutions"),
+    [("sknet", 18_321_316, 2.0647, SKNET), ("skresnet", 20_978_340, 3.1972, SKRESNET)],
+)
+def test_the_nets_of_the_design(name, count, giga, convolutions):
+    net = nets.build(name, Spec(classes=100))
+    assert parameters(net) == count
+    assert layers.multiply_accumulates(net) / 1e9 == pytest.approx(giga, abs=5e-5)
+    assert [layer.name for layer in net.layers if isinstance(layer, keras.layers.Conv2D)] == convolutions
+    assert [net.get_layer(pool).output.shape[1:3] for pool in POOLS] == [(64, 64), (32, 32), (16, 16), (8, 8)]
+    assert net.get_layer("pool_4").output.shape == (None, 8, 8, 256)
+    assert net.get_layer("fc_1").output.shape == (None, 1024)
+    assert net.get_layer("fc_2").output.shape == (None, 100)
+    for convolution in convolutions:
+        layer = net.get_layer(convolution)
+        assert (layer.kernel_size, layer.strides, layer.padding, layer.use_bias) == ((3, 3), (1, 1), "same", False)
+        assert isinstance(net.get_layer(f"{convolution}_bn"), keras.layers.BatchNormalization)
+    for pool in POOLS:
+        layer = net.get_layer(pool)
+        assert (layer.pool_size, layer.strides, layer.padding) == ((3, 3), (2, 2), "same")
+    # The embedding is what fc_1's ReLU gives.
+    assert (net.get_layer("fc_1").activation.__name__, net.get_layer("fc_2").activation.__name__) == ("relu", "linear")
+
+
+def test_the_residual_sums_of_skresnet():
+    net = nets.build("skresnet", Spec(classes=2, height=16, image_width=16, width=1 / 64, embedding=4))
+
+    def inputs(name):
+        return {tensor._keras_history.operation.name for tensor in net.get_layer(name).input}
+
+    sums = {"r1": ("2", "pool_1"), "r2": ("3", "r1"), "r3": ("5", "pool_2"), "r4": ("6", "r3")}
+    sums |= {"r5": ("8", "pool_3"), "r6": ("9", "r5")}
+    assert {name: inputs(name) for name in sums} == {
+        name: {f"conv{group}_2_relu", other} for name, (group, other) in sums.items()
+    }
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", nets.names())
+def test_every_net_of_the_folder(name, precision):
+    spec = Spec(classes=5, height=16, image_width=24, width=1 / 16, embedding=6, dropout=0.5, precision=precision, seed=3)
+    net = nets.build(name, spec)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 1), np.uint8)
+    outputs = net(images, training=False)
+    assert {key: (value.shape, value.dtype.name) for key, value in outputs.items()} == {
+        "logits": ((2, 5), "float32"),
+        "embedding": ((2, 6), "float32"),
+    }
+    assert all(variable.dtype == "float32" for variable in net.trainable_variables)
+    again, other = nets.build(name, spec), nets.build(name, Spec(**(vars(spec) | {"seed": 4})))
+    kernels = [one.get_layer("fc_2").kernel.numpy() for one in (net, again, other)]
+    assert (kernels[0] == kernels[1]).all()
+    assert (kernels[0] != kernels[2]).any()
+
+
+def test_an_unknown_net_says_which_there_are():
+    with pytest.raises(SettingsError, match=r"train.net = 'vgg' is unknown; the nets are .*sknet, skresnet"):
+        nets.build("vgg", Spec(classes=2))

@@ -1,0 +1,200 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from boceto import artefact, dataset
+from boceto.errors import SettingsError
+from trainer import nets, state, stop
+from trainer.batches import Source
+from trainer.nets import Spec
+from trainer.settings import Settings, check_batch
+
+# Everything random or remembered at once, so that one comparison covers them all. 48 records are 6 steps an epoch.
+RECIPE = "--dropout 0.3 --flip --shift 0.1 --ema 0.9 --clip-norm 1 --label-smoothing 0.1 --weight-decay 0.01".split()
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)
+
+
+def test_stopped_and_gone_on_is_the_same_to_the_bit(make_run):
+    whole, parts = make_run("whole", train=16, validation=4), make_run("parts")
+    flags = [*RECIPE, "--epochs", "4", "--save-every", "4"]
+    assert whole.train(*flags)[0] == 0
+    assert parts.train(*flags, "--max-steps", "10")[0] == 0
+    assert parts.steps()[-1] == 10
+    # The lines of steps that will be done again are cut.
+    with (parts.folder / "history.jsonl").open("a") as history:
+        history.write('{"step": 11}\n')
+    code, said = parts.train(*flags)
+    assert code == 0
+    assert "goes on after step 10 of 24" in said
+    assert equal(whole.arrays(24), parts.arrays(24))
+    assert 11 not in [line["step"] for line in parts.history()]
+    ends = [line for line in whole.history() if line["step"] == 24 and "validation_loss" in line]
+    assert ends == [line for line in parts.history() if line["step"] == 24 and "validation_loss" in line]
+
+
+def test_a_signal_saves_the_step_and_exits_75(make_run, monkeypatch):
+    run = make_run()
+    asked = []
+
+    def handler(self, number=0, frame=None):
+        asked.append(number)
+        self.requested = True
+
+    monkeypatch.setattr(stop.Stop, "request", handler)
+    read = Source.read
+
+    def signalled(self, call):
+        if call.first == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, call)
+
+    monkeypatch.setattr(Source, "read", signalled)
+    code, said = run.train("--epochs", "8")
+    assert code == 75
+    assert asked == [signal.SIGTERM]
+    assert "saved; run the same command again" in said
+    assert run.steps()[-1] < 24
+    monkeypatch.setattr(Source, "read", read)
+    assert run.train("--epochs", "8")[0] == 0
+    assert run.steps()[-1] == 24
+
+
+def test_a_finished_run_says_so_and_changed_settings_are_refused(make_run):
+    run = make_run()
+    flags = ["--epochs", "1", "--schedule", "cosine"]
+    assert run.train(*flags)[0] == 0
+    before = (run.folder / "export" / artefact.DESCRIPTION).stat().st_mtime_ns
+    code, said = run.train(*flags)
+    assert (code, "is finished: step 3" in said) == (0, True)
+    assert (run.folder / "export" / artefact.DESCRIPTION).stat().st_mtime_ns == before
+    code, said = run.train(*flags, "--learning-rate", "0.5")
+    assert code == 2
+    assert f"train.learning_rate = 0.5, but {run.folder} was trained with 0.001" in said
+    code, said = run.train("--schedule", "cosine", "--epochs", "2")
+    assert code == 2
+    assert "train.epochs = 2" in said
+    assert "cosine schedule depends on it" in said
+
+
+def test_another_data_set_is_refused(make_run, make_data):
+    run = make_run()
+    assert run.train("--max-steps", "1")[0] == 0
+    other = make_data(name="other", classes=3, train=9)
+    code, said = run.train("--data", other)
+    assert code == 65
+    assert "was trained on data with the digest" in said
+
+
+def test_replicas_learn_the_same_and_a_torn_checkpoint_is_skipped(make_run):
+    run = make_run()
+    assert run.train("--epochs", "2", "--replicas", "2", "--net", "skresnet")[0] == 0
+    (run.folder / "checkpoints" / f"{6:010}" / "COMMIT").unlink()
+    shutil.rmtree(run.folder / "export")
+    code, said = run.train("--epochs", "2", "--replicas", "4", "--net", "skresnet")
+    assert code == 0
+    assert "0000000006 is torn" in said
+    assert "goes on after step 3 of 6" in said
+    (run.folder / "checkpoints" / f"{3:010}" / "COMMIT").unlink()
+    (run.folder / "checkpoints" / f"{6:010}" / "COMMIT").unlink()
+    (run.folder / "run.json").unlink()
+    code, said = run.train("--epochs", "2", "--net", "skresnet")
+    assert code == 65
+    assert "none is whole" in said
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(make_run):
+    code, said = make_run().train("--optimizer", "sgd", "--learning-rate", "1e30", "--epochs", "9")
+    assert code == 65
+    assert "step " in said
+    assert "--learning-rate" in said
+    assert "Traceback" not in said
+
+
+def test_it_learns_validates_and_stops_when_it_gets_no_better(make_run):
+    run = make_run(train=20)
+    flags = ["--validation-share", "0.2", "--learning-rate", "0.02", "--patience", "2", "--epochs", "60"]
+    code, said = run.train(*flags)
+    assert code == 0
+    result = json.loads((run.folder / "run.json").read_text())["result"]
+    assert result["train_accuracy"] > 0.9
+    assert result["validation_accuracy"] > 0.9
+    validated = [line for line in run.history() if "validation_loss" in line]
+    best = max(validated, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
+    assert result["exported_step"] == best["step"]
+    assert best["step"] in run.steps()
+    if "the run ends here" in said:
+        assert validated.index(best) == len(validated) - 3
+
+
+def test_batch_sizes_that_do_not_divide():
+    with pytest.raises(SettingsError, match=r"train.batch_size = 100 does not divide over 8 replicas; use 96 or 104"):
+        check_batch(100, 8)
+    with pytest.raises(SettingsError, match=r"use 8$"):
+        check_batch(3, 8)
+    check_batch(96, 8)
+
+
+def test_the_settings_of_the_assignment():
+    defaults = Settings(data="d", run="r")
+    assert (defaults.optimizer, defaults.learning_rate, defaults.batch_size, defaults.epochs) == ("adam", 1e-3, 256, 30)
+    assert (defaults.net, defaults.width, defaults.embedding, defaults.seed) == ("sknet", 1.0, 1024, 0)
+
+
+LOADER = """
+import sys
+import numpy as np
+import tensorflow as tf
+served = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+outputs = served(images=tf.constant(np.load(sys.argv[2])))
+np.savez(sys.argv[3], **{name: value.numpy() for name, value in outputs.items()})
+assert not [name for name in sys.modules if name.partition(".")[0] in ("keras", "trainer", "boceto")]
+"""
+
+
+def test_the_artefact_needs_neither_keras_nor_our_nets(make_run, tmp_path):
+    run = make_run(train=16, validation=4)
+    assert run.train("--epochs", "2", "--ema", "0.5", "--precision", "bfloat16")[0] == 0
+    described = artefact.load(str(run.folder))
+    data = dataset.load(str(tmp_path / "data"))
+    assert described.classes == data.manifest.classes
+    assert described.data_digest == data.manifest.digest
+    model = run.folder / "export" / artefact.MODEL
+    assert set(described.files) >= {"saved_model.pb", "variables/variables.index"}
+
+    images = data.split("test").images(np.arange(6))
+    np.save(tmp_path / "images.npy", images)
+    paths = [str(model), str(tmp_path / "images.npy"), str(tmp_path / "outputs.npz")]
+    subprocess.run([sys.executable, "-c", LOADER, *paths], check=True, cwd=tmp_path, capture_output=True)
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        logits, embedding = outputs["logits"], outputs["embedding"]
+    assert (logits.dtype, logits.shape) == (np.float32, (6, 3))
+    assert (embedding.dtype, embedding.shape) == (np.float32, (6, 8))
+
+    net = nets.build("sknet", Spec(3, 16, 16, 0.0625, 8))
+    values = state.served(run.arrays(described.step))
+    for variable in net.variables:
+        variable.assign(values[variable.path])
+    assert logits == pytest.approx(net(tf.constant(images), training=False)["logits"].numpy(), abs=1e-5)
+
+
+def test_logs_and_run_json(make_run):
+    run = make_run()
+    code, said = run.train("--epochs", "1", "--log-format", "json", "--validate-every", "0", "--metrics-port", "0")
+    assert code == 0
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    points = [line for line in lines if line["message"] == "progress"]
+    assert {"step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "waiting"} <= points[-1].keys()
+    described = json.loads((run.folder / "run.json").read_text())
+    assert described["result"]["step"] == 3
+    assert described["settings"]["batch_size"] == 8
+    assert {"boceto", "keras", "python"} <= described["versions"].keys()

@@ -1,4 +1,4 @@
-"""One evaluation: the net over train and test, the scores of both, the ranking of the test drawings, and what is written."""
+"""One evaluation: the net over train and test, their scores, the ranking of the test drawings, and what is written."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     """
     data = dataset.load(settings.data)
     description = artefact.load(settings.run)
-    same = model.check_data(description, data.manifest, settings.allow_other_data)
+    same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
     test = data.split("test")
@@ -55,7 +55,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console)
     splits = {"train": _train_scores(job)} if data.manifest.splits["train"].records else {}
     splits["test"], embeddings = _classify(job, test, np.arange(len(test)), keep=True)
-    scores = _header(job, same) | {"splits": splits, "retrieval": _retrieve(job, embeddings, test.labels)}
+    scores = _header(job, same=same) | {"splits": splits, "retrieval": _retrieve(job, embeddings, test.labels)}
     folder = storage.join(settings.run, FOLDER, data.manifest.digest)
     _write(folder, scores, _picture(job, test, embeddings))
     console.line(report.summary(scores))
@@ -113,7 +113,7 @@ def _rank(job: Job, embeddings: NDArray[np.float32], labels: NDArray[np.int32], 
     return {name: metric.value(states[name], job.bootstrap) for name, metric in chosen.items()}
 
 
-def _header(job: Job, same: bool) -> dict[str, Any]:
+def _header(job: Job, *, same: bool) -> dict[str, Any]:
     """What was measured, with what, and what the scores mean."""
     manifest, description = job.data.manifest, job.net.description
     definitions = {name: metric.definition for name, metric in metrics.find().items()}

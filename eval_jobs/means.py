@@ -16,7 +16,7 @@ PERCENT = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are found: `resamples` means of as many values drawn with replacement, a pure function of `seed`."""
+    """Intervals: `resamples` means of as many values drawn with replacement; a pure function of `seed`."""
 
     resamples: int = 1000
     seed: int = 0
@@ -63,7 +63,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Mean(Generic[BATCH]):
-    """A metric that is the mean of `score(batch)` float64[B] over the drawings of `reads`; `definition` says it in words."""
+    """The mean of `score(batch)` float64[B] over all drawings of batches of type `reads`; `definition` says it in words."""
 
     reads: type[BATCH]
     score: Callable[[BATCH], NDArray[np.float64]]

@@ -40,7 +40,7 @@ def verify(run: str, description: Artefact) -> str:
     return url
 
 
-def check_data(description: Artefact, manifest: Manifest, allow_other_data: bool) -> bool:
+def check_data(description: Artefact, manifest: Manifest, *, allow_other_data: bool) -> bool:
     """Whether the data set is the one that the net was trained with.
 
     Raises:
@@ -59,8 +59,8 @@ def check_data(description: Artefact, manifest: Manifest, allow_other_data: bool
     same = description.data_digest == manifest.digest
     if not same and not allow_other_data:
         raise DataError(
-            f"the net was trained with data set {description.data_digest}, this one is {manifest.digest}; give the data "
-            f"set of its training, or --allow-other-data"
+            f"the net was trained with data set {description.data_digest}, this one is {manifest.digest}; give the "
+            f"data set of its training, or --allow-other-data"
         )
     return same
 

@@ -41,7 +41,7 @@ def choose(labels: NDArray[np.int32], count: int, seed: int) -> NDArray[np.int64
 
 
 def nearest(distances: NDArray[np.float64], labels: NDArray[np.int32], query: int) -> NDArray[np.int64]:
-    """float64[N], int32[N] -> int64[<= 5], the nearest others; at equal distance the irrelevant ones, then by number."""
+    """float64[N], int32[N] -> int64[<= 5], the nearest others; ties: the irrelevant ones first, then by number."""
     order = np.lexsort((np.arange(len(labels)), labels == labels[query], distances))
     return order[order != query][:NEAREST]
 

@@ -108,15 +108,17 @@ def _problem(embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], 
         tiny,
         cosine,
     )
-    dotted = (normalised(rows) if cosine else rows).reshape(len(rows), slices, -1).transpose(1, 0, 2)
+    dotted = (
+        (normalised(rows) if cosine else rows).reshape(len(rows), slices, rows.shape[1] // slices).transpose(1, 0, 2)
+    )
     return _Problem(space, dotted, float(norms.max(initial=0.0)))
 
 
 def _dot_error(dimensions: int, slices: int, *, cosine: bool) -> tuple[float, float]:
-    """Bounds of the error of a float32 dot product that is summed in slices: relative to the norms' product, and absolute.
+    """Bounds of the error of a float32 dot product in slices: relative to the norms' product, and absolute.
 
-    Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1: n u / (1 - n u) with u = 2**-24 for a sum
-    of n terms in any order; so slices, which cost next to nothing, narrow what is left to compute exactly. Unit vectors
+    Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1: n u / (1 - n u) with u = 2**-24 for a
+    sum of n terms in any order; so slices, which cost next to nothing, narrow what is left to compute exactly. Unit vectors
     that were themselves rounded add 2 u. Underflow adds at most the smallest normal number a term.
     """
     rounding = (dimensions // slices + slices + (4 if cosine else 1)) * 2.0**-24

@@ -205,7 +205,7 @@ def _bucket(position):
 
 @numba.njit(cache=True, nogil=True)
 def _sure(mine, rank, guess, error):
-    """How many of the sorted `mine`, of which `rank` are known to, lie below guess ± error; -1 where one lies within."""
+    """How many of the sorted `mine` (`rank` are known) lie below guess ± error; -1 where one lies within."""
     while rank < len(mine) and mine[rank] < guess - error:
         rank += 1
     return rank if rank == len(mine) or mine[rank] > guess + error else -1
@@ -246,14 +246,14 @@ def _find_buckets(offsets, dots, factor, low, scale, chosen):
     zero = np.float32(0.0)
     for at in range(len(dots)):
         position = (offsets[at] - factor * dots[at] - low) * scale
-        position = position if position > zero else zero
-        position = position if position < top else top
+        position = position if position > zero else zero  # noqa: FURB136 - this form runs in vectors
+        position = position if position < top else top  # noqa: FURB136 - as above
         chosen[at] = np.int32(position)
 
 
 @numba.njit(cache=True, nogil=True)
 def _count_buckets(chosen, place, filled, pending):
-    """Counts each bucket's candidates; returns how many lie in buckets with a threshold, their positions in `pending`."""
+    """Counts the candidates by bucket; `pending` gets those in buckets with a threshold, whose number is returned."""
     waiting = 0
     for at in range(len(chosen)):
         bucket = chosen[at]
@@ -308,7 +308,7 @@ def _counts(space, group, query):
 
 @numba.njit(cache=True, nogil=True)
 def count_columns(space, group, panel, row, column, first, last):
-    """As `count_rows`, from the other side of a panel that it summed: the columns are the queries, the rows the others."""
+    """As `count_rows`, from the other side of a panel that it summed: its columns are queries, its rows the others."""
     turned = np.empty((1, TURNED, panel.shape[1]), np.float32)
     for base in range(first, last, TURNED):
         size = min(TURNED, last - base)
@@ -321,7 +321,7 @@ def count_columns(space, group, panel, row, column, first, last):
 
 @numba.njit(cache=True, nogil=True)
 def find_ranks(space, group, out, first, last):
-    """The ranks of each query's relevant ones, nearest first, at its slot: those nearer or as near and irrelevant, + 1."""
+    """The ranks of each query's relevant ones at its slot, ascending: 1 + those nearer + the irrelevant as near."""
     for query in range(first, last):
         at = query - group.first
         count = _counts(space, group, query)

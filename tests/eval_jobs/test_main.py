@@ -1,9 +1,12 @@
+import ast
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import eval_jobs
 from boceto import storage
 from eval_jobs.__main__ import main
 
@@ -13,7 +16,7 @@ def evaluate(capsys):
     """Runs `boceto eval --json`: returns (exit code, result or None, text on standard error)."""
 
     def run(data, folder, *flags):
-        code = main(["--data", data, "--run", folder, "--json", "--bootstrap", "50", *flags])
+        code = main(["--data", data, "--run", folder, "--json", "--bootstrap", "20", *flags])
         out, err = capsys.readouterr()
         return code, json.loads(out) if out else None, err
 
@@ -25,11 +28,109 @@ def test_an_evaluation_writes_scores_report_and_picture(make_data, make_run, eva
     code, result, err = evaluate(data, make_run(data), "--batch-size", "5")
     assert code == 0
     assert 0 <= result["test_accuracy"] <= result["top5"] <= 1
+    assert 0 < result["map"] <= 1
     assert result["images_per_second"] > 0
     assert "mAP" in err
     scores = json.loads(storage.read_bytes(result["scores"]))
     assert scores["splits"]["test"]["accuracy"]["value"] == result["test_accuracy"]
     assert set(scores["retrieval"]["rankings"]) == {"l2", "l2_normalised", "cosine"}
     assert "saved_model.pb" in scores["artefact"]["files"]
-    assert storage.read_bytes(result["report"]).decode().count("class 3") >= 1
+    assert scores["data"]["digest"] in result["scores"]
+    assert scores["trained_with_this_data"] is True
+    report = storage.read_bytes(result["report"]).decode()
+    assert all(f"class {label}" in report for label in range(6))
     Image.open(io.BytesIO(storage.read_bytes(result["picture"]))).verify()
+
+
+def test_scores_repeat_byte_for_byte_whatever_the_batch(make_data, make_run, evaluate):
+    data = make_data()
+    run = make_run(data)
+    first, second = (storage.read_bytes(evaluate(data, run, "--batch-size", "12")[1]["scores"]) for _ in range(2))
+    assert first == second
+
+
+def test_a_part_of_train_is_said_in_the_scores(make_data, make_run, evaluate):
+    data = make_data()
+    _, result, _ = evaluate(data, make_run(data), "--train-records", "5")
+    train = json.loads(storage.read_bytes(result["scores"]))["splits"]["train"]
+    assert (train["drawings"], train["of"]) == (5, 24)
+
+
+def test_classes_of_one_drawing_are_named(make_data, make_run, evaluate):
+    data = make_data(test=1, shards=1)
+    code, result, err = evaluate(data, make_run(data))
+    assert code == 0
+    assert result["map"] is None
+    assert "class 0, class 1, class 2" in err
+
+
+def test_other_data_is_refused_or_said(make_data, make_run, evaluate):
+    data, other = make_data(), make_data(train=6, name="other")
+    run = make_run(data)
+    code, result, err = evaluate(other, run)
+    assert (code, result) == (65, None)
+    assert "--allow-other-data" in err
+    code, result, err = evaluate(other, run, "--allow-other-data")
+    assert code == 0
+    assert "NOT the data set" in err
+    assert json.loads(storage.read_bytes(result["scores"]))["trained_with_this_data"] is False
+
+
+def _changed(run):
+    path = storage.join(run, "export", "saved_model", "saved_model.pb")
+    storage.write_bytes(path, storage.read_bytes(path) + b"\0")
+
+
+def _missing(run):
+    storage.delete(storage.join(run, "export", "saved_model", "saved_model.pb"))
+
+
+@pytest.mark.parametrize(("harm", "message"), [(_changed, "crc32c"), (_missing, "is missing")])
+def test_a_damaged_artefact_is_refused(make_data, make_run, evaluate, harm, message):
+    data = make_data()
+    run = make_run(data)
+    harm(run)
+    code, _, err = evaluate(data, run)
+    assert code == 65
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["class 0", "cat", "class 2"]}, "class 1 as 'cat', the data set as 'class 1'"),
+        ({"classes": ["class 0"]}, "1 classes, the data set has 3"),
+        ({"height": 28}, "16x16, the net takes 28x16"),
+        ({"embedding": 9}, "'embedding' is (16, 8), artefact.json says [B, 9]"),
+        ({"fault": float("nan")}, "16 of 16 hold NaN"),
+        ({"files": {}}, "lists no saved_model.pb"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(make_data, make_run, evaluate, changes, message):
+    data = make_data()
+    code, result, err = evaluate(data, make_run(data, **changes), "--allow-other-data", "--batch-size", "16")
+    assert (code, result) == (65, None)
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_without_export_is_refused(make_data, evaluate, tmp_path):
+    code, _, err = evaluate(make_data(), str(tmp_path / "nothing"))
+    assert code == 65
+    assert "has not exported yet" in err
+
+
+def test_a_wrong_flag_is_refused(evaluate):
+    code, _, err = evaluate("data", "run", "--batch-size", "0")
+    assert code == 2
+    assert "eval.batch_size = 0 is too small" in err
+
+
+def test_evaluation_knows_no_net_and_no_keras():
+    for path in Path(eval_jobs.__file__).parent.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert not {name.split(".")[0] for name in names} & {"keras", "trainer", "beam_pipelines"}
+        assert "tf.keras" not in path.read_text("utf-8")

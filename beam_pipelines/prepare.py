@@ -34,6 +34,7 @@ def prepare(settings: PrepareSettings, beam_options: Sequence[str], console: Con
     """
     # Refuses what cannot be drawn, and compiles the kernel once for all workers.
     Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink).draw([strokes.pack([[[0], [0]]])])
+    storage.check_writable(settings.output)
     there = _finished(settings)
     if there is not None:
         console.line(f"{settings.output} holds this data set already; --overwrite makes it anew")

@@ -21,6 +21,8 @@ import google_crc32c
 from boceto.errors import DataError, SettingsError
 
 _CRC_CHUNK = 1 << 20
+_BUFFER = 1 << 18
+_GCS_SECONDS = 20.0
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +67,7 @@ class LocalFiles:
         return sorted(Entry(str(path), path.stat().st_size) for path in files)
 
     def open(self, url: str) -> BinaryIO:
-        return _local_path(url).open("rb")
+        return _local_path(url).open("rb", _BUFFER)
 
     @contextlib.contextmanager
     def writing(self, url: str) -> Iterator[BinaryIO]:
@@ -148,21 +150,31 @@ class GoogleCloud:
     def open(self, url: str) -> BinaryIO:
         bucket, name = self._bucket(url)
         with _gcs_errors(url):
-            blob = bucket.get_blob(name)
+            blob = bucket.get_blob(name, retry=_gcs_retry())
         if blob is None:
             raise FileNotFoundError(f"{url} does not exist")
         reader: BinaryIO = blob.open("rb")
         return reader
 
     def writing(self, url: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        raise SettingsError(f"{url}: gs:// can only be read in this version; give a local folder")
+        raise _read_only(url)
 
     def delete(self, url: str) -> None:
-        raise SettingsError(f"{url}: gs:// can only be read in this version; give a local folder")
+        raise _read_only(url)
 
     def buffer(self, url: str) -> memoryview:
         with self.open(url) as file:
             return memoryview(file.read())
+
+
+def _read_only(url: str) -> SettingsError:
+    return SettingsError(f"{url}: gs:// can only be read in this version; give a local folder")
+
+
+def _gcs_retry() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return DEFAULT_RETRY.with_timeout(_GCS_SECONDS)
 
 
 @contextlib.contextmanager
@@ -256,6 +268,12 @@ def write_bytes(url: str, data: bytes) -> None:
     """Writes one object whole."""
     with writing(url) as file:
         file.write(data)
+
+
+def check_writable(url: str) -> None:
+    """Raises SettingsError where nothing can be written at `url` whatever the rights."""
+    if _adapter(url) is _GCS:
+        raise _read_only(url)
 
 
 def local_folder(url: str) -> Path:

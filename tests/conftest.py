@@ -7,10 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from beam_pipelines.shards import Drawing, ShardWriter
 from boceto import storage, strokes
 from boceto.dataset import MANIFEST, Manifest, SplitInfo, content_digest
+
+# The first example of a test may compile a kernel.
+hypothesis_settings.register_profile("boceto", deadline=None)
+hypothesis_settings.load_profile("boceto")
 
 MakeData = Callable[..., str]
 

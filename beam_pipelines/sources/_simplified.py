@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_pipelines.sources import raw_kernels
+from beam_pipelines.sources import _raw_kernels
 from boceto import strokes
 
 EPSILON = 2.0
@@ -24,5 +24,5 @@ def pack_simplified(lines: Sequence[NDArray[np.float64]]) -> bytes:
     low = every.min(axis=0)
     extent = (every.max(axis=0) - low).max()
     scale = EXTENT / extent if extent > 0 else 0.0
-    thinned = (raw_kernels.simplify((line - low) * scale, EPSILON) for line in lines)
+    thinned = (_raw_kernels.simplify((line - low) * scale, EPSILON) for line in lines)
     return strokes.pack([np.rint(line).astype(np.uint8).T.tolist() for line in thinned])

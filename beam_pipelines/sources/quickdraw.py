@@ -10,7 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -68,17 +68,17 @@ def read(part: Part, settings: PrepareSettings) -> Iterator[Item]:
     try:
         with storage.open_file(part.url) as file:
             if part.url.endswith(".bin"):
-                yield from _read_binary(cast("BinaryIO", io.BufferedReader(file, _BUFFER)), only_recognized)
+                yield from _read_binary(file, only_recognized)
             elif part.url.endswith(".gz"):
-                unpacked = io.BufferedReader(igzip.IGzipFile(fileobj=file), _BUFFER)
-                yield from _read_lines(unpacked, part.category, only_recognized)
+                with igzip.IGzipFile(fileobj=file) as unpacked, io.BufferedReader(unpacked, _BUFFER) as lines:
+                    yield from _read_lines(lines, part.category, only_recognized)
             else:
-                yield from _read_lines(io.BufferedReader(file, _BUFFER), part.category, only_recognized)
+                yield from _read_lines(file, part.category, only_recognized)
     except FileNotFoundError as error:
         raise DataError(f"{part.url} has gone since the job began; run it again") from error
 
 
-def _read_lines(file: io.BufferedReader, category: str, only_recognized: bool) -> Iterator[Item]:  # noqa: FBT001
+def _read_lines(file: BinaryIO, category: str, only_recognized: bool) -> Iterator[Item]:  # noqa: FBT001
     number = 0
     try:
         while line := file.readline(MAX_LINE + 1):
@@ -97,7 +97,7 @@ def _read_lines(file: io.BufferedReader, category: str, only_recognized: bool) -
         yield Refused(number + 1, "damaged_file", str(error))
 
 
-def _skip_line(file: io.BufferedReader) -> None:
+def _skip_line(file: BinaryIO) -> None:
     while (more := file.readline(_BUFFER)) and not more.endswith(b"\n"):
         pass
 

@@ -1,0 +1,269 @@
+"""`boceto prepare` as people run it: whole jobs over small inputs, on both runners."""
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beam_pipelines.__main__ import main
+from beam_pipelines.sources import synthetic
+from boceto import dataset, strokes
+
+CLASSES = ("circle", "star", "sun")
+PER_CLASS = 30
+
+
+def _line(category: str, number: int, ink_of: str | None = None) -> bytes:
+    drawing = [stroke.T.tolist() for stroke in strokes.unpack(synthetic.draw(5, ink_of or category, number))]
+    entry = {"word": category, "drawing": drawing}
+    if number % 3:  # As in the real files, some drawings have no key.
+        entry["key_id"] = str(10**15 + number)
+    return json.dumps(entry).encode() + b"\n"
+
+
+@pytest.fixture
+def strokes_folder(tmp_path) -> Path:
+    """Three categories of 30 drawings; one ink twice in a category, and one in two categories."""
+    folder = tmp_path / "strokes"
+    folder.mkdir()
+    for category in CLASSES:
+        lines = [_line(category, number) for number in range(PER_CLASS)]
+        if category == "sun":
+            lines += [_line("sun", 0), _line("sun", 1, "star")]
+        (folder / f"{category}.ndjson.gz").write_bytes(gzip.compress(b"".join(lines)))
+    return folder
+
+
+def _prepare(source, output, *flags):
+    words = ["--input", source, "--output", output, "--size", 32, "--train-per-class", 20, "--test-per-class", 5]
+    return main([str(word) for word in [*words, "--records-per-shard", 16, "--workers", 1, *flags]])
+
+
+def _prepare_apart(*words):
+    """The same in a process of its own, as it must be where workers are forked."""
+    script = "import test_prepare as t, sys; sys.exit(t._prepare(*sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tfrecord"))}
+
+
+def _resplit(source: Path, target: Path) -> Path:
+    """The same drawings in other files: each category cut in three, in reverse order, one part in a folder, unpacked."""
+    (target / "more").mkdir(parents=True)
+    for path in source.iterdir():
+        lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[::-1]
+        category = path.name.removesuffix(".ndjson.gz")
+        (target / f"{category}-00000-of-00002.ndjson").write_bytes(b"".join(lines[:7]))
+        (target / f"{category}-00001-of-00002.ndjson.gz").write_bytes(gzip.compress(b"".join(lines[7:11])))
+        (target / "more" / f"{category}.ndjson").write_bytes(b"".join(lines[11:]))
+    return target
+
+
+def test_the_same_bytes_whatever_the_workers_and_the_files(strokes_folder, tmp_path):
+    assert _prepare(strokes_folder, tmp_path / "one") == 0
+    expected = _shards(tmp_path / "one")
+    assert len(expected) == 5  # 60 training drawings in 4 shards of 16, 15 test drawings in one.
+    manifest = (tmp_path / "one" / "dataset.json").read_bytes()
+    for workers in (2, 8):
+        done = _prepare_apart(strokes_folder, tmp_path / str(workers), "--workers", workers)
+        assert done.returncode == 0, done.stderr
+        assert _shards(tmp_path / str(workers)) == expected
+        assert (tmp_path / str(workers) / "dataset.json").read_bytes() == manifest
+    other = _resplit(strokes_folder, tmp_path / "other")
+    assert _prepare(other, tmp_path / "two") == 0
+    assert _shards(tmp_path / "two") == expected
+
+
+@pytest.fixture
+def job_service(tmp_path):
+    """Beam's own portable job service and a worker pool, in a process of their own: (job endpoint, pool address)."""
+    script = tmp_path / "service.py"
+    script.write_text(
+        "import sys, time\n"
+        "from apache_beam.runners.portability.local_job_service import LocalJobServicer\n"
+        "from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer\n"
+        "jobs = LocalJobServicer()\n"
+        "pool, _ = BeamFnExternalWorkerPoolServicer.start()\n"
+        "print(jobs.start_grpc_server(0), pool.rpartition(':')[2], flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as service:
+        jobs, pool = service.stdout.readline().split()
+        yield f"localhost:{jobs}", f"localhost:{pool}"
+        service.kill()
+
+
+def test_the_same_bytes_over_beams_portable_protocol(strokes_folder, tmp_path, job_service):
+    jobs, pool = job_service
+    assert _prepare(strokes_folder, tmp_path / "direct") == 0
+    environments = {"loopback": ["LOOPBACK"], "external": ["EXTERNAL", f"--environment_config={pool}"]}
+    for name, (kind, *config) in environments.items():
+        beam = ["--", f"--job_endpoint={jobs}", f"--environment_type={kind}", *config]
+        assert _prepare(strokes_folder, tmp_path / name, "--runner", "PortableRunner", *beam) == 0
+        assert _shards(tmp_path / name) == _shards(tmp_path / "direct")
+
+
+def test_the_records_are_what_was_drawn(strokes_folder, tmp_path, capsys):
+    assert _prepare(strokes_folder, tmp_path / "data", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    data = dataset.load(str(tmp_path / "data"))
+    manifest = data.manifest
+    assert manifest.classes == list(CLASSES)
+    assert manifest.splits["train"].per_class == [20, 20, 20]
+    assert manifest.splits["test"].per_class == [5, 5, 5]
+    assert result["digest"] == manifest.digest
+    inks = []
+    for name in ("train", "test"):
+        split = data.split(name)
+        images = split.images(np.arange(len(split)))
+        assert images.shape[1:] == (32, 32, 1)
+        assert (images.max(axis=(1, 2, 3)) == 255).all()
+        inks += [split.strokes(number) for number in range(len(split))]
+    assert len(set(inks)) == len(inks) == 75
+    assert (tmp_path / "data" / "preview.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "data" / "_work").exists()
+
+
+def test_ink_that_occurs_twice_is_taken_once_and_told(strokes_folder, tmp_path):
+    # 30 different drawings a class, but one ink belongs to the stars and the suns: one of them has 29 or 30 to take.
+    flags = ["--train-per-class", 25, "--allow-fewer"]
+    assert _prepare(strokes_folder, tmp_path / "data", *flags) == 0
+    data = dataset.load(str(tmp_path / "data"))
+    inks = [
+        data.split(name).strokes(n) for name in ("train", "test") for n in range(data.manifest.splits[name].records)
+    ]
+    assert len(set(inks)) == len(inks)
+    assert data.manifest.duplicates == 2
+
+
+def test_tensorflow_reads_the_records(strokes_folder, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    split = dataset.load(str(tmp_path / "data")).split("train")
+    paths = sorted(str(path) for path in (tmp_path / "data").glob("train-*"))
+    for number, record in enumerate(tf.data.TFRecordDataset(paths).as_numpy_iterator()):
+        features = tf.train.Example.FromString(record).features.feature
+        assert list(sorted(features)) == sorted(
+            ["image/class/label", "image/class/text", "image/encoded", "image/format", "image/height", "image/key"]
+            + ["image/width", "sketch/strokes"]
+        )
+        label = features["image/class/label"].int64_list.value[0]
+        assert features["image/class/text"].bytes_list.value[0].decode() == CLASSES[label]
+        pixels = tf.io.decode_png(features["image/encoded"].bytes_list.value[0]).numpy()
+        assert label == split.labels[number]
+        assert (pixels == split.images(np.array([number]))[0]).all()
+    assert number == 59
+
+
+def test_bad_lines_are_told_and_do_not_stop_the_job(strokes_folder, tmp_path):
+    with (strokes_folder / "sun-1.ndjson").open("wb") as file:
+        file.write(b'{"word": "sun", "drawing": []}\n' + b"\xff\n" + _line("sun", 100))
+    assert _prepare(strokes_folder, tmp_path / "data", "--max-refused", 0.03) == 0
+    lines = [json.loads(line) for line in (tmp_path / "data" / "refused.jsonl").read_text().splitlines()]
+    assert [(line["file"], line["line"], line["reason"]) for line in lines] == [
+        ("sun-1.ndjson", 1, "no_strokes"),
+        ("sun-1.ndjson", 2, "not_utf8"),
+    ]
+    assert dataset.load(str(tmp_path / "data")).manifest.refused == {"no_strokes": 1, "not_utf8": 1}
+
+
+def test_too_many_bad_lines_fail_the_job_and_a_rerun_starts_clean(strokes_folder, tmp_path):
+    bad = strokes_folder / "sun-1.ndjson"
+    bad.write_bytes(b"{\n" * 3)
+    for workers in (1, 2):
+        failed = _prepare_apart(strokes_folder, tmp_path / "data", "--workers", workers)
+        assert failed.returncode == 65
+        assert "3 of 95 drawings are bad" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert not (tmp_path / "data" / "dataset.json").exists()
+        assert not list((tmp_path / "data").glob("*.tfrecord"))
+    bad.unlink()
+    (tmp_path / "data" / "notes.txt").write_text("mine")
+    (tmp_path / "data" / "train-00000-of-00009.tfrecord").write_bytes(b"left by a killed job")
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    assert (tmp_path / "data" / "notes.txt").read_text() == "mine"
+    assert len(_shards(tmp_path / "data")) == 5
+
+
+def test_a_category_with_too_few_is_named_with_what_would_do(strokes_folder, tmp_path, capsys):
+    shutil.copy(strokes_folder / "star.ndjson.gz", tmp_path / "keep")
+    (strokes_folder / "star.ndjson.gz").write_bytes(gzip.compress(b"".join(_line("star", n) for n in range(12))))
+    assert _prepare(strokes_folder, tmp_path / "data") == 65
+    message = capsys.readouterr().err
+    advice = re.search(
+        r"category 'star' has (\d+) different drawings, 25 are wanted; use --train-per-class (\d+)", message
+    )
+    assert int(advice[2]) == int(advice[1]) - 5
+    assert _prepare(strokes_folder, tmp_path / "data", "--train-per-class", advice[2]) == 0
+    assert _prepare(strokes_folder, tmp_path / "fewer", "--allow-fewer") == 0
+    manifest = dataset.load(str(tmp_path / "fewer")).manifest
+    assert manifest.short == {"star": int(advice[1])}
+    assert manifest.splits["train"].per_class == [20, int(advice[2]), 20]
+
+
+def test_a_finished_data_set_is_not_overwritten_unasked(strokes_folder, tmp_path, capsys):
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    before = _shards(tmp_path / "data")
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    assert "holds this data set already" in capsys.readouterr().err
+    assert _prepare(strokes_folder, tmp_path / "data", "--seed", 1) == 2
+    assert "prepare.seed = 0, not 1" in capsys.readouterr().err
+    assert _shards(tmp_path / "data") == before
+    assert _prepare(strokes_folder, tmp_path / "data", "--seed", 1, "--overwrite") == 0
+    assert _shards(tmp_path / "data") != before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--source", "drawings"], "choose one of quickdraw, synthetic"),
+        (["--input", "/does/not/exist"], "no .ndjson, .ndjson.gz or .bin file there"),
+        (["--size", "4"], "prepare.size = 4 is too small; use at least 8"),
+        (["--size", "many"], "prepare.size = 'many' is not a whole number"),
+        (["--ink", "red"], "choose one of white, black"),
+        (["--output", "gs://bucket/data"], "gs:// can only be read in this version"),
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_line(strokes_folder, tmp_path, capsys, flags, message):
+    assert _prepare(strokes_folder, tmp_path / "data", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "data").exists()
+
+
+def test_synthetic_drawings_need_no_input_and_are_a_function_of_their_seed(tmp_path):
+    words = [
+        "--source",
+        "synthetic",
+        "--classes",
+        "4",
+        "--size",
+        "16",
+        "--train-per-class",
+        "6",
+        "--test-per-class",
+        "2",
+    ]
+    for name, more in (("a", []), ("b", []), ("c", ["--seed", "9", "--classes", "all"])):
+        assert main([*words, "--output", str(tmp_path / name), "--workers", "1", *more]) == 0
+    digests = [dataset.load(str(tmp_path / name)).manifest.digest for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+    assert len(dataset.load(str(tmp_path / "c")).manifest.classes) >= 16

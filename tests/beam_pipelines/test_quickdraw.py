@@ -1,0 +1,188 @@
+import gzip
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_pipelines.options import PrepareSettings
+from beam_pipelines.sources import Refused, Sketch, quickdraw
+from boceto import storage, strokes
+from boceto.errors import SettingsError
+
+GOOD = {"word": "cat", "drawing": [[[0, 255], [0, 10]], [[3], [4]]], "key_id": "12"}
+
+
+def _settings(folder, **changes):
+    return PrepareSettings(output="unused", input=str(folder), **changes)
+
+
+def _read(folder, name, content, **changes):
+    (folder / name).write_bytes(content)
+    settings = _settings(folder, **changes)
+    return [item for part in quickdraw.plan(settings) for item in quickdraw.read(part, settings)]
+
+
+def _lines(*entries):
+    return b"".join((entry if isinstance(entry, bytes) else json.dumps(entry).encode()) + b"\n" for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"word":"cat","drawing":[[[1,2],[3', "broken_json"),
+        (b'{"word":"cat","drawing":[[[1,NaN],[3,4]]]}', "not_finite"),
+        (b'{"word":"c\xff\xfeat","drawing":[[[1,2],[3,4]]]}', "not_utf8"),
+        (b"[1, 2]", "wrong_type"),
+        ({**GOOD, "word": "dog"}, "unknown_word"),
+        ({"word": "cat"}, "no_strokes"),
+        ({**GOOD, "drawing": []}, "no_strokes"),
+        ({**GOOD, "drawing": "ink"}, "wrong_type"),
+        ({**GOOD, "drawing": [[1, 2]]}, "wrong_type"),
+        ({**GOOD, "drawing": [[["a", "b"], [1, 2]]]}, "wrong_type"),
+        ({**GOOD, "drawing": [[[True, 2], [1, 2]]]}, "wrong_type"),
+        ({**GOOD, "drawing": [[[1.5, 2], [1, 2]]]}, "wrong_type"),
+        ({**GOOD, "drawing": [[[], []]]}, "uneven_stroke"),
+        ({**GOOD, "drawing": [[[1, 2, 3], [1, 2]]]}, "uneven_stroke"),
+        ({**GOOD, "drawing": [[[5], [7]]]}, "one_point"),
+        ({**GOOD, "drawing": [[[5, 5], [7, 7]], [[5], [7]]]}, "one_point"),
+        ({**GOOD, "drawing": [[[0, 256], [0, 1]]]}, "out_of_range"),
+        ({**GOOD, "drawing": [[[0, -1], [0, 1]]]}, "out_of_range"),
+        ({**GOOD, "drawing": [[[0, 1] * 40000, [0, 1] * 40000]]}, "too_many_points"),
+        ({**GOOD, "drawing": [[[0, 1e12], [0, 1], [0, 1]]]}, "out_of_range"),
+        ({**GOOD, "drawing": [[[0, True], [0, 1], [0, 1]]]}, "wrong_type"),
+        ({**GOOD, "key_id": [1]}, "wrong_type"),
+        (b'{"word":"cat","drawing":[[[' + b"1," * 5_000_000 + b"1]]]}", "line_too_long"),
+    ],
+)
+def test_a_bad_line_is_refused_with_its_reason_and_the_next_is_read(tmp_path, line, reason):
+    refused, good = _read(tmp_path, "cat.ndjson", _lines(line, GOOD))
+    assert isinstance(refused, Refused)
+    assert (refused.line, refused.reason) == (1, reason)
+    assert len(refused.text) <= 200
+    assert good == Sketch(strokes.pack(GOOD["drawing"]), "12")
+
+
+@pytest.mark.parametrize("cut", [15, -3])
+def test_a_truncated_gzip_gives_what_is_whole_and_says_so(tmp_path, cut):
+    many = [{**GOOD, "key_id": str(number)} for number in range(3000)]
+    items = _read(tmp_path, "cat.ndjson.gz", gzip.compress(_lines(*many))[:cut])
+    assert items[-1].reason == "truncated_file"
+    assert all(isinstance(item, Sketch) for item in items[:-1])
+
+
+def test_a_damaged_gzip_says_so(tmp_path):
+    content = bytearray(gzip.compress(_lines(*[GOOD] * 3000)))
+    content[len(content) // 2] ^= 255
+    items = _read(tmp_path, "cat.ndjson.gz", bytes(content))
+    assert items[-1].reason in {"damaged_file", "truncated_file", "broken_json"}
+
+
+def test_fields_in_any_order_a_number_as_key_and_no_key(tmp_path):
+    drawing = GOOD["drawing"]
+    entries = [{"drawing": drawing, "key_id": 7, "word": "cat"}, {"recognized": True, "drawing": drawing}]
+    assert [item.key for item in _read(tmp_path, "cat.ndjson", _lines(*entries))] == ["7", ""]
+
+
+def test_recognized_only_leaves_out_the_others(tmp_path):
+    entries = [{**GOOD, "recognized": True}, {**GOOD, "recognized": False}, GOOD]
+    items = _read(tmp_path, "cat.ndjson", _lines(*entries), recognized="only")
+    assert [item is None for item in items] == [False, True, True]
+
+
+def test_the_raw_form_is_simplified_as_google_does(tmp_path):
+    # A straight line of many points, ten times too large and shifted: its two ends remain, scaled to 255.
+    xs = [100 + 2550 * step / 50 for step in range(51)]
+    ys = [30 + 1275 * step / 50 for step in range(51)]
+    (item,) = _read(tmp_path, "cat.ndjson", _lines({"word": "cat", "drawing": [[xs, ys, list(range(51))]]}))
+    assert [stroke.tolist() for stroke in strokes.unpack(item.ink)] == [[[0, 0], [255, 128]]]
+
+
+def test_raw_corners_survive_and_small_wiggles_go(tmp_path):
+    xs, ys = [0, 100, 200, 200, 200], [0, 1, 0, 100, 200]
+    (item,) = _read(tmp_path, "cat.ndjson", _lines({"word": "cat", "drawing": [[xs, ys, [0] * 5]]}))
+    assert strokes.unpack(item.ink)[0].tolist() == [[0, 0], [255, 0], [255, 255]]
+
+
+def _binary(drawing, key=99, recognized=1):
+    body = struct.pack("<Q2sbIH", key, b"ES", recognized, 0, len(drawing))
+    for xs, ys in drawing:
+        body += struct.pack("<H", len(xs)) + bytes(xs) + bytes(ys)
+    return body
+
+
+def test_the_binary_form_gives_the_same_drawing(tmp_path):
+    items = _read(tmp_path, "cat.bin", _binary(GOOD["drawing"], 12) + _binary([[[1], [1]]]) + _binary([]))
+    assert items[0] == Sketch(strokes.pack(GOOD["drawing"]), "12")
+    assert [item.reason for item in items[1:]] == ["one_point", "no_strokes"]
+
+
+@pytest.mark.parametrize("cut", [1, 10, 20, 23])
+def test_a_binary_file_cut_anywhere_is_refused_at_its_record(tmp_path, cut):
+    one = _binary(GOOD["drawing"], 12)
+    items = _read(tmp_path, "cat.bin", one + one[:cut])
+    assert isinstance(items[0], Sketch)
+    assert (items[1].line, items[1].reason) == (2, "truncated_file")
+
+
+def test_names_with_spaces_parts_and_folders_are_one_category(tmp_path):
+    names = [
+        "hot dog.ndjson",
+        "hot dog-00000-of-00002.ndjson",
+        "t-shirt.ndjson.gz",
+        "a/full_simplified_hot dog.ndjson",
+        "x.txt",
+    ]
+    (tmp_path / "a").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    parts = quickdraw.plan(_settings(tmp_path))
+    assert sorted(part.category for part in parts) == ["hot dog", "hot dog", "hot dog", "t-shirt"]
+    assert [part.category for part in quickdraw.plan(_settings(f"{tmp_path}/t*.gz"))] == ["t-shirt"]
+    assert [part.category for part in quickdraw.plan(_settings(f"{tmp_path}/hot dog.ndjson"))] == ["hot dog"]
+    assert [part.category for part in quickdraw.plan(_settings(f"file://{tmp_path}/a"))] == ["hot dog"]
+
+
+def test_a_folder_without_drawings_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"no \.ndjson, \.ndjson\.gz or \.bin file there"):
+        quickdraw.plan(_settings(tmp_path))
+
+
+def test_input_in_memory_is_read_too():
+    storage.write_bytes("memory://bucket/in/cat.ndjson", _lines(GOOD))
+    settings = _settings("memory://bucket/in")
+    (part,) = quickdraw.plan(settings)
+    assert part.category == "cat"
+    assert [item.key for item in quickdraw.read(part, settings)] == ["12"]
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_make_the_reader_fail(content):
+    storage.write_bytes("memory://fuzz/cat.ndjson", content)
+    storage.write_bytes("memory://fuzz/cat.bin", content)
+    settings = _settings("memory://fuzz")
+    items = [item for part in quickdraw.plan(settings) for item in quickdraw.read(part, settings)]
+    for item in items:
+        if isinstance(item, Sketch):
+            assert strokes.unpack(item.ink)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 300) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.lists(st.integers(0, 255), min_size=2, max_size=2),
+    max_leaves=20,
+)
+
+
+@given(_JSON)
+def test_whatever_stands_as_a_drawing_is_taken_whole_or_refused(drawing):
+    storage.write_bytes("memory://fuzz2/cat.ndjson", json.dumps({"drawing": drawing}).encode())
+    settings = _settings("memory://fuzz2")
+    (item,) = [item for part in quickdraw.plan(settings) for item in quickdraw.read(part, settings)]
+    if isinstance(item, Sketch):
+        taken = strokes.unpack(item.ink)
+        assert len(taken) == len(drawing)
+        if all(len(stroke) == 2 for stroke in drawing):
+            assert all((np.array(line).T == stroke).all() for stroke, line in zip(taken, drawing, strict=True))

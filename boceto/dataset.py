@@ -63,8 +63,8 @@ class SplitInfo:
 class Manifest:
     """What `dataset.json` says. `digest` is over the decoded content alone: no file name, option or origin is in it.
 
-    drawings: how many were read; of these, refused: by reason; filtered: left out by an option; duplicates: of those
-    that could have been taken, how many had ink that was taken already. short: class -> drawings, where they were too few.
+    drawings: how many were read; of these, refused: by reason; filtered: left out by an option; duplicates: how
+    many had ink that was taken already. short: class -> drawings, where they were too few.
     """
 
     digest: str

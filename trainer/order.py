@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,22 +33,33 @@ def _keys(count: int, *parts: Any) -> NDArray[np.uint64]:
     return np.frombuffer(hashed, "<u8").astype(np.uint64)
 
 
-def _feistel(x: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A permutation of the numbers of 2 * `half` bits."""
+@numba.njit(cache=True, nogil=True)
+def _permute(  # pragma: no cover - compiled
+    numbers: NDArray[np.uint64], count: np.uint64, half: np.uint64, keys: NDArray[np.uint64]
+) -> None:
+    """Replaces each of `numbers`, uint64[P], by its image under the permutation of 0..count-1; all are uint64."""
     mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = x >> half, x & mask
-    for key in keys:
-        left, right = right, left ^ (_mixed(right * _GOLDEN + key) & mask)
-    return (left << half) | right
+    for at in range(numbers.size):
+        x = numbers[at]
+        while True:
+            left, right = x >> half, x & mask
+            for key in keys:
+                y = right * _GOLDEN + key
+                y = (y ^ (y >> _SHIFTS[0])) * _MIX[0]
+                y = (y ^ (y >> _SHIFTS[1])) * _MIX[1]
+                y ^= y >> _SHIFTS[2]
+                left, right = right, left ^ (y & mask)
+            x = (left << half) | right
+            if x < count:
+                break
+        numbers[at] = x
 
 
 def permuted(seed: int, epoch: int, count: int, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """int[P] positions in an epoch, 0 <= p < `count` -> int64[P] records, in the epoch's order."""
-    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
-    keys = _keys(ROUNDS, "order", seed, epoch)
-    numbers = _feistel(positions.astype(np.uint64), half, keys)
-    while (outside := np.flatnonzero(numbers >= count)).size:
-        numbers[outside] = _feistel(numbers[outside], half, keys)
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    numbers = positions.astype(np.uint64)
+    _permute(numbers, np.uint64(count), np.uint64(half), _keys(ROUNDS, "order", seed, epoch))
     return numbers.astype(np.int64)
 
 

@@ -101,7 +101,7 @@ def test_none_whole_is_an_error_and_no_new_start(checkpoints, run, log):
 
 def test_what_is_not_finite_is_not_saved(checkpoints, log):
     with pytest.raises(DataError, match=r"step 4: weights/a is not finite.*--learning-rate"):
-        checkpoints.save({"weights/a": ARRAY * np.inf}, Progress(step=4))
+        checkpoints.save({"weights/a": ARRAY + np.inf}, Progress(step=4))
     assert checkpoints.newest(log) is None
 
 

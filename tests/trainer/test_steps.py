@@ -21,7 +21,7 @@ def batches(count=1, draws=0):
     return Batches(images, labels, rng.random((count, 8, draws), np.float32))
 
 
-def make(replicas, frozen=True, xla=False, **values):
+def make(replicas, *, frozen=True, xla=False, **values):
     wanted = settings(**values)
     strategy = devices.strategy(replicas)
     spec = Spec(3, 16, 16, 1 / 16, 8, wanted.dropout, wanted.precision)
@@ -34,9 +34,9 @@ def make(replicas, frozen=True, xla=False, **values):
     return learned, steps.Steps(learned, model, wanted, xla)
 
 
-def run(replicas, count=4, per_call=1, frozen=True, xla=False, **values):
+def run(replicas, *, count=4, per_call=1, frozen=True, xla=False, **values):
     """(float32[count, 2] losses and right answers, arrays) after `count` steps."""
-    learned, step = make(replicas, frozen, xla, **values)
+    learned, step = make(replicas, frozen=frozen, xla=xla, **values)
     data = batches(count, augment.DRAWS * augment.wanted(settings(**values)))
     parts = []
     for first in range(0, count, per_call):

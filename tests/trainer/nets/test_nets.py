@@ -8,10 +8,19 @@ from trainer.nets import Spec
 from trainer.train import parameters
 
 SKNET = ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1", "conv4_2"]
-SKRESNET = (
-    "conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv4_1 conv5_1 conv5_2 conv6_1 conv6_2 conv7_1 conv8_1 conv8_2 "
-    "conv9_1 conv9_2 conv10_1"
-).split()
+SKRESNET = [
+    "conv1_1",
+    "conv1_2",
+    "conv2_1",
+    "conv2_2",
+    "conv3_1",
+    "conv3_2",
+    "conv4_1",
+    "conv5_1",
+    "conv5_2",
+    "conv6_1",
+]
+SKRESNET += ["conv6_2", "conv7_1", "conv8_1", "conv8_2", "conv9_1", "conv9_2", "conv10_1"]
 POOLS = [f"pool_{number}" for number in range(1, 5)]
 
 
@@ -43,7 +52,7 @@ def test_the_residual_sums_of_skresnet():
     net = nets.build("skresnet", Spec(classes=2, height=16, image_width=16, width=1 / 64, embedding=4))
 
     def inputs(name):
-        return {tensor._keras_history.operation.name for tensor in net.get_layer(name).input}
+        return {tensor._keras_history.operation.name for tensor in net.get_layer(name).input}  # noqa: SLF001 - Keras has no public way
 
     sums = {"r1": ("2", "pool_1"), "r2": ("3", "r1"), "r3": ("5", "pool_2"), "r4": ("6", "r3")}
     sums |= {"r5": ("8", "pool_3"), "r6": ("9", "r5")}
@@ -55,7 +64,9 @@ def test_the_residual_sums_of_skresnet():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", nets.names())
 def test_every_net_of_the_folder(name, precision):
-    spec = Spec(classes=5, height=16, image_width=24, width=1 / 16, embedding=6, dropout=0.5, precision=precision, seed=3)
+    spec = Spec(
+        classes=5, height=16, image_width=24, width=1 / 16, embedding=6, dropout=0.5, precision=precision, seed=3
+    )
     net = nets.build(name, spec)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 1), np.uint8)
     outputs = net(images, training=False)

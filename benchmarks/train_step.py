@@ -1,0 +1,168 @@
+"""How much of a bare step's speed is left with everything around it: order, reading, prefetching, logs, measuring.
+
+The bare step is a tf.function under the same strategy, with Keras's own Adam, on one batch in memory: what a first
+script would be. The trainer's side is its own parts as `boceto train` puts them together. Both run in turns in one
+process; a round is a few steps of each, and the ratio is that of the medians.
+
+    python benchmarks/train_step.py --data DATA --batch-size 256 --steps 50
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from boceto import dataset
+from boceto.console import table
+from trainer import environment
+
+environment.prepare()
+with environment.quiet():
+    import keras
+    import tensorflow as tf
+
+    from trainer import devices, nets, state
+    from trainer.batches import Ahead, Call, Source, calls
+    from trainer.checkpoints import Progress
+    from trainer.meter import Meter
+    from trainer.nets import Spec
+    from trainer.settings import Settings
+    from trainer.steps import Placed, Steps
+
+Round = Callable[[int], None]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of a data set")
+    parser.add_argument("--nets", default="sknet,skresnet", help="nets, with commas")
+    parser.add_argument("--width", type=float, default=1.0, help="multiplier of the conv channels")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3, help="steps a round")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each side, in turns; the first is not counted")
+    parser.add_argument("--readers", type=int, default=4)
+    parser.add_argument("--precision", default="float32")
+    return parser.parse_args()
+
+
+def bare(strategy: Any, model: Any, images: np.ndarray, labels: np.ndarray) -> Round:
+    """Steps of a plain loop on one batch that stays on its devices."""
+    with strategy.scope():
+        optimizer = keras.optimizers.Adam(1e-3)
+        optimizer.build(model.trainable_variables)
+    rows = len(images) // strategy.num_replicas_in_sync
+
+    def place(array: np.ndarray) -> Any:
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(array[context.replica_id_in_sync_group * rows :][:rows])
+        )
+
+    def replica(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)["logits"]
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+            scaled = loss / strategy.num_replicas_in_sync
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(scaled, variables), variables)
+        return loss
+
+    @tf.function
+    def step(images: Any, labels: Any) -> Any:
+        return strategy.reduce("MEAN", strategy.run(replica, (images, labels)), axis=None)
+
+    placed = place(images), place(labels)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            loss = step(*placed)
+        loss.numpy()
+
+    return run
+
+
+class Ours:
+    """Steps of the trainer over the data set, as its loop does them."""
+
+    def __init__(self, strategy: Any, model: Any, source: Source, settings: Settings) -> None:
+        learned = state.create(strategy, model, settings)
+        self._steps = Steps(learned, model, settings, xla=devices.gpus())
+        endless = calls(0, 1 << 40, 1, lambda _: False)
+        self.batches = Ahead(endless, self._read, settings.readers)
+        self._source = source
+        self._left: Iterator[tuple[Call, Placed]] = iter(self.batches)
+        self._meter = Meter(source, Progress(), lambda: self.batches.waited)
+
+    def _read(self, call: Call) -> Placed:
+        return self._steps.place(self._source.read(call))
+
+    def run(self, count: int) -> None:
+        """Does `count` steps."""
+        for _ in range(count):
+            call, batch = next(self._left)
+            self._meter.add(call, self._steps.train(batch, call.first, [1e-3]))
+        self._meter.settle()
+
+
+def seconds(run: Round, steps: int) -> float:
+    """Of one round."""
+    start = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - start
+
+
+def measure(name: str, source: Source, args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one net."""
+    manifest = source.split.manifest
+    settings = Settings(
+        data=args.data, run="", batch_size=args.batch_size, precision=args.precision, readers=args.readers
+    )
+    spec = Spec(len(manifest.classes), manifest.height, manifest.width, args.width, precision=args.precision)
+    strategy = devices.strategy(0)
+    first = source.read(Call(0, 1))
+    with strategy.scope():
+        models = [nets.build(name, spec) for _ in range(2)]
+    plain = bare(strategy, models[0], first.images[0], first.labels[0])
+    ours = Ours(strategy, models[1], source, settings)
+    for run in (plain, ours.run):
+        run(args.steps)  # Compiles.
+    waited = ours.batches.waited
+    times = [(seconds(plain, args.steps), seconds(ours.run, args.steps)) for _ in range(args.rounds)]
+    sides = [statistics.median(side) for side in zip(*times, strict=True)]
+    images = args.batch_size * args.steps
+    return {
+        "net": name,
+        "bare_images_per_second": images / sides[0],
+        "images_per_second": images / sides[1],
+        "ratio": sides[0] / sides[1],
+        "waiting": (ours.batches.waited - waited) / sum(own for _, own in times),
+    }
+
+
+def main() -> int:
+    """Prints a table to standard error and one line of JSON to standard output."""
+    args = arguments()
+    split = dataset.load(args.data).split("train")
+    results = [measure(name, Source(split, None, 0, args.batch_size), args) for name in args.nets.split(",")]
+    rows = [
+        (
+            result["net"],
+            f"{result['bare_images_per_second']:.2f}",
+            f"{result['images_per_second']:.2f}",
+            f"{result['ratio']:.3f}",
+            f"{result['waiting']:.2%}",
+        )
+        for result in results
+    ]
+    print(table(("net", "bare images/s", "images/s", "ratio", "waiting"), rows), file=sys.stderr)
+    print(json.dumps({"benchmark": "train_step", **vars(args), "results": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,21 +5,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boceto import settings
 from boceto.console import Console, run_program
+from boceto.settings import parse
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `boceto prepare` with these words; returns the exit code."""
-    from beam_pipelines.options import PrepareSettings
+    from beam_pipelines.settings import Settings
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
-        asked = settings.parse(PrepareSettings, "prepare", argv, "Strokes to sharded TFRecords, with Apache Beam.")
+        asked = parse(Settings, "prepare", argv, "Strokes to sharded TFRecords, with Apache Beam.")
         # Beam tells of its fallbacks in many lines of log; its failures come as exceptions.
         logging.disable(logging.CRITICAL)
-        from beam_pipelines.prepare import prepare
+        try:
+            from beam_pipelines.prepare import prepare
 
-        return prepare(asked.settings, asked.rest, console), asked.json
+            return prepare(asked.settings, asked.rest, console), asked.json
+        finally:
+            logging.disable(logging.NOTSET)
 
     return run_program("prepare", work)
 

@@ -28,7 +28,7 @@ _STATE_CACHE = 100 << 20
 _PARENT_SECONDS = 1.0
 
 
-class _Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
+class _Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Hands each worker that the runner asks for to a process that waits."""
 
     def __init__(self, pipes: list[int]) -> None:

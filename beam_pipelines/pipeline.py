@@ -18,9 +18,9 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from beam_pipelines import select, sources
-from beam_pipelines.options import PrepareSettings
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.select import Smallest
+from beam_pipelines.settings import Settings
 from beam_pipelines.shards import Drawing, ShardWriter
 from beam_pipelines.sources import Part, Refused, Sketch
 from boceto import __version__, storage
@@ -41,7 +41,7 @@ ShardKey = tuple[str, int]
 class Job:
     """What every stage knows: the settings, the classes in order, and the number of shards a split."""
 
-    settings: PrepareSettings
+    settings: Settings
     classes: tuple[str, ...]
 
     @property
@@ -56,7 +56,7 @@ class Job:
         return storage.join(self.settings.output, WORK, name)
 
 
-class Read(beam.DoFn):  # type: ignore[misc]  # Beam is untyped
+class Read(beam.DoFn):
     """A part of the input -> (class, packed candidates); beside it, what was read and refused."""
 
     def __init__(self, job: Job) -> None:
@@ -88,7 +88,7 @@ class Read(beam.DoFn):  # type: ignore[misc]  # Beam is untyped
         yield part.category, select.pack(smallest.full, candidates)
 
 
-class Merge(beam.DoFn):  # type: ignore[misc]
+class Merge(beam.DoFn):
     """(class, packed candidates of its parts) -> the same in one; beside it, the ids of its ink by bucket."""
 
     def __init__(self, job: Job) -> None:
@@ -107,7 +107,7 @@ class Merge(beam.DoFn):  # type: ignore[misc]
         yield category, merged
 
 
-class Deal(beam.DoFn):  # type: ignore[misc]
+class Deal(beam.DoFn):
     """(class, packed candidates) -> ((split, shard), packed drawings); beside it, the class's counts."""
 
     def __init__(self, job: Job) -> None:
@@ -145,7 +145,7 @@ class Deal(beam.DoFn):  # type: ignore[misc]
         yield pvalue.TaggedOutput(_COUNTS, json.dumps(counts))
 
 
-class Write(beam.DoFn):  # type: ignore[misc]
+class Write(beam.DoFn):
     """((split, shard), packed drawings of many classes) -> one shard file and its description."""
 
     def __init__(self, job: Job) -> None:
@@ -181,8 +181,8 @@ def problem_of(reads: Iterable[str], counts: Iterable[str], job: Job) -> str:
         )
         return json.dumps({"kind": "data", "message": message})
     classes = sorted((json.loads(count) for count in counts), key=lambda count: (count["available"], count["category"]))
-    least = {"category": "", "available": 0} if len(classes) < len(job.classes) else classes[0]
-    if least["available"] < settings.wanted and not _enough_for_fewer(least["available"], settings):
+    least: int = 0 if len(classes) < len(job.classes) else classes[0]["available"]
+    if least < settings.wanted and not _enough_for_fewer(least, settings):
         return json.dumps({"kind": "data", "message": _too_few(classes, job)})
     return ""
 
@@ -191,7 +191,7 @@ def _reasons(refused: dict[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
 
 
-def _enough_for_fewer(available: int, settings: PrepareSettings) -> bool:
+def _enough_for_fewer(available: int, settings: Settings) -> bool:
     """With --allow-fewer, a class still needs a drawing to train on."""
     return settings.allow_fewer and available > settings.wanted - settings.train_per_class
 
@@ -203,7 +203,10 @@ def _too_few(classes: list[dict[str, Any]], job: Job) -> str:
     short = [count for count in missing + classes if count["available"] < settings.wanted]
     first = short[0]
     others = f" (and {len(short) - 1} more categories are short)" if len(short) > 1 else ""
-    message = f"category {first['category']!r} has {first['available']} different drawings, {settings.wanted} are wanted{others}"
+    message = (
+        f"category {first['category']!r} has {first['available']} different drawings, "
+        f"{settings.wanted} are wanted{others}"
+    )
     train = first["available"] - (settings.wanted - settings.train_per_class)
     if first["more"]:
         return f"{message}: too much of its ink belongs to other categories; leave one of them out with --classes"
@@ -212,7 +215,7 @@ def _too_few(classes: list[dict[str, Any]], job: Job) -> str:
     return f"{message}; leave it out with --classes, or lower --test-per-class and --validation-per-class"
 
 
-class Commit(beam.DoFn):  # type: ignore[misc]
+class Commit(beam.DoFn):
     """Everything that is known at the end -> `refused.jsonl` and, last, `dataset.json`; or why there is none."""
 
     def __init__(self, job: Job) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import sys
 import threading
@@ -13,10 +12,10 @@ from typing import Any
 import apache_beam as beam
 
 from beam_pipelines import select, sources
-from beam_pipelines.options import PrepareSettings
 from beam_pipelines.pipeline import PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.raster import Rasteriser
+from beam_pipelines.settings import Settings
 from boceto import dataset, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
@@ -25,7 +24,7 @@ from boceto.errors import DataError, SettingsError
 DIRECT = "DirectRunner"
 
 
-def prepare(settings: PrepareSettings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
+def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
     """Makes the data set of `settings`, and returns what it holds.
 
     Raises:
@@ -57,7 +56,7 @@ def prepare(settings: PrepareSettings, beam_options: Sequence[str], console: Con
     return _summary(settings, manifest, console)
 
 
-def _finished(settings: PrepareSettings) -> dataset.Manifest | None:
+def _finished(settings: Settings) -> dataset.Manifest | None:
     """The finished data set that is in the folder, where it was made with the same settings."""
     if settings.overwrite or not storage.exists(storage.join(settings.output, MANIFEST)):
         return None
@@ -73,14 +72,14 @@ def _finished(settings: PrepareSettings) -> dataset.Manifest | None:
     return manifest
 
 
-def _plan(settings: PrepareSettings) -> tuple[list[sources.Part], Job]:
+def _plan(settings: Settings) -> tuple[list[sources.Part], Job]:
     parts = sources.load(settings.source).plan(settings)
     classes = select.choose_categories(settings, sorted({part.category for part in parts}))
     chosen = set(classes)
     return [part for part in parts if part.category in chosen], Job(settings, tuple(classes))
 
 
-def _clear(settings: PrepareSettings) -> None:
+def _clear(settings: Settings) -> None:
     """Removes what an earlier job left in the folder, the manifest first; what is not a data set's stays."""
     if storage.exists(storage.join(settings.output, MANIFEST)):
         storage.delete(storage.join(settings.output, MANIFEST))
@@ -175,7 +174,7 @@ def _how_far(job: Job, parts: int, seen: dict[str, int], seconds: float) -> str:
     return f"read {len(seen)}/{parts} files, {speed:,.0f} drawings/s; written {shards}/{every} shards; {left} left"
 
 
-def _summary(settings: PrepareSettings, manifest: dataset.Manifest, console: Console) -> dict[str, Any]:
+def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -> dict[str, Any]:
     sizes = {name: split.records for name, split in manifest.splits.items()}
     total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     refused = sum(manifest.refused.values())

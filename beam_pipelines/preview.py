@@ -1,6 +1,7 @@
 """`preview.png`: a row of drawings a class, since people would rather look than read."""
 
 import io
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ def _first_of_each(labels: NDArray[np.int32], count: int) -> list[NDArray[np.int
     """The first `count` record numbers of each label."""
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], np.arange(labels.max() + 2))
-    return [order[start : min(start + count, stop)] for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    return [order[start : min(start + count, stop)] for start, stop in itertools.pairwise(starts)]
 
 
 def draw_preview(url: str) -> None:

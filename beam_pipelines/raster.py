@@ -32,7 +32,7 @@ def coverage_table(line_width: float) -> NDArray[np.uint8]:
 class Rasteriser:
     """Draws packed strokes (`boceto.strokes`) at one size and style.
 
-    size: pixels a side. line_width, margin: pixels; the margin is free of ink. ink: `white` on black or `black` on white.
+    size: pixels a side. line_width, margin: pixels; the margin is free of ink. ink: `white` (on black) or `black`.
 
     Raises:
         SettingsError: there is no room left between the margins.

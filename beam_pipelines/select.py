@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from beam_pipelines.options import PrepareSettings
+from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch
 from boceto import storage
 from boceto.errors import SettingsError
@@ -136,7 +136,7 @@ def deal(candidates: Sequence[Candidate], per_class: Mapping[str, int]) -> dict[
     return dealt
 
 
-def choose_categories(settings: PrepareSettings, there: Sequence[str]) -> list[str]:
+def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
     """The names of the classes, sorted: a number of them by the seed, a list, a file of names, or all.
 
     Raises:

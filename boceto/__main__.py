@@ -9,6 +9,7 @@ from boceto.errors import EXIT_DONE, EXIT_SETTINGS
 
 GROUP = "boceto.commands"
 SUMMARIES = {
+    "demo": "the whole chain on synthetic drawings, small",
     "prepare": "strokes to TFRecord shards",
     "train": "shards to checkpoints and an artefact",
     "eval": "artefact and shards to accuracy, mAP and a report",

@@ -21,7 +21,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from boceto.errors import SettingsError
 
 T = TypeVar("T")
-PROGRAMS = ("prepare", "train", "eval")
+PROGRAMS = ("demo", "prepare", "train", "eval")
 
 
 def option(

@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from beam_pipelines.options import PrepareSettings
+from beam_pipelines.settings import Settings
 from boceto.errors import SettingsError
 
 
@@ -47,10 +47,10 @@ Item = Sketch | Refused | None
 class Source(Protocol):
     """What a module of this folder offers."""
 
-    def plan(self, settings: PrepareSettings) -> list[Part]:
+    def plan(self, settings: Settings) -> list[Part]:
         """All parts, sorted by name."""
 
-    def read(self, part: Part, settings: PrepareSettings) -> Iterator[Item]:
+    def read(self, part: Part, settings: Settings) -> Iterator[Item]:
         """The drawings of one part, in order."""
 
 
@@ -67,5 +67,5 @@ def load(name: str) -> Source:
     """
     if name not in names():
         raise SettingsError(f"prepare.source = {name!r} is unknown; choose one of {', '.join(names())}")
-    source: Source = importlib.import_module(f"{__name__}.{name}")  # type: ignore[assignment]
+    source: Source = importlib.import_module(f"{__name__}.{name}")
     return source

@@ -1,7 +1,7 @@
 """Google's Quick, Draw! files: `.ndjson` and `.ndjson.gz` (simplified and raw form) and `.bin`.
 
-Source: https://github.com/googlecreativelab/quickdraw-dataset#the-raw-moderated-dataset. A file holds one category and is
-named after it; a category may be spread over several files (`cat-00000-of-00004.ndjson`, or `part1/cat.ndjson`).
+Source: https://github.com/googlecreativelab/quickdraw-dataset#the-raw-moderated-dataset. A file holds one category and
+is named after it; a category may be spread over several files (`cat-00000-of-00004.ndjson`, or `part1/cat.ndjson`).
 """
 
 import fnmatch
@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from isal import igzip, isal_zlib
 
-from beam_pipelines.options import PrepareSettings
+from beam_pipelines.settings import Settings
 from beam_pipelines.sources import FILTERED, Item, Part, Refused, Sketch
 from beam_pipelines.sources._simplified import pack_simplified
 from boceto import storage, strokes
@@ -24,6 +24,7 @@ from boceto.errors import DataError, SettingsError
 
 MAX_LINE = 1 << 20
 SHOWN = 200
+_RAW_AXES = 3  # x, y and time
 MAX_KEY = 64
 _BUFFER = 1 << 18
 _FILE = re.compile(
@@ -38,7 +39,7 @@ class _Refusal(Exception):  # noqa: N818 - not an error: what is wrong with one 
     """Carries the reason."""
 
 
-def plan(settings: PrepareSettings) -> list[Part]:
+def plan(settings: Settings) -> list[Part]:
     """The files of `settings.input`.
 
     Raises:
@@ -62,7 +63,7 @@ def plan(settings: PrepareSettings) -> list[Part]:
     return sorted(parts)
 
 
-def read(part: Part, settings: PrepareSettings) -> Iterator[Item]:
+def read(part: Part, settings: Settings) -> Iterator[Item]:
     """The drawings of one file, in order; a file that breaks off ends in a refused item."""
     only_recognized = settings.recognized == "only"
     try:
@@ -93,7 +94,7 @@ def _read_lines(file: BinaryIO, category: str, only_recognized: bool) -> Iterato
                     yield Refused(number, str(refusal), _shown(line))
     except EOFError:
         yield Refused(number + 1, "truncated_file", "")
-    except (igzip.BadGzipFile, isal_zlib.error) as error:
+    except (igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]  # isal says nothing of its types
         yield Refused(number + 1, "damaged_file", str(error))
 
 
@@ -117,7 +118,7 @@ def _sketch(line: bytes, category: str, only_recognized: bool) -> Sketch | None:
     if entry.get("word", category) != category:
         raise _Refusal("unknown_word")
     ink = _ink(entry.get("drawing"))
-    # true and false pass as coordinates 1 and 0 elsewhere: only a line with more of them than `recognized` needs a look.
+    # true and false pass as coordinates 1 and 0: a line with more of them than `recognized` needs a closer look.
     recognized = entry.get("recognized")
     if line.count(b"true") + line.count(b"false") > isinstance(recognized, bool) and _has_bool(entry["drawing"]):
         raise _Refusal("wrong_type")
@@ -148,10 +149,7 @@ def _ink(drawing: Any) -> bytes:
     if not drawing:
         raise _Refusal("no_strokes")
     try:
-        if len(drawing[0]) == 3:  # noqa: PLR2004 - raw form: x, y, t
-            ink = _raw_ink(drawing)
-        else:
-            ink = strokes.pack(drawing)
+        ink = _raw_ink(drawing) if len(drawing[0]) == _RAW_AXES else strokes.pack(drawing)
     except (ValueError, TypeError, OverflowError):
         raise _Refusal(_why_no_ink(drawing)) from None
     first = drawing[0]
@@ -178,7 +176,7 @@ def _has_bool(drawing: Any) -> bool:
     return any(isinstance(value, bool) for stroke in drawing for axis in stroke for value in axis)
 
 
-def _why_no_ink(drawing: list[Any]) -> str:
+def _why_no_ink(drawing: list[Any]) -> str:  # noqa: PLR0911 - a list of reasons
     """The reason, for a drawing that could not be packed."""
     is_strokes = all(isinstance(stroke, list) and len(stroke) in {2, 3} for stroke in drawing)
     if not is_strokes or not all(isinstance(axis, list) for stroke in drawing for axis in stroke):
@@ -192,7 +190,7 @@ def _why_no_ink(drawing: list[Any]) -> str:
         return "not_finite"
     if any(len(stroke[0]) > strokes.MAX_POINTS for stroke in drawing):
         return "too_many_points"
-    is_raw = any(len(stroke) == 3 for stroke in drawing)  # noqa: PLR2004
+    is_raw = any(len(stroke) == _RAW_AXES for stroke in drawing)
     if not is_raw and any(isinstance(value, float) for value in values):
         return "wrong_type"
     return "out_of_range"

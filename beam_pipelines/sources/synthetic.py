@@ -4,13 +4,14 @@ A drawing is a pure function of (seed, class, number).
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_pipelines.options import PrepareSettings
+from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Item, Part, Sketch
 from beam_pipelines.sources._simplified import pack_simplified
 
@@ -44,7 +45,7 @@ def _line(*corners: tuple[float, float]) -> Points:
     """A stroke through the corners, with points between them that can tremble."""
     ends = np.array(corners, np.float64)
     shares = np.linspace(0, 1, _POINTS_A_LINE, endpoint=False)[:, None]
-    sides = [start + shares * (end - start) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    sides = [start + shares * (end - start) for start, end in itertools.pairwise(ends)]
     return np.concatenate([*sides, ends[-1:]])
 
 
@@ -219,18 +220,18 @@ RULES: dict[str, Callable[[Pen], list[Points]]] = {
 
 def _by_hand(pen: Pen, lines: list[Points]) -> list[Points]:
     """Leans, stretches and bends the whole drawing, and makes each stroke tremble, drift and run either way."""
-    angle, lean = pen.between(-0.22, 0.22), pen.between(-0.18, 0.18)
-    wide, tall = pen.between(0.75, 1.25), pen.between(0.75, 1.25)
+    angle, lean = pen.between(-0.35, 0.35), pen.between(-0.3, 0.3)
+    wide, tall = pen.between(0.6, 1.4), pen.between(0.6, 1.4)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     frame = np.array([[wide, 0.0], [lean, tall]]) @ turn
     drawn = []
     for line in lines:
-        moved = line @ frame + pen.many(1, -0.07, 0.07)
+        moved = line @ frame + pen.many(1, -0.1, 0.1)
         knots = np.linspace(0, 1, 5)
         along = np.linspace(0, 1, len(line))
-        drift = pen.many(5, -0.09, 0.09)
+        drift = pen.many(5, -0.16, 0.16)
         bend = np.stack([np.interp(along, knots, drift[:, axis]) for axis in range(2)], axis=1)
-        moved = moved + bend + pen.many(len(line), -0.012, 0.012)
+        moved = moved + bend + pen.many(len(line), -0.02, 0.02)
         drawn.append(moved[::-1] if pen.between(0, 1) < 0.3 else moved)  # noqa: PLR2004 - a third of people's strokes
     return drawn
 
@@ -241,7 +242,7 @@ def draw(seed: int, category: str, number: int) -> bytes:
     return pack_simplified(_by_hand(pen, RULES[category](pen)))
 
 
-def plan(settings: PrepareSettings) -> list[Part]:
+def plan(settings: Settings) -> list[Part]:
     """As many drawings a class as are wanted and a few more, or `settings.synthetic_drawings`, in parts."""
     count = settings.synthetic_drawings or settings.wanted + SPARE
     return [
@@ -251,7 +252,7 @@ def plan(settings: PrepareSettings) -> list[Part]:
     ]
 
 
-def read(part: Part, settings: PrepareSettings) -> Iterator[Item]:
+def read(part: Part, settings: Settings) -> Iterator[Item]:
     """The drawings of one part, in order."""
     for number in range(part.first, part.stop):
         yield Sketch(draw(settings.seed, part.category, number), f"{part.category}/{number}")

@@ -62,7 +62,7 @@ def _shards(folder: Path) -> dict[str, bytes]:
 
 
 def _resplit(source: Path, target: Path) -> Path:
-    """The same drawings in other files: each category cut in three, in reverse order, one part in a folder, unpacked."""
+    """The same drawings in other files: each category in three, in reverse order, one in a folder, two unpacked."""
     (target / "more").mkdir(parents=True)
     for path in source.iterdir():
         lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[::-1]
@@ -159,9 +159,9 @@ def test_tensorflow_reads_the_records(strokes_folder, tmp_path):
     paths = sorted(str(path) for path in (tmp_path / "data").glob("train-*"))
     for number, record in enumerate(tf.data.TFRecordDataset(paths).as_numpy_iterator()):
         features = tf.train.Example.FromString(record).features.feature
-        assert list(sorted(features)) == sorted(
-            ["image/class/label", "image/class/text", "image/encoded", "image/format", "image/height", "image/key"]
-            + ["image/width", "sketch/strokes"]
+        assert sorted(features) == sorted(
+            [f"image/{name}" for name in ("class/label", "class/text", "encoded", "format", "height", "key", "width")]
+            + ["sketch/strokes"]
         )
         label = features["image/class/label"].int64_list.value[0]
         assert features["image/class/text"].bytes_list.value[0].decode() == CLASSES[label]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipelines.options import PrepareSettings
+from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Refused, Sketch, quickdraw
 from boceto import storage, strokes
 from boceto.errors import SettingsError
@@ -16,7 +16,7 @@ GOOD = {"word": "cat", "drawing": [[[0, 255], [0, 10]], [[3], [4]]], "key_id": "
 
 
 def _settings(folder, **changes):
-    return PrepareSettings(output="unused", input=str(folder), **changes)
+    return Settings(output="unused", input=str(folder), **changes)
 
 
 def _read(folder, name, content, **changes):
@@ -185,4 +185,4 @@ def test_whatever_stands_as_a_drawing_is_taken_whole_or_refused(drawing):
         taken = strokes.unpack(item.ink)
         assert len(taken) == len(drawing)
         if all(len(stroke) == 2 for stroke in drawing):
-            assert all((np.array(line).T == stroke).all() for stroke, line in zip(taken, drawing, strict=True))
+            assert all((stroke == np.array(line).T).all() for stroke, line in zip(taken, drawing, strict=True))

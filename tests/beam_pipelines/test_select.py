@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_pipelines import select
-from beam_pipelines.options import PrepareSettings
 from beam_pipelines.select import Smallest
+from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch
 from boceto.errors import SettingsError
 
@@ -89,15 +89,15 @@ THERE = ["airplane", "cat", "dog", "hot dog"]
     [("all", THERE), ("dog,cat", ["cat", "dog"]), (" hot dog , cat ", ["cat", "hot dog"]), ("4", THERE)],
 )
 def test_classes_by_name_and_number(given_classes, expected):
-    assert select.choose_categories(PrepareSettings(output="", classes=given_classes), THERE) == expected
+    assert select.choose_categories(Settings(output="", classes=given_classes), THERE) == expected
 
 
 def test_classes_by_file_and_by_seed(tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("dog\n\nhot dog\n")
-    assert select.choose_categories(PrepareSettings(output="", classes=str(names)), THERE) == ["dog", "hot dog"]
+    assert select.choose_categories(Settings(output="", classes=str(names)), THERE) == ["dog", "hot dog"]
     by_seed = {
-        tuple(select.choose_categories(PrepareSettings(output="", classes="2", seed=seed), THERE)) for seed in range(20)
+        tuple(select.choose_categories(Settings(output="", classes="2", seed=seed), THERE)) for seed in range(20)
     }
     assert len(by_seed) > 2
     assert all(len(chosen) == 2 for chosen in by_seed)
@@ -115,4 +115,4 @@ def test_classes_by_file_and_by_seed(tmp_path):
 )
 def test_classes_that_cannot_be_had_are_refused(given_classes, message):
     with pytest.raises(SettingsError, match=message):
-        select.choose_categories(PrepareSettings(output="", classes=given_classes), THERE)
+        select.choose_categories(Settings(output="", classes=given_classes), THERE)

@@ -12,7 +12,7 @@ _RUNNING = ("output", "overwrite", "runner", "workers", "preview")
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class Settings:
     """The flags of `boceto prepare`, and the table [prepare] of a settings file."""
 
     output: str = option(help="folder of the data set to make")

@@ -1,0 +1,40 @@
+# The few verbs. CI and the README call these and nothing else.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# uv must use the machine's Python and not fetch one.
+export UV_PYTHON_DOWNLOADS := never
+LOCKED := prepare train gpu eval dev
+
+.PHONY: install demo test check bench lock clean
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
+	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "Boceto needs Python 3.11, 3.12 or 3.13 as python3; this is $$(python3 --version)"; exit 1; }
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --require-hashes -r requirements/dev.txt
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install  ## The main job on synthetic drawings; FRESH=1 starts afresh.
+	$(PYTHON) -m boceto demo $(if $(FRESH),--fresh)
+
+test: install  ## All tests, with coverage.
+	$(PYTHON) -m pytest --cov --cov-report=term
+
+check: install  ## Lint, format and types.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
+	$(PYTHON) benchmarks/all.py --input $(INPUT)
+
+lock: install  ## Makes requirements/ anew from pyproject.toml.
+	for extra in $(LOCKED); do $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header \
+	  --extra $$extra pyproject.toml --output-file requirements/$$extra.txt $(if $(UPGRADE),--upgrade) || exit 1; done
+	grep -A100 '^uv==' requirements/dev.txt | sed '/^    # via/,$$d' > requirements/uv.txt
+
+clean:  ## Everything that the verbs made.
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,110 @@
+"""`boceto demo`: the whole chain on drawings made by rule, small enough for a laptop; ends in a table and pictures."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from boceto import storage
+from boceto.console import Console, clock_time, run_program, table
+from boceto.errors import BocetoError
+from boceto.settings import option, parse
+
+NETS = ("sknet", "skresnet")
+RESULT = "demo.json"
+SIZE, WIDTH = 32, 0.25
+PREPARE = ("--source", "synthetic", "--size", str(SIZE), "--line-width", "1.5", "--seed", "0")
+COUNTS = ("--train-per-class", "60", "--test-per-class", "20")
+TRAIN = ("--width", str(WIDTH), "--epochs", "12", "--batch-size", "64", "--warmup-steps", "20", "--schedule", "cosine")
+
+
+class StepFailed(BocetoError):  # noqa: N818 - it is told, not handled
+    """A program of the chain failed; it has said why itself."""
+
+    def __init__(self, verb: str, code: int) -> None:
+        super().__init__(f"`boceto {verb}` ended with exit code {code}; what it said stands above")
+        self.exit_code = code
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `boceto demo`."""
+
+    output: str = option("demo", help="folder for the data set, the runs and their scores")
+    fresh: bool = option(False, help="start afresh instead of showing what is there")
+
+
+def _program(verb: str, *words: str) -> dict[str, Any]:
+    """Runs one program of the chain as people do; its progress goes to standard error, its result comes back."""
+    done = subprocess.run([sys.executable, "-m", "boceto", verb, *words, "--json"], stdout=subprocess.PIPE, check=False)  # noqa: S603 - our own command
+    if done.returncode:
+        raise StepFailed(verb, done.returncode)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _chain(output: str, console: Console) -> dict[str, Any]:
+    data = storage.join(output, "data")
+    console.line("1/3 drawing and recording: boceto prepare")
+    results: dict[str, Any] = {"data": _program("prepare", "--output", data, *PREPARE, *COUNTS)}
+    for net in NETS:
+        run = storage.join(output, net)
+        console.line(f"2/3 training {net}: boceto train")
+        trained = _program("train", "--data", data, "--run", run, "--net", net, *TRAIN)
+        console.line(f"3/3 scoring {net}: boceto eval")
+        scored = _program("eval", "--data", data, "--run", run)
+        results[net] = {**scored, "images_per_second": trained["images_per_second"]}
+    return results
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            net,
+            f"{results[net]['parameters']:,}",
+            f"{results[net]['train_accuracy']:.3f}",
+            f"{results[net]['test_accuracy']:.3f}",
+            f"{results[net]['map']:.3f}",
+            f"{results[net]['images_per_second']:,.0f}",
+        )
+        for net in NETS
+    ]
+    return table(("net", "parameters", "train accuracy", "test accuracy", "mAP", "images/s"), rows)
+
+
+def demo(settings: Settings, console: Console) -> dict[str, Any]:
+    """Runs the chain, or shows the result of the last time; returns each net's scores."""
+    path = storage.join(settings.output, RESULT)
+    if settings.fresh:
+        for entry in storage.list_files(settings.output):
+            storage.delete(entry.url)
+    started = time.monotonic()
+    if storage.exists(path):
+        results: dict[str, Any] = json.loads(storage.read_bytes(path))
+        console.line(f"{settings.output} holds a finished demo already; `make demo FRESH=1` or --fresh starts afresh")
+    else:
+        results = _chain(settings.output, console)
+        storage.write_bytes(path, json.dumps(results).encode())
+        console.line(f"the whole chain took {clock_time(time.monotonic() - started)}")
+    classes = results["data"]["classes"]
+    console.line(
+        f"\nBoth nets, small: {WIDTH} of their width, {SIZE}x{SIZE} pixels, {classes} classes of synthetic drawings;"
+        f" a net that guesses has accuracy {1 / classes:.3f}.\n"
+    )
+    console.line(_table(results))
+    for net in NETS:
+        console.line(f"\n{net}: test drawings and their nearest neighbours: {results[net]['picture']}")
+    return results
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `boceto demo` with these words; returns the exit code."""
+
+    def work(console: Console) -> tuple[Mapping[str, Any], bool]:
+        asked = parse(Settings, "demo", argv, "Draws, records, trains both nets and scores them, small.")
+        return demo(asked.settings, console), asked.json
+
+    return run_program("demo", work)

@@ -6,6 +6,7 @@ from typing import Any
 
 from boceto.console import Console, run_program
 from boceto.settings import parse
+from eval_jobs import environment
 from eval_jobs.settings import Settings
 
 VERB = "eval"
@@ -16,6 +17,7 @@ def main(argv: Sequence[str]) -> int:
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         invocation = parse(Settings, VERB, argv, "Scores a run's export: accuracy, mAP, a report and a picture.")
+        environment.prepare()
         from eval_jobs import evaluate  # numba and Pillow are not needed to say what is wrong with a flag.
 
         return evaluate.run(invocation.settings, console), invocation.json

@@ -63,7 +63,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Mean(Generic[BATCH]):
-    """The mean of `score(batch)` float64[B] over all drawings of batches of type `reads`; `definition` says it in words."""
+    """The mean of `score(batch)` float64[B] over all drawings that it `reads`; `definition` says it in words."""
 
     reads: type[BATCH]
     score: Callable[[BATCH], NDArray[np.float64]]

@@ -1,6 +1,5 @@
 """The artefact's net: verified, loaded as a SavedModel, and called in batches. Knows no net and no Keras."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -128,7 +127,6 @@ def load(run: str, description: Artefact) -> Model:
         SettingsError: it is not on this machine.
     """
     url = verify(run, description)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own notes are not for people.
     import tensorflow as tf
 
     try:

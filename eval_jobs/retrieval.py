@@ -95,7 +95,7 @@ def _problem(embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], 
     cosine = distance == "cosine"
     squares = _squared_norms(rows)
     norms = np.sqrt(squares)
-    slices = next(parts for parts in (4, 2, 1) if rows.shape[1] % parts == 0)
+    slices = next(parts for parts in (8, 4, 2, 1) if rows.shape[1] % parts == 0)
     unit, tiny = _dot_error(rows.shape[1], slices, cosine=cosine)
     space = kernels.Space(
         rows,
@@ -118,7 +118,7 @@ def _dot_error(dimensions: int, slices: int, *, cosine: bool) -> tuple[float, fl
     """Bounds of the error of a float32 dot product in slices: relative to the norms' product, and absolute.
 
     Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1: n u / (1 - n u) with u = 2**-24 for a
-    sum of n terms in any order; so slices, which cost next to nothing, narrow what is left to compute exactly. Unit vectors
+    sum of n terms in any order; so slices, which cost next to nothing, leave less to compute exactly. Unit vectors
     that were themselves rounded add 2 u. Underflow adds at most the smallest normal number a term.
     """
     rounding = (dimensions // slices + slices + (4 if cosine else 1)) * 2.0**-24

@@ -18,7 +18,7 @@ METRIC = Mean(
     Rankings,
     _average_precision,
     "leave-one-out mAP: each test drawing is a query against all other test drawings, nearest first; relevant are "
-    "those of its class; its AP is the mean over the relevant ones of the precision at their rank, the hit itself counted; "
-    "at equal distance the irrelevant ones stand first; the query is never in its own ranking; a class with one drawing "
-    "yields no query; mAP is the mean over queries",
+    "those of its class; its AP is the mean over the relevant ones of the precision at their rank, the hit itself "
+    "counted; at equal distance the irrelevant ones stand first; the query is never in its own ranking; a class with "
+    "one drawing yields no query; mAP is the mean over queries",
 )

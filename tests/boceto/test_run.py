@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from boceto import run, storage
+from boceto.errors import DataError
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"memory://run/{tmp_path.name}"
+
+
+def lines(url):
+    return [json.loads(line) for line in storage.read_bytes(storage.join(url, run.HISTORY)).splitlines()]
+
+
+def test_the_description_is_read_as_it_was_written(url):
+    assert run.read(url) is None
+    run.write(url, {"settings": {"net": "sknet"}})
+    assert run.read(url) == {"format": "boceto-run", "version": 1, "settings": {"net": "sknet"}}
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"format": "boceto-run", "version": 99}'])
+def test_a_damaged_description_is_refused(url, text):
+    storage.write_bytes(storage.join(url, run.DESCRIPTION), text)
+    with pytest.raises(DataError, match=r"run.json is not a run's description"):
+        run.read(url)
+
+
+def test_the_history_is_cut_behind_the_restored_step(url):
+    history = run.History(url)
+    history.resume(0)
+    for step in (1, 2, 3):
+        history.add({"step": step})
+    history.flush()
+    again = run.History(url)
+    again.resume(2)
+    assert lines(url) == [{"step": 1}, {"step": 2}]
+    again.add({"step": 3, "loss": 0.5})
+    again.flush()
+    assert lines(url)[-1] == {"step": 3, "loss": 0.5}
+
+
+def test_lines_reach_the_file_within_seconds(url):
+    now = [0.0]
+    history = run.History(url, lambda: now[0])
+    history.resume(0)
+    history.add({"step": 1})
+    assert lines(url) == []
+    now[0] = run.FLUSH_SECONDS
+    history.add({"step": 2})
+    assert lines(url) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_damaged_history_is_refused(url):
+    storage.write_bytes(storage.join(url, run.HISTORY), b'{"step": 1}\n{"st')
+    with pytest.raises(DataError, match=r"history.jsonl is damaged"):
+        run.History(url).resume(1)

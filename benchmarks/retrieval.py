@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from eval_jobs import environment
 
-environment.prepare()  # As the program does, for all sides.
+environment.prepare()  # As the program does, for all sides. NumPy must come after it.
+# ruff: noqa: E402 - as said
 
 import numpy as np
 from numpy.typing import NDArray

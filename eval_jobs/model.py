@@ -13,6 +13,7 @@ from boceto import artefact, storage
 from boceto.artefact import Artefact
 from boceto.dataset import Manifest, Split
 from boceto.errors import DataError
+from eval_jobs import environment
 from eval_jobs.retrieval import check
 
 SIGNATURE = "serving_default"
@@ -74,23 +75,25 @@ def _difference(classes: list[str], others: list[str]) -> str:
 
 @dataclass
 class Clock:
-    """Images and seconds in the net's calls; the first call of each batch size, which compiles, does not count."""
+    """Images and seconds in the net's calls; the first call of each batch size may compile, and is kept apart."""
 
     images: int = 0
     seconds: float = 0.0
-    _seen: set[int] = field(default_factory=set)
+    _first: dict[int, float] = field(default_factory=dict)
 
     def add(self, images: int, seconds: float) -> None:
         """Counts one call."""
-        if images in self._seen:
+        if images in self._first:
             self.images += images
             self.seconds += seconds
-        self._seen.add(images)
+        self._first.setdefault(images, seconds)
 
     @property
-    def rate(self) -> float | None:
-        """Images a second; None where no call counted."""
-        return self.images / self.seconds if self.seconds else None
+    def rate(self) -> float:
+        """Images a second, without the first calls where there were others."""
+        if self.seconds:
+            return self.images / self.seconds
+        return sum(self._first) / sum(self._first.values())
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def load(run: str, description: Artefact) -> Model:
         SettingsError: it is not on this machine.
     """
     url = verify(run, description)
-    import tensorflow as tf
+    with environment.quiet():
+        import tensorflow as tf
 
     try:
         loaded = tf.saved_model.load(str(storage.local_folder(url)))

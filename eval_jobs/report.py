@@ -1,11 +1,12 @@
 """The scores as text for people."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from boceto.console import table
 
-HARDEST = 5
+WIDTH = 100
 CONFUSIONS = 10
 RANKINGS = {"l2": "L2", "l2_normalised": "L2, normalised", "cosine": "cosine"}
 
@@ -50,7 +51,7 @@ def summary(scores: Mapping[str, Any]) -> str:
 
 def full(scores: Mapping[str, Any]) -> str:
     """The summary, a table by class, what is mistaken most often, and the definitions."""
-    definitions = [f"{name}: {text}" for name, text in scores["definitions"].items()]
+    definitions = [textwrap.fill(f"{name}: {text}", WIDTH) for name, text in scores["definitions"].items()]
     return "\n\n".join([summary(scores), _by_class(scores), _mistakes(scores), *definitions]) + "\n"
 
 

@@ -60,6 +60,7 @@ def test_classes_of_one_drawing_are_named(make_data, make_run, evaluate):
     data = make_data(test=1, shards=1)
     code, result, err = evaluate(data, make_run(data))
     assert code == 0
+    assert result["images_per_second"] > 0
     assert result["map"] is None
     assert "class 0, class 1, class 2" in err
 

@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
-from boceto import dataset
-from boceto.errors import DataError
+from boceto import dataset, strokes
+from boceto.errors import DataError, SettingsError
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
@@ -33,3 +35,49 @@ def test_a_flipped_byte_is_refused(make_data, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(DataError, match=r"train-00001-of-00002\.tfrecord is damaged"):
         data.split("train")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("classes"), "'classes' is missing"),
+        (lambda m: m.update(version=2), "version 2"),
+        (lambda m: m["classes"].reverse(), "digest does not match"),
+        (lambda m: m["splits"]["train"]["per_class"].append(1), "do not add up"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(name="../../etc/passwd"), "none of this format's"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(records=True), "not as it should be"),
+        (lambda m: m["splits"].update(extra={}), "unknown split"),
+    ],
+)
+def test_a_changed_manifest_is_refused(make_data, tmp_path, change, message):
+    path = tmp_path / "data" / "dataset.json"
+    url = make_data()
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=message):
+        dataset.load(url)
+
+
+def test_what_is_no_data_set_says_what_to_do(tmp_path, make_data):
+    with pytest.raises(DataError, match=r"does not exist or is empty: there is no dataset\.json; run `boceto prepare"):
+        dataset.load(str(tmp_path / "nothing"))
+    url = make_data()
+    (tmp_path / "data" / "dataset.json").unlink()
+    with pytest.raises(DataError, match="holds an unfinished data set"):
+        dataset.load(url)
+
+
+def test_a_missing_shard_and_an_empty_split_are_named(make_data, tmp_path):
+    data = dataset.load(make_data())
+    with pytest.raises(SettingsError, match="no drawings in split 'validation'; it has train, test"):
+        data.split("validation")
+    (tmp_path / "data" / "test-00001-of-00002.tfrecord").unlink()
+    with pytest.raises(DataError, match="test-00001-of-00002.tfrecord is missing"):
+        data.split("test")
+
+
+def test_strokes_come_back(make_data):
+    train = dataset.load(make_data()).split("train")
+    label, number = map(int, train.keys([3])[0].split(b"-"))
+    assert strokes.unpack(train.strokes(3))[0].tolist() == [[label, number], [9, 9]]

@@ -1,0 +1,66 @@
+import io
+import json
+
+import pytest
+
+from boceto.console import Console, clock_time, run_program, table
+from boceto.errors import DataError, SettingsError, Stopped
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def _clock(times):
+    return iter(times).__next__
+
+
+def test_progress_is_rare_and_plain_where_there_is_no_terminal():
+    stream = io.StringIO()
+    console = Console(stream, _clock([0, 1, 11, 12, 22]))
+    for number in range(4):
+        console.progress(f"at {number}")
+    assert stream.getvalue() == "at 1\nat 3\n"
+
+
+def test_progress_is_drawn_over_itself_on_a_terminal():
+    stream = _Terminal()
+    console = Console(stream, _clock([0, 0, 0.1, 0.5]))
+    for text in ("long text", "dropped", "short"):
+        console.progress(text)
+    console.line("done")
+    assert stream.getvalue() == "\rlong text\rshort    \r     \rdone\n"
+
+
+def test_times_and_tables():
+    assert [clock_time(seconds) for seconds in (0, 61, 3661.4)] == ["00:00", "01:01", "1:01:01"]
+    assert table(("a", "bb"), [("x", "1")]).splitlines() == ["a  bb", "-  --", "x   1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingsError("bad"), 2),
+        (DataError("bad"), 65),
+        (Stopped("bad"), 75),
+        (OSError("bad"), 1),
+        (KeyboardInterrupt(), 75),
+    ],
+)
+def test_an_error_is_one_line_and_its_code(capsys, error, code):
+    def work(console):
+        raise error
+
+    assert run_program("train", work) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("boceto train: ")
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_result_goes_out_as_json_only_when_asked(capsys, as_json):
+    assert run_program("train", lambda console: ({"step": 3}, as_json)) == 0
+    out = capsys.readouterr().out
+    assert (json.loads(out) if as_json else out) == ({"step": 3} if as_json else "")

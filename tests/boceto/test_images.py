@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from boceto import images
+from boceto.errors import DataError
+
+HEADER = images.png_header(5, 7)
+
+
+def _decode(data):
+    image = np.zeros((5, 7), np.uint8)
+    images.decode_png(data, image, HEADER)
+    return image
+
+
+@given(arrays(np.uint8, (2, 5, 7)))
+def test_png_gives_back_the_pixels_and_tensorflow_agrees(pixels):
+    tf = pytest.importorskip("tensorflow")
+    for image, encoded in zip(pixels, images.encode_pngs(pixels, HEADER), strict=True):
+        assert (_decode(encoded) == image).all()
+        assert (tf.io.decode_png(encoded).numpy()[:, :, 0] == image).all()
+
+
+def test_another_size_is_refused():
+    other = images.encode_pngs(np.zeros((1, 7, 5), np.uint8), images.png_header(7, 5))[0]
+    with pytest.raises(DataError, match="not a PNG of 5x7"):
+        _decode(other)
+
+
+@given(st.data())
+def test_damage_to_the_pixels_is_noticed(data):
+    encoded = bytearray(images.encode_pngs(np.arange(35, dtype=np.uint8).reshape(1, 5, 7), HEADER)[0])
+    # The compressed data with its own checksum; the last 16 bytes are PNG's checksums and end.
+    encoded[data.draw(st.integers(41, len(encoded) - 17))] ^= data.draw(st.integers(1, 255))
+    try:
+        decoded = _decode(bytes(encoded))
+    except DataError:
+        return
+    assert (decoded == np.arange(35).reshape(5, 7)).all()
+
+
+@pytest.mark.parametrize("length", [0, 10, 41, 50])
+def test_a_cut_png_is_refused(length):
+    encoded = images.encode_pngs(np.zeros((1, 5, 7), np.uint8), HEADER)[0]
+    with pytest.raises(DataError):
+        _decode(encoded[:length])

@@ -1,0 +1,34 @@
+from importlib import metadata
+
+import pytest
+
+from boceto import __main__ as command
+
+
+def test_an_unknown_verb_says_which_there_are(capsys):
+    assert command.main(["trian"]) == 2
+    assert "the verbs are demo, eval, prepare, train" in capsys.readouterr().err
+
+
+def test_without_a_verb_help_is_shown(capsys):
+    assert command.main([]) == 0
+    assert "boceto prepare" in capsys.readouterr().out
+
+
+def test_a_missing_extra_is_one_line(monkeypatch, capsys):
+    entry = metadata.EntryPoint("train", "a_module_that_is_not_installed:main", command.GROUP)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+    assert command.main(["train"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("`boceto train` needs `pip install 'boceto[train]'`")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "eval", "demo"])
+def test_every_verb_has_help_and_refuses_an_unknown_flag(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"boceto {verb}" in capsys.readouterr().out
+    assert command.main([verb, "--no-such-flag"]) == 2
+    assert f"see `boceto {verb} --help`" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+from dataclasses import dataclass
+
+import pytest
+
+from boceto import settings
+from boceto.errors import SettingsError
+from boceto.settings import option
+
+
+@dataclass(frozen=True)
+class Example:
+    data: str = option(help="where from")
+    epochs: int = option(30, help="passes", at_least=1, at_most=100)
+    rate: float = option(0.5, help="speed", at_least=0)
+    net: str = option("sknet", help="which", choices=("sknet", "skresnet"))
+    share: float | None = option(None, help="maybe")
+    fast: bool = option(False, help="hurry")
+
+
+def _parse(*words):
+    return settings.parse(Example, "train", words, "An example.")
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('[train]\ndata = "d"\nepochs = 3\nnet = "skresnet"\nfast = true\n[prepare]\nsize = 64\n')
+    asked = _parse("--config", str(file), "--epochs", "5", "--json").settings
+    assert asked == Example("d", 5, 0.5, "skresnet", None, True)
+
+
+def test_what_stands_behind_two_dashes_is_handed_on():
+    asked = _parse("--data", "d", "--", "--epochs", "x")
+    assert asked.rest == ("--epochs", "x")
+    assert asked.settings.epochs == 30
+
+
+def test_a_dash_in_a_toml_name_is_an_underscore(tmp_path):
+    @dataclass(frozen=True)
+    class Other:
+        batch_size: int = option(1, help="b")
+
+    file = tmp_path / "run.toml"
+    file.write_text("[train]\nbatch-size = 7\n")
+    assert settings.parse(Other, "train", ["--config", str(file)], "").settings.batch_size == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), r"train\.data is missing; give --data"),
+        (("--data", "d", "--epochs", "0"), r"train\.epochs = 0 is too small; use at least 1"),
+        (("--data", "d", "--epochs", "101"), r"train\.epochs = 101 is too large; use at most 100"),
+        (("--data", "d", "--epochs", "1.5"), r"train\.epochs = '1\.5' is not a whole number"),
+        (("--data", "d", "--rate", "nan"), r"train\.rate = nan is too small"),
+        (("--data", "d", "--net", "vgg"), r"train\.net = 'vgg' is unknown; choose one of sknet, skresnet"),
+        (("--data", "d", "--epoch", "3"), r"unrecognized arguments: --epoch 3; see `boceto train --help`"),
+        (("--config", "/no/such.toml"), r"--config /no/such\.toml: No such file"),
+    ],
+)
+def test_an_error_says_the_value_the_place_and_the_remedy(words, message):
+    with pytest.raises(SettingsError, match=message):
+        _parse(*words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\ndata='d'\ncolour = 1\n", r"unknown setting train\.colour; the settings are data, epochs, fast"),
+        ("[trian]\n", r"unknown table 'trian'; the tables are"),
+        ("epochs = 3\n", r"unknown table 'epochs'"),
+        ("[train]\ndata='d'\nepochs = true\n", r"train\.epochs = True is not a whole number"),
+        ("[train]\ndata='d'\nfast = 'yes'\n", r"train\.fast = 'yes' is not true or false"),
+        ("[train\n", "is not TOML"),
+    ],
+)
+def test_a_file_is_checked_like_the_flags(tmp_path, text, message):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        _parse("--config", str(file))
+
+
+def test_help_names_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        _parse("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for field in ("--data", "--epochs", "--rate", "--net sknet|skresnet", "--no-fast", "default: 30", "required"):
+        assert field in text

@@ -25,10 +25,10 @@ class Call(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """K batches of B records: images uint8[K, B, H, W, 1], labels int32[K, B], draws float32[K, B, D]."""
+    """K batches of B records: images uint8[K, B, H, W, 1], labels int64[K, B], draws float32[K, B, D]."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int32]
+    labels: NDArray[np.int64]
     draws: NDArray[np.float32]
 
 
@@ -63,7 +63,8 @@ class Source:
         records = rows if self.numbers is None else self.numbers[rows]
         shape = (call.last - call.first, self.batch)
         images = self.split.images(records)
-        labels = self.split.labels[records].astype(np.int32)
+        # TensorFlow keeps int32 in the host's memory, where a GPU would have to fetch it in every step.
+        labels = self.split.labels[records].astype(np.int64)
         draws = order.uniform(self.seed, epochs, records, self.draws)
         return Batches(images.reshape(*shape, *images.shape[1:]), labels.reshape(shape), draws.reshape(*shape, -1))
 

@@ -30,6 +30,13 @@ def strategy(replicas: int) -> tf.distribute.MirroredStrategy:
     return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)], reduction)
 
 
-def wanted(choice: str, default: bool) -> bool:  # noqa: FBT001 - what `auto` means
-    """`on`, `off` or `auto` as a boolean."""
-    return default if choice == "auto" else choice == "on"
+def modes(xla: str, deterministic: str, *, gpu: bool) -> tuple[bool, bool]:
+    """`on`, `off` or `auto` for each -> (whether to compile with XLA, whether operations must be bit-exact).
+
+    Raises:
+        SettingsError: both are asked for: XLA has no deterministic gradient of max pooling.
+    """
+    if xla == deterministic == "on":
+        raise SettingsError("train.xla = 'on' and train.deterministic = 'on' exclude each other; leave one at 'auto'")
+    compiled = xla == "on" or (xla == "auto" and gpu and deterministic != "on")
+    return compiled, deterministic == "on" or (deterministic == "auto" and not gpu and not compiled)

@@ -95,6 +95,12 @@ class Run:
             self.checkpoints.save(self.state.arrays(), self.meter.progress)
             self.report.history.flush()
 
+    def show(self) -> None:
+        """Shows how far things are."""
+        window = self.meter.peek()
+        if window:
+            self.report.progress(self.meter.progress.step, window)
+
     def log(self, rate: float) -> None:
         """Closes a log window."""
         window = self.meter.window()
@@ -126,6 +132,7 @@ def train(run: Run) -> Progress:
             break
         rates = plan.rates(call)
         run.meter.add(call, run.steps.train(batch, call.first, rates))
+        run.show()
         if plan.logs(call):
             run.log(rates[-1])
         validates = run.validates(call.last)

@@ -124,9 +124,8 @@ class Meter:
         finally:
             self._saving += self._clock() - start
 
-    def window(self) -> Window | None:
-        """Closes the window; None where no step was done in it."""
-        self.settle()
+    def peek(self) -> Window | None:
+        """The window so far, without what is under way; None where no step was done in it."""
         if not self._steps:
             return None
         waiting = self._waited() - self._waited_before
@@ -134,10 +133,16 @@ class Meter:
         images = self._steps * self._source.batch
         seconds = {"waiting": waiting, "computing": computing, "saving": self._saving}
         timed = images - self._untimed
-        window = Window(self._steps, images, timed, self._loss / self._steps, self._right / images, seconds)
-        self._images += timed
-        self._seconds += waiting + computing
-        self._clear()
+        return Window(self._steps, images, timed, self._loss / self._steps, self._right / images, seconds)
+
+    def window(self) -> Window | None:
+        """Closes the window; None where no step was done in it."""
+        self.settle()
+        window = self.peek()
+        if window:
+            self._images += window.timed
+            self._seconds += window.seconds["waiting"] + window.seconds["computing"]
+            self._clear()
         return window
 
     @property

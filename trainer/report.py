@@ -70,6 +70,11 @@ class Report:
         self._telemetry.steps(window.steps, window.images, window.seconds)
         self._telemetry.scores("train", window.loss, window.accuracy)
         self._telemetry.state(epoch, rate)
+        self.log.point("progress", **point)
+
+    def progress(self, step: int, window: Window) -> None:
+        """How far things are; the console shows it from time to time."""
+        epoch = step * self._source.batch / len(self._source)
         seconds = (self._total - step) * self._source.batch / window.images_per_second if window.timed else 0.0
         left = clock_time(seconds) if window.timed else "unknown time"
         text = (
@@ -77,7 +82,6 @@ class Report:
             f"{window.images_per_second:.1f} images/s  waiting {window.waiting:.1%}  {left} left"
         )
         self.log.progress(text)
-        self.log.point("progress", **point)
 
     def validated(self, step: int, loss: float, accuracy: float, best: bool) -> None:  # noqa: FBT001
         """A validation after `step` found these."""

@@ -16,7 +16,7 @@ SCALE_STEPS = 2000  # Steps without an overflow after which the loss scale doubl
 
 
 class Placed(NamedTuple):
-    """A call's batches on their devices, one value a replica: images uint8[K, b, H, W, 1], labels int32[K, b], and the
+    """A call's batches on their devices, one value a replica: images uint8[K, b, H, W, 1], labels int64[K, b], and the
     augmentation's draws float32[K, b, 5], or float32[K, b, 0] without one.
     """
 
@@ -26,7 +26,7 @@ class Placed(NamedTuple):
 
 
 def losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Logits float32[B, C], labels int32[B] -> cross entropy float32[B]; `smoothing` is spread over all classes."""
+    """Logits float32[B, C], labels int64[B] -> cross entropy float32[B]; `smoothing` is spread over all classes."""
     log_probabilities = tf.nn.log_softmax(logits)
     hit = tf.gather(log_probabilities, labels, axis=1, batch_dims=1)
     return -(1 - smoothing) * hit - smoothing * tf.reduce_mean(log_probabilities, axis=1)
@@ -35,7 +35,7 @@ def losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float) -> tf.Tensor:
 class Steps:
     """The compiled functions of one run."""
 
-    def __init__(self, state: State, model: keras.Model, settings: Settings, xla: bool) -> None:  # noqa: FBT001
+    def __init__(self, state: State, model: keras.Model, settings: Settings, *, xla: bool) -> None:
         self._state = state
         self._strategy = state.strategy
         self._model = model
@@ -84,9 +84,9 @@ class Steps:
     ) -> tuple[Any, ...]:
         """One replica's share of one step: gradients and statistics, the same on all replicas when it returns."""
         context = tf.distribute.get_replica_context()
-        pixels = tf.gather(images, number)
+        pixels = images[number]
         if draws.shape[-1]:
-            pixels = augment.augmented(pixels, tf.gather(draws, number), self._settings)
+            pixels = augment.augmented(pixels, draws[number], self._settings)
         first = context.replica_id_in_sync_group * tf.shape(pixels)[0]
         key = tf.stack([self._settings.seed, step, first])
         model = self._model
@@ -94,7 +94,7 @@ class Steps:
         others = [key if is_key(variable) else variable.value for variable in model.non_trainable_variables]
         others = [tf.convert_to_tensor(value) for value in others]
         scale = tf.convert_to_tensor(self._state.scale["value"]) if self._state.scale else tf.constant(1.0)
-        gradients, statistics, scalars = self._gradients(weights, others, pixels, tf.gather(labels, number), scale)
+        gradients, statistics, scalars = self._gradients(weights, others, pixels, labels[number], scale)
         gradients, scalars = context.all_reduce(tf.distribute.ReduceOp.SUM, (gradients, scalars))
         if statistics:
             # Statistics that stay as they were read have no device of their own, which all_reduce needs.
@@ -117,7 +117,7 @@ class Steps:
             loss = tf.reduce_sum(losses(outputs["logits"], labels, self._settings.label_smoothing)) / rows
             scaled = loss * scale
         gradients = tape.gradient(scaled, weights)
-        answers = tf.argmax(outputs["logits"], axis=1, output_type=tf.int32)
+        answers = tf.argmax(outputs["logits"], axis=1)
         # One float32 for both: TensorFlow reduces int32 on the host alone.
         scalars = tf.stack([loss, tf.reduce_sum(tf.cast(answers == labels, tf.float32))])
         variables = self._model.non_trainable_variables
@@ -176,5 +176,5 @@ class Steps:
         others = [tf.convert_to_tensor(variable.value) for variable in self._model.non_trainable_variables]
         outputs, _ = self._model.stateless_call(weights, others, images[0], training=False)
         loss = losses(outputs["logits"], labels[0], 0.0)
-        right = tf.argmax(outputs["logits"], axis=1, output_type=tf.int32) == labels[0]
+        right = tf.argmax(outputs["logits"], axis=1) == labels[0]
         return tf.reduce_sum(loss * counted[0]), tf.reduce_sum(tf.cast(right, tf.float32) * counted[0])

@@ -50,7 +50,8 @@ def run(  # noqa: PLR0913, PLR0917 - what a run is made of
     strategy = devices.strategy(settings.replicas)
     on_gpu = devices.gpus() and not settings.replicas
     check_batch(settings.batch_size, strategy.num_replicas_in_sync)
-    if devices.wanted(settings.deterministic, not on_gpu):
+    xla, deterministic = devices.modes(settings.xla, settings.deterministic, gpu=on_gpu)
+    if deterministic:
         tf.config.experimental.enable_op_determinism()
     split = data.split("train", verify=settings.verify)
     numbers, held = divide(data, split, settings)
@@ -77,7 +78,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a run is made of
     history.resume(progress.step)
     telemetry.info({"net": settings.net, "data_digest": data.manifest.digest, "version": __version__})
     report = Report(log, history, TensorBoard(settings.run, settings.tensorboard), telemetry, source, plan.last)
-    steps = Steps(state, model, settings, devices.wanted(settings.xla, on_gpu))
+    steps = Steps(state, model, settings, xla=xla)
     log.line(
         f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, steps {progress.step} to "
         f"{plan.last}, {strategy.num_replicas_in_sync} replicas"

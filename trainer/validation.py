@@ -44,7 +44,7 @@ def validate(steps: Steps, held: Held, settings: Settings, stop: Stop) -> tuple[
     def read(call: Call) -> tuple[Placed, object]:
         rows = np.arange(call.first * size, call.last * size)
         records = held.numbers[np.minimum(rows, count - 1)]  # The last batch is filled up with rows that do not count.
-        images, labels = held.split.images(records), held.split.labels[records].astype(np.int32)
+        images, labels = held.split.images(records), held.split.labels[records].astype(np.int64)
         placed = steps.place(Batches(images[None], labels[None], np.zeros((1, size, 0), np.float32)))
         return placed, steps.cut((rows < count).astype(np.float32)[None])
 

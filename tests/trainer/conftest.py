@@ -30,12 +30,12 @@ class TrainedRun:
 
     def __init__(self, folder: Path, data: str, capsys) -> None:
         self.folder = folder
-        self._data = data
+        self.flags = ["--data", data, "--run", str(folder), *SMALL]
         self._capsys = capsys
 
     def train(self, *flags: str) -> tuple[int, str]:
         """Trains; returns the exit code and what it said on standard error."""
-        code = main(["--data", self._data, "--run", str(self.folder), *SMALL, *flags])
+        code = main([*self.flags, *flags])
         return code, self._capsys.readouterr().err
 
     def arrays(self, step: int) -> dict[str, np.ndarray]:

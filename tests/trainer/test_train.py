@@ -202,3 +202,32 @@ def test_logs_and_run_json(make_run):
     assert described["result"]["step"] == 3
     assert described["settings"]["batch_size"] == 8
     assert {"boceto", "keras", "python"} <= described["versions"].keys()
+
+
+def test_the_command_itself_with_xla_on_two_replicas(make_run):
+    # A process of its own: XLA excludes the determinism that the other tests have switched on in this one.
+    plain, compiled = make_run("plain"), make_run("compiled")
+    flags = ["--epochs", "1", "--log-every", "1", "--replicas", "2"]
+    assert plain.train(*flags)[0] == 0
+    command = [sys.executable, "-m", "boceto", "train", *compiled.flags, *flags, "--xla", "on", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert {"net", "parameters", "step", "train_accuracy", "images_per_second", "artefact"} <= result.keys()
+    assert result["step"] == 3
+    assert "oneDNN" not in done.stderr
+    losses = [[line["loss"] for line in run.history() if "loss" in line] for run in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_real_sigterm(make_run):
+    run = make_run()
+    command = [sys.executable, "-m", "boceto", "train", *run.flags, "--epochs", "100000", "--save-every", "1000000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "parameters" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == 75
+    assert "saved; run the same command again" in said
+    assert run.steps()

@@ -52,7 +52,7 @@ def test_the_residual_sums_of_skresnet():
     net = nets.build("skresnet", Spec(classes=2, height=16, image_width=16, width=1 / 64, embedding=4))
 
     def inputs(name):
-        return {tensor._keras_history.operation.name for tensor in net.get_layer(name).input}  # noqa: SLF001 - Keras has no public way
+        return {tensor._keras_history.operation.name for tensor in net.get_layer(name).input}
 
     sums = {"r1": ("2", "pool_1"), "r2": ("3", "r1"), "r3": ("5", "pool_2"), "r4": ("6", "r3")}
     sums |= {"r5": ("8", "pool_3"), "r6": ("9", "r5")}

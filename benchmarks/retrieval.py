@@ -7,22 +7,19 @@ same mAP, within what rounding does to the order of near equals.
 """
 
 import argparse
+import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-
-from eval_jobs import environment
-
-environment.prepare()  # As the program does, for all sides. NumPy must come after it.
-# ruff: noqa: E402 - as said
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boceto.console import table
-from eval_jobs import metrics, retrieval
+from eval_jobs import environment, metrics, retrieval
 from eval_jobs.means import Bootstrap
 
 Embeddings = NDArray[np.float32]
@@ -87,42 +84,60 @@ def torchmetrics_map(rows: Embeddings, labels: Labels) -> float:
     return float(RetrievalMAP()(distances.max() + 1 - distances[others], relevant, indexes=queries))
 
 
-def best_time(work: Callable[[Embeddings, Labels], float], rows: Embeddings, labels: Labels, repeats: int) -> float:
-    """Seconds of the fastest of some repeats."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work(rows, labels)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+CONTESTANTS: dict[str, Callable[[Embeddings, Labels], float]] = {
+    "boceto": boceto_map,
+    "E @ E.T": matrix_product,
+    "E @ copy.T": full_product,
+    "scikit-learn": scikit_map,
+    "torchmetrics": torchmetrics_map,
+}
+PRODUCTS = ("E @ E.T", "E @ copy.T")
 
 
-def compare(kind: str, options: argparse.Namespace) -> list[list[str]]:
-    """A row a contestant: seconds, times Boceto's, mAP."""
+def measure(name: str, kind: str, options: argparse.Namespace) -> dict[str, float | str]:
+    """The fastest of some repeats of one contestant: seconds, score, peak memory in MiB; or the module it lacks."""
     rows, labels = embeddings(kind, options.drawings, options.dimensions, options.per_class)
-    score = boceto_map(rows, labels)  # Compiles.
-    ours, product, full = [], [], []
-    for _ in range(options.repeats):  # In turn, so that a slow spell of the machine meets all.
-        product.append(best_time(matrix_product, rows, labels, 1))
-        full.append(best_time(full_product, rows, labels, 1))
-        ours.append(best_time(boceto_map, rows, labels, 1))
-    own = min(ours)
-    lines = [
-        [f"{kind}: boceto", f"{own:.3f}", "1.00", f"{score:.6f}"],
-        [f"{kind}: E @ E.T", f"{min(product):.3f}", f"{min(product) / own:.2f}", ""],
-        [f"{kind}: E @ copy.T", f"{min(full):.3f}", f"{min(full) / own:.2f}", ""],
-    ]
-    for name, rival in (("scikit-learn", scikit_map), ("torchmetrics", torchmetrics_map)):
-        try:
+    work = CONTESTANTS[name]
+    slow = name in ("scikit-learn", "torchmetrics")
+    times = []
+    try:
+        score = 0.0 if slow else work(rows, labels)  # Compiles, and wakes the threads.
+        for _ in range(1 if slow else options.repeats):
             begin = time.perf_counter()
-            theirs = rival(rows, labels)
-            seconds = time.perf_counter() - begin
-        except ModuleNotFoundError as error:
-            lines.append([f"{kind}: {name}", f"no module {error.name!r}", "", ""])
+            score = work(rows, labels)
+            times.append(time.perf_counter() - begin)
+    except ModuleNotFoundError as error:
+        return {"missing": str(error.name)}
+    return {
+        "seconds": min(times),
+        "score": score,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def apart(name: str, kind: str) -> dict[str, float | str]:
+    """`measure` in a process of its own: Boceto with its program's environment, all others with the libraries' own."""
+    changes = environment.DEFAULTS if name == "boceto" else {}
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--kinds", kind]
+    done = subprocess.run(command, env=os.environ | changes, stdout=subprocess.PIPE, check=True)
+    found: dict[str, float | str] = json.loads(done.stdout)
+    return found
+
+
+def compare(kind: str) -> list[list[str]]:
+    """A row a contestant: seconds, times Boceto's, mAP, peak memory."""
+    results = {name: apart(name, kind) for name in CONTESTANTS}
+    own = results["boceto"]
+    lines = []
+    for name, found in results.items():
+        if "missing" in found:
+            lines.append([f"{kind}: {name}", f"no module {found['missing']!r}", "", "", ""])
             continue
-        assert abs(theirs - score) < SAME, (name, theirs, score)
-        lines.append([f"{kind}: {name}", f"{seconds:.3f}", f"{seconds / own:.1f}", f"{theirs:.6f}"])
-    print(f"{kind}: boceto takes {own / min(product):.2f} of E @ E.T, {own / min(full):.2f} of E @ copy.T")
+        seconds, score = float(found["seconds"]), float(found["score"])
+        assert name in PRODUCTS or abs(score - float(own["score"])) < SAME, (name, score, own)
+        shown = "" if name in PRODUCTS else f"{score:.6f}"
+        ratio = f"{seconds / float(own['seconds']):.2f}"
+        lines.append([f"{kind}: {name}", f"{seconds:.3f}", ratio, shown, f"{found['memory']:.0f}"])
     return lines
 
 
@@ -134,11 +149,14 @@ def main() -> int:
     parser.add_argument("--per-class", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--kinds", nargs="+", choices=DATA, default=DATA)
+    parser.add_argument("--only", choices=CONTESTANTS, help="measure one in this process, print JSON")
     options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.kinds[0], options)))
+        return 0
     print(f"{options.drawings} x {options.dimensions}, {options.per_class} a class, {os.cpu_count()} threads")
-    rows = [line for kind in options.kinds for line in compare(kind, options)]
-    print(table(["", "seconds", "times boceto's", "mAP"], rows))
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    rows = [line for kind in options.kinds for line in compare(kind)]
+    print(table(["", "seconds", "times boceto's", "mAP", "MiB"], rows))
     return 0
 
 

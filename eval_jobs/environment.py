@@ -8,8 +8,8 @@ from collections.abc import Iterator
 DEFAULTS = {
     # TensorFlow's own notes are not for people.
     "TF_CPP_MIN_LOG_LEVEL": "2",
-    # OpenBLAS's threads wait for more work by spinning, 2**26 ticks as they come, on cores that the ranking needs.
-    "OPENBLAS_THREAD_TIMEOUT": "4",
+    # The ranking has threads of its own; those of BLAS would wait for each other, and spin on cores that it needs.
+    "OPENBLAS_NUM_THREADS": "1",
 }
 
 

@@ -165,6 +165,13 @@ class _Threads:
             done.result()
 
 
+def _multiply(
+    rows: NDArray[np.float32], columns: NDArray[np.float32], out: NDArray[np.float32], first: int, last: int
+) -> None:
+    """Dot products of the rows with the columns first..last: float32[S, R, K], float32[S, M, K] -> float32[S, R, M]."""
+    np.matmul(rows, columns[:, first:last].transpose(0, 2, 1), out=out[:, :, first:last])
+
+
 def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _Threads) -> None:
     """Counts all others for the queries group.first..last, each pair of two such queries from one product."""
     space, dotted = problem.space, problem.dotted
@@ -183,7 +190,9 @@ def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _T
             for column in range(low, high, wide):
                 size = min(high, column + wide) - column
                 dots = panel[: slices * (until - row) * size].reshape(slices, until - row, size)
-                np.matmul(dotted[:, row:until], dotted[:, column : column + size].transpose(0, 2, 1), out=dots)
+                threads.run(
+                    _multiply, dotted[:, row:until], dotted[:, column : column + size], dots, first=0, last=size
+                )
                 threads.run(kernels.count_rows, space, group, dots, row, column, first=0, last=until - row)
                 if both:
                     threads.run(kernels.count_columns, space, group, dots, row, column, first=0, last=size)

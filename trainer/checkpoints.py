@@ -173,7 +173,9 @@ class Checkpoints:
         return found
 
     def _steps(self) -> list[int]:
-        return sorted(self._files())
+        """The steps that were saved, whole or not. What only has the beginning of a file was never saved."""
+        whole = (ARRAYS, COMMIT)
+        return sorted(step for step, urls in self._files().items() if any(url.endswith(whole) for url in urls))
 
     def _prune(self, best: int) -> None:
         files = self._files()

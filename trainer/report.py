@@ -20,7 +20,7 @@ from trainer.meter import Window
 class TensorBoard:
     """Event files in `RUN/tensorboard`, where the package is there to define them; else nothing."""
 
-    def __init__(self, run: str, wanted: bool) -> None:  # noqa: FBT001
+    def __init__(self, run: str, *, wanted: bool) -> None:
         self._writer = None
         with contextlib.suppress(ImportError):
             if wanted:

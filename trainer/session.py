@@ -38,7 +38,7 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
 
     description = describe(settings, data)
     with serving(settings.metrics_port) as telemetry:
-        result = train.run(settings, data, log, telemetry, stop, description)
+        result = train.run(train.Job(settings, data, log, telemetry, stop, description))
     runs.write(settings.run, {**description, "result": result})
     return result
 

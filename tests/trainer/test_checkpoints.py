@@ -99,6 +99,11 @@ def test_none_whole_is_an_error_and_no_new_start(checkpoints, run, log):
         checkpoints.newest(log)
 
 
+def test_the_beginning_of_a_first_save_is_no_checkpoint(checkpoints, run, log):
+    storage.write_bytes(url(run, 2, f"{ARRAYS}.123-456.partial"), b"PK")
+    assert checkpoints.newest(log) is None
+
+
 def test_what_is_not_finite_is_not_saved(checkpoints, log):
     with pytest.raises(DataError, match=r"step 4: weights/a is not finite.*--learning-rate"):
         checkpoints.save({"weights/a": ARRAY + np.inf}, Progress(step=4))

@@ -22,6 +22,7 @@ from boceto.dataset import MANIFEST, SHARD_NAME
 from boceto.errors import DataError, SettingsError
 
 DIRECT = "DirectRunner"
+_WATCH_SECONDS = 2.0
 
 
 def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
@@ -146,7 +147,7 @@ def _progress(job: Job, parts: int, console: Console) -> Iterator[None]:
     started = time.monotonic()
 
     def watch() -> None:
-        while not finished.wait(0.5):
+        while not finished.wait(_WATCH_SECONDS):
             with contextlib.suppress(OSError, ValueError):  # A file may go while it is looked at.
                 console.progress(_how_far(job, parts, seen, time.monotonic() - started))
 

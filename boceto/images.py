@@ -4,7 +4,6 @@ Source: PNG specification, third edition (https://www.w3.org/TR/png-3/).
 """
 
 import struct
-import zlib
 
 import numpy as np
 from isal import isal_zlib
@@ -20,7 +19,7 @@ _DATA_AT = 41  # signature 8, IHDR 25, length and name of IDAT 8
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(name)))
 
 
 def png_header(height: int, width: int) -> bytes:

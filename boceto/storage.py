@@ -63,8 +63,8 @@ class LocalFiles:
         folder = _local_path(url)
         if folder.is_file():
             return [Entry(str(folder), folder.stat().st_size)]
-        files = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
-        return sorted(Entry(str(path), path.stat().st_size) for path in files)
+        files = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)  # noqa: PTH118 - many
+        return sorted(Entry(path, os.stat(path).st_size) for path in files)  # noqa: PTH116 - as above
 
     def open(self, url: str) -> BinaryIO:
         return _local_path(url).open("rb", _BUFFER)
@@ -219,8 +219,8 @@ def join(url: str, *names: str) -> str:
 def relative(url: str, folder: str) -> str:
     """What stands behind `folder` in `url`, for an URL out of `list_files(folder)`."""
     if _adapter(folder) is _LOCAL:
-        base = _local_path(folder)
-        return _local_path(url).name if base.is_file() else str(_local_path(url).relative_to(base))
+        path, base = str(_local_path(url)), str(_local_path(folder))
+        return path.rpartition("/")[2] if path == base else os.path.relpath(path, base)
     return url.removeprefix(folder.rstrip("/") + "/")
 
 

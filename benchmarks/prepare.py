@@ -1,0 +1,120 @@
+"""`boceto prepare` against a bare Python loop, and two workers against one.
+
+    python benchmarks/prepare.py --input FOLDER_OF_QUICKDRAW_FILES
+
+The bare loop does only what must be done: parse, raster, encode, frame, write, one drawing after the other in the order
+of the files, with the same kernels. Both are whole processes, start-up and imports included; repeats alternate.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from boceto.console import table
+
+REPEATS = 3
+BATCH = 64
+
+
+def bare_loop(folder: str, output: str) -> None:
+    """Every drawing of the folder into one TFRecord file a category, with nothing else around it."""
+    from beam_pipelines.raster import Rasteriser
+    from beam_pipelines.settings import Settings
+    from beam_pipelines.sources import Sketch, quickdraw
+    from boceto import images, records
+
+    settings = Settings(output=output, input=folder)
+    parts = quickdraw.plan(settings)
+    rasteriser = Rasteriser(settings.size, settings.line_width, settings.margin)
+    header = images.png_header(settings.size, settings.size)
+    encoder = records.Encoder(settings.size, settings.size, "png", [part.category for part in parts])
+    Path(output).mkdir()
+    for label, part in enumerate(parts):
+        sketches = [item for item in quickdraw.read(part, settings) if isinstance(item, Sketch)]
+        with Path(output, f"{label}.tfrecord").open("wb") as file:
+            for at in range(0, len(sketches), BATCH):
+                batch = sketches[at : at + BATCH]
+                encoded = images.encode_pngs(rasteriser.draw([sketch.ink for sketch in batch]), header)
+                for sketch, image in zip(batch, encoded, strict=True):
+                    file.write(records.frame(encoder.encode(label, image, sketch.key, sketch.ink)))
+
+
+def _timed(words: list[str], output: Path) -> float:
+    """Seconds of one run into a fresh folder."""
+    shutil.rmtree(output, ignore_errors=True)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def _memory(words: list[str], output: Path) -> float:
+    """Most memory in MB of a run and its workers together, sampled: proportional set size, shared pages counted once."""
+    shutil.rmtree(output, ignore_errors=True)
+    most = 0
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+        while run.poll() is None:
+            most = max(most, sum(_pss(process) for process in _family(run.pid)))
+            time.sleep(0.1)
+    return most / 1024
+
+
+def _family(process: int) -> list[int]:
+    found = [process]
+    for parent in found:
+        children = Path(f"/proc/{parent}/task/{parent}/children")
+        if children.exists():
+            found += [int(child) for child in children.read_text().split()]
+    return found
+
+
+def _pss(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", required=True, help="folder of QuickDraw files")
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.bare:
+        bare_loop(asked.input, asked.bare)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "data")
+        counts = ["--train-per-class", "2000", "--test-per-class", "50", "--allow-fewer", "--no-preview"]
+        job = ["-m", "boceto", "prepare", "--input", asked.input, "--output", str(output), *counts, "--workers"]
+        runs = {
+            "bare loop": [__file__, "--input", asked.input, "--bare", str(output)],
+            "prepare, 1 worker": [*job, "1"],
+            "prepare, 2 workers": [*job, "2"],
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for words in runs.values():
+            _timed(words, output)  # Warms the page cache and the compiled kernels.
+        for _ in range(REPEATS):
+            for name, words in runs.items():
+                seconds[name].append(_timed(words, output))
+        memory = {name: _memory(words, output) for name, words in runs.items()}
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    rows = [(name, f"{medians[name]:.2f}", f"{memory[name]:,.0f}") for name in runs]
+    print(table(("all drawings, start-up included", "seconds", "MB"), rows))
+    one, two, bare = medians["prepare, 1 worker"], medians["prepare, 2 workers"], medians["bare loop"]
+    result = {"of_bare_loop": one / bare, "two_workers": one / two, "cores": os.cpu_count(), "seconds": medians}
+    print(f"1 worker: {one / bare:.2f} of the bare loop's time; 2 workers: {one / two:.2f} times as fast as 1")
+    print(json.dumps({"prepare": {**result, "memory_mb": memory}}))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ the settings that the mathematics depend on, and the progress of the run. A fold
 
 import dataclasses
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -193,8 +194,9 @@ def _write_npz(file: _Checksummed, arrays: Arrays) -> None:
     """What np.savez writes, which itself refuses a file that it cannot seek in."""
     with zipfile.ZipFile(file, "w") as archive:  # type: ignore[call-overload]  # needs only write and flush
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue())  # An entry so made bears no date.
 
 
 def _verify(path: str, entry: Mapping[str, Any]) -> None:

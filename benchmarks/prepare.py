@@ -42,8 +42,10 @@ def bare_loop(folder: str, output: str) -> None:
             for at in range(0, len(sketches), BATCH):
                 batch = sketches[at : at + BATCH]
                 encoded = images.encode_pngs(rasteriser.draw([sketch.ink for sketch in batch]), header)
-                for sketch, image in zip(batch, encoded, strict=True):
-                    file.write(records.frame(encoder.encode(label, image, sketch.key, sketch.ink)))
+                file.writelines(
+                    records.frame(encoder.encode(label, image, sketch.key, sketch.ink))
+                    for sketch, image in zip(batch, encoded, strict=True)
+                )
 
 
 def _timed(words: list[str], output: Path) -> float:
@@ -55,7 +57,7 @@ def _timed(words: list[str], output: Path) -> float:
 
 
 def _memory(words: list[str], output: Path) -> float:
-    """Most memory in MB of a run and its workers together, sampled: proportional set size, shared pages counted once."""
+    """Most memory in MB of a run and its workers together, sampled; shared pages count once."""
     shutil.rmtree(output, ignore_errors=True)
     most = 0
     with subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:

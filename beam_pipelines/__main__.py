@@ -1,5 +1,6 @@
 """`python -m beam_pipelines` and `boceto prepare`."""
 
+import gc
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             from beam_pipelines.prepare import prepare
 
+            gc.freeze()  # What the imports left stays for good: collecting garbage need not look at it again.
             return prepare(asked.settings, asked.rest, console), asked.json
         finally:
             logging.disable(logging.NOTSET)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam import pvalue
 
 from beam_pipelines import select, sources
@@ -30,7 +31,9 @@ WORK = "_work"
 REFUSED = "refused.jsonl"
 PROBLEM = "problem.json"
 MOST_SHARDS = 4096
-BATCH = 64
+BATCH = 32
+# Each class is spread over this many shards at most: what is grouped grows with the classes, not with their product.
+SPREAD = 32
 _BUCKETS = 16
 _READ, _COUNTS, _IDS = "read", "counts", "ids"
 
@@ -128,11 +131,11 @@ class Deal(beam.DoFn):
         label = self._job.classes.index(category)
         for split, mine in dealt.items():
             shards = self._job.shards[split]
-            for shard in range(min(shards, len(mine))):
-                # Starting at another shard for each class keeps the shards' sizes within one drawing a class.
-                rows = [(row.rank, label, row.key, row.ink) for row in mine[(shard - label) % shards :: shards]]
-                if rows:
-                    yield (split, shard), pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
+            spread = min(shards, SPREAD)
+            for place in range(min(spread, len(mine))):
+                rows = [(row.rank, label, row.key, row.ink) for row in mine[place::spread]]
+                # Each class begins elsewhere, so the shards become about equally large.
+                yield (split, (label * (spread + 1) + place) % shards), pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
         taken = [candidate for mine in dealt.values() for candidate in mine]
         counts = {
             "category": category,
@@ -162,7 +165,8 @@ class Write(beam.DoFn):
         rasteriser = Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink)
         writer = ShardWriter(settings.output, settings.size, settings.encoding, list(self._job.classes))
         batches = (drawings[at : at + BATCH] for at in range(0, len(drawings), BATCH))
-        drawn = ((batch, rasteriser.draw([drawing.ink for drawing in batch])) for batch in batches)
+        pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)  # Fresh memory for each batch costs more.
+        drawn = ((batch, rasteriser.draw([drawing.ink for drawing in batch], pixels)) for batch in batches)
         written, per_class = writer.write(split, shard, self._job.shards[split], drawn)
         yield json.dumps({"split": split, "shard": written.__dict__, "per_class": per_class})
 

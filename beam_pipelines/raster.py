@@ -49,10 +49,14 @@ class Rasteriser:
         self._coverage = coverage_table(line_width)
         self._black = ink == "black"
 
-    def draw(self, inks: Sequence[bytes]) -> NDArray[np.uint8]:
-        """B packed drawings -> uint8[B, size, size]. Releases the interpreter's lock while it draws."""
+    def draw(self, inks: Sequence[bytes], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """B packed drawings -> uint8[B, size, size], in the first B of `out` where given.
+
+        Releases the interpreter's lock while it draws.
+        """
         starts = np.zeros(len(inks) + 1, np.int64)
         np.cumsum([len(ink) for ink in inks], out=starts[1:])
-        images = np.zeros((len(inks), self._size, self._size), np.uint8)
+        images = np.empty((len(inks), self._size, self._size), np.uint8) if out is None else out[: len(inks)]
+        images.fill(0)
         raster_kernels.draw(np.frombuffer(b"".join(inks), np.uint8), starts, self._inset, self._coverage, images)
         return np.invert(images, out=images) if self._black else images

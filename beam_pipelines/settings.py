@@ -32,7 +32,7 @@ class Settings:
     margin: float = option(1.0, help="border free of ink, pixels", at_least=0, at_most=512)
     ink: str = option("white", help="white ink on black, or black on white", choices=("white", "black"))
     encoding: str = option("png", help="how pixels are stored", choices=ENCODINGS)
-    records_per_shard: int = option(4096, help="drawings a shard file, about", at_least=1)
+    records_per_shard: int = option(8192, help="drawings a shard file, about", at_least=1)
     max_refused: float = option(0.01, help="share of bad drawings above which the job fails", at_least=0, at_most=1)
     synthetic_drawings: int = option(
         0, help="drawings a class of the synthetic source; 0: a few more than wanted", at_least=0

@@ -27,7 +27,7 @@ class ShardWriter:
         self._raw = encoding == "raw"
         self._classes = len(classes)
         self._encoder = records.Encoder(size, size, encoding, classes)
-        self._header = images.png_header(size, size)
+        self._png = images.PngEncoder(size, size)
 
     def write(
         self, split: str, shard: int, shards: int, batches: Iterable[tuple[list[Drawing], NDArray[np.uint8]]]
@@ -44,7 +44,7 @@ class ShardWriter:
         with storage.writing(storage.join(self._folder, name)) as file:
             for drawings, pixels in batches:
                 content.add(pixels, ((drawing.label, drawing.key.encode(), drawing.ink) for drawing in drawings))
-                data = b"".join(map(self._frame, drawings, self._encoded(pixels)))
+                data = b"".join(map(self._frame, drawings, pixels))
                 checksum.update(data)
                 file.write(data)
                 size += len(data)
@@ -52,8 +52,6 @@ class ShardWriter:
                     per_class[drawing.label] += 1
         return Shard(name, sum(per_class), size, checksum.hexdigest().decode(), content.hexdigest()), per_class
 
-    def _encoded(self, pixels: NDArray[np.uint8]) -> list[bytes]:
-        return [image.tobytes() for image in pixels] if self._raw else images.encode_pngs(pixels, self._header)
-
-    def _frame(self, drawing: Drawing, encoded: bytes) -> bytes:
+    def _frame(self, drawing: Drawing, image: NDArray[np.uint8]) -> bytes:
+        encoded = image.tobytes() if self._raw else self._png.encode(image)
         return records.frame(self._encoder.encode(drawing.label, encoded, drawing.key, drawing.ink))

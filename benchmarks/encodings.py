@@ -52,7 +52,7 @@ def main() -> None:
         if isinstance(item, Sketch)
     ]
     drawn = Rasteriser(SIZE).draw(sketches)
-    header, out = images.png_header(SIZE, SIZE), np.empty((SIZE, SIZE), np.uint8)
+    png, header, out = images.PngEncoder(SIZE, SIZE), images.png_header(SIZE, SIZE), np.empty((SIZE, SIZE), np.uint8)
     rows = {"raw": (drawn[0].nbytes, _microseconds(lambda: [image.tobytes() for image in drawn], len(drawn)), 0.0)}
     raw = [image.tobytes() for image in drawn]
 
@@ -63,8 +63,8 @@ def main() -> None:
     rows["raw"] = (*rows["raw"][:2], _microseconds(fill, len(drawn)))
     for level in (0, 1, 2, 3):
         images.PNG_LEVEL = level
-        encoded = images.encode_pngs(drawn, header)
-        encode = _microseconds(lambda: images.encode_pngs(drawn, header), len(drawn))
+        encoded = [png.encode(image) for image in drawn]
+        encode = _microseconds(lambda: [png.encode(image) for image in drawn], len(drawn))
         decode = _microseconds(lambda data=encoded: [images.decode_png(one, out, header) for one in data], len(drawn))
         rows[f"png, isal level {level}"] = (statistics.mean(map(len, encoded)), encode, decode)
     by_pillow = [_by_pillow(image) for image in drawn]

@@ -17,10 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from boceto.console import table
 
 REPEATS = 3
-BATCH = 64
+BATCH = 32
 
 
 def bare_loop(folder: str, output: str) -> None:
@@ -33,18 +35,19 @@ def bare_loop(folder: str, output: str) -> None:
     settings = Settings(output=output, input=folder)
     parts = quickdraw.plan(settings)
     rasteriser = Rasteriser(settings.size, settings.line_width, settings.margin)
-    header = images.png_header(settings.size, settings.size)
+    png = images.PngEncoder(settings.size, settings.size)
     encoder = records.Encoder(settings.size, settings.size, "png", [part.category for part in parts])
+    pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)
     Path(output).mkdir()
     for label, part in enumerate(parts):
         sketches = [item for item in quickdraw.read(part, settings) if isinstance(item, Sketch)]
         with Path(output, f"{label}.tfrecord").open("wb") as file:
             for at in range(0, len(sketches), BATCH):
                 batch = sketches[at : at + BATCH]
-                encoded = images.encode_pngs(rasteriser.draw([sketch.ink for sketch in batch]), header)
+                drawn = rasteriser.draw([sketch.ink for sketch in batch], pixels)
                 file.writelines(
-                    records.frame(encoder.encode(label, image, sketch.key, sketch.ink))
-                    for sketch, image in zip(batch, encoded, strict=True)
+                    records.frame(encoder.encode(label, png.encode(image), sketch.key, sketch.ink))
+                    for sketch, image in zip(batch, drawn, strict=True)
                 )
 
 

@@ -27,16 +27,22 @@ def png_header(height: int, width: int) -> bytes:
     return _SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
 
 
-def encode_pngs(images: NDArray[np.uint8], header: bytes) -> list[bytes]:
-    """uint8[B, H, W] -> B PNG files; `header` is `png_header(H, W)`."""
-    count, height, width = images.shape
-    rows = np.zeros((count, height, width + 1), np.uint8)  # Column 0 holds each row's filter: 0, none.
-    rows[:, :, 1:] = images
-    return [header + _chunk(b"IDAT", isal_zlib.compress(image, PNG_LEVEL)) + _END for image in rows]
+class PngEncoder:
+    """Makes PNG files of images of one size. Not for several threads at once."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._header = png_header(height, width)
+        # Column 0 holds each row's filter: 0, none.
+        self._rows = np.zeros((height, width + 1), np.uint8)
+
+    def encode(self, image: NDArray[np.uint8]) -> bytes:
+        """uint8[H, W] -> a PNG file."""
+        self._rows[:, 1:] = image
+        return self._header + _chunk(b"IDAT", isal_zlib.compress(self._rows, PNG_LEVEL)) + _END
 
 
 def decode_png(data: bytes | memoryview, image: NDArray[np.uint8], header: bytes) -> None:
-    """Writes the pixels of a PNG of `encode_pngs` into `image`, uint8[H, W].
+    """Writes the pixels of a PNG of `PngEncoder` into `image`, uint8[H, W].
 
     Raises:
         DataError: another size or kind of PNG than `header` says, or damaged data.

@@ -19,20 +19,21 @@ def _decode(data):
 @given(arrays(np.uint8, (2, 5, 7)))
 def test_png_gives_back_the_pixels_and_tensorflow_agrees(pixels):
     tf = pytest.importorskip("tensorflow")
-    for image, encoded in zip(pixels, images.encode_pngs(pixels, HEADER), strict=True):
+    encoder = images.PngEncoder(5, 7)
+    for image, encoded in [(image, encoder.encode(image)) for image in pixels]:
         assert (_decode(encoded) == image).all()
         assert (tf.io.decode_png(encoded).numpy()[:, :, 0] == image).all()
 
 
 def test_another_size_is_refused():
-    other = images.encode_pngs(np.zeros((1, 7, 5), np.uint8), images.png_header(7, 5))[0]
+    other = images.PngEncoder(7, 5).encode(np.zeros((7, 5), np.uint8))
     with pytest.raises(DataError, match="not a PNG of 5x7"):
         _decode(other)
 
 
 @given(st.data())
 def test_damage_to_the_pixels_is_noticed(data):
-    encoded = bytearray(images.encode_pngs(np.arange(35, dtype=np.uint8).reshape(1, 5, 7), HEADER)[0])
+    encoded = bytearray(images.PngEncoder(5, 7).encode(np.arange(35, dtype=np.uint8).reshape(5, 7)))
     # The compressed data with its own checksum; the last 16 bytes are PNG's checksums and end.
     encoded[data.draw(st.integers(41, len(encoded) - 17))] ^= data.draw(st.integers(1, 255))
     try:
@@ -44,6 +45,6 @@ def test_damage_to_the_pixels_is_noticed(data):
 
 @pytest.mark.parametrize("length", [0, 10, 41, 50])
 def test_a_cut_png_is_refused(length):
-    encoded = images.encode_pngs(np.zeros((1, 5, 7), np.uint8), HEADER)[0]
+    encoded = images.PngEncoder(5, 7).encode(np.zeros((5, 7), np.uint8))
     with pytest.raises(DataError):
         _decode(encoded[:length])

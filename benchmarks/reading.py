@@ -17,12 +17,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from boceto import dataset, storage
-from boceto.console import table
+from boceto.console import quiet, table
 from boceto.dataset import DataSet
 from trainer import environment
 
 environment.prepare()
-with environment.quiet():
+with quiet():
     import tensorflow as tf
 
     from trainer.batches import Ahead, Source, calls

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from boceto import dataset
-from boceto.console import table
+from boceto.console import quiet, table
 from trainer import environment
 
 environment.prepare()
-with environment.quiet():
+with quiet():
     import keras
     import tensorflow as tf
 

@@ -1,9 +1,11 @@
 """What a person sees on standard error: lines, and a progress line that stays quiet where no terminal is."""
 
+import contextlib
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BocetoError
@@ -48,6 +50,23 @@ class Console:
         if self._drawn:
             self._stream.write("\r" + " " * self._drawn + "\r")
             self._drawn = 0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hides what native code writes to standard error in the block: importing TensorFlow tells of the processor there,
+    whatever the log level. Python's exceptions are raised as ever.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def clock_time(seconds: float) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from boceto import artefact, storage
 from boceto.artefact import Artefact
+from boceto.console import quiet
 from boceto.dataset import Manifest, Split
 from boceto.errors import DataError
-from eval_jobs import environment
 from eval_jobs.retrieval import check
 
 SIGNATURE = "serving_default"
@@ -130,7 +130,7 @@ def load(run: str, description: Artefact) -> Model:
         SettingsError: it is not on this machine.
     """
     url = verify(run, description)
-    with environment.quiet():
+    with quiet():
         import tensorflow as tf
 
     try:

@@ -21,7 +21,7 @@ MakeData = Callable[..., str]
 
 
 def _square(label: int, number: int, size: int) -> np.ndarray:
-    """A bright block whose row and height tell the class, on faint noise: uint8[size, size]. Any small net learns it."""
+    """A bright block whose row and height tell the class, on faint noise: uint8[size, size]."""
     image = np.random.default_rng([label, number]).integers(0, 60, (size, size), np.uint8)
     quarter = max(2, size // 4)
     at = label % 4 * quarter

@@ -8,10 +8,10 @@ from typing import Any
 
 from boceto import __version__, artefact, dataset, storage
 from boceto import run as runs
+from boceto.console import quiet
 from boceto.dataset import DataSet
 from boceto.errors import DataError
 from boceto.telemetry import serving
-from trainer import environment
 from trainer.log import Log
 from trainer.settings import Settings, check_batch, check_same
 from trainer.stop import Stop
@@ -33,7 +33,7 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
     if result:
         log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
         return result
-    with environment.quiet():
+    with quiet():
         from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 
     description = describe(settings, data)

@@ -5,13 +5,14 @@ import hypothesis
 import numpy as np
 import pytest
 
+from boceto.console import quiet
 from trainer import environment
 
 hypothesis.settings.register_profile("trainer", deadline=None)  # A noisy machine proves nothing.
 hypothesis.settings.load_profile("trainer")
 
 environment.prepare()
-with environment.quiet():
+with quiet():
     import tensorflow as tf
 
 # Devices are fixed when TensorFlow starts: one process for all tests has as many as any of them needs.

@@ -10,9 +10,9 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import time
 
-import cairo
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +21,11 @@ from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch, quickdraw
 from boceto import strokes
 from boceto.console import table
+
+try:
+    import cairo
+except ModuleNotFoundError:
+    sys.exit("benchmarks/rasteriser.py needs pycairo: apt-get install libcairo2-dev pkg-config; pip install pycairo")
 
 SIZE, LINE_WIDTH, MARGIN = 128, 2.0, 1.0
 REPEATS, FINE, CHECKED = 9, 16, 300

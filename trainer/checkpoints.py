@@ -124,6 +124,8 @@ class Checkpoints:
     def newest(self, log: Log) -> tuple[Commit, dict[str, NDArray[Any]]] | None:
         """The newest whole checkpoint; None where the run has none at all. A damaged one is skipped with a warning.
 
+        A single folder without COMMIT is what a kill in the run's first save leaves: nothing was saved yet.
+
         Raises:
             DataError: there are checkpoints, and none is whole.
         """
@@ -133,7 +135,7 @@ class Checkpoints:
                 return self.load(step)
             except DataError as error:
                 log.alert(f"{error}; it is skipped")
-        if steps:
+        if len(steps) > 1 or self._committed(steps):
             raise DataError(
                 f"{self._folder} has {len(steps)} checkpoints and none is whole; restore one from a backup, "
                 "or start again in another --run"
@@ -160,6 +162,9 @@ class Checkpoints:
                 return commit, dict(arrays)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is damaged: {error}") from error
+
+    def _committed(self, steps: list[int]) -> bool:
+        return any(storage.exists(storage.join(self._url(step), COMMIT)) for step in steps)
 
     def _url(self, step: int) -> str:
         return storage.join(self._folder, f"{step:010}")

@@ -104,6 +104,17 @@ def test_the_beginning_of_a_first_save_is_no_checkpoint(checkpoints, run, log):
     assert checkpoints.newest(log) is None
 
 
+def test_a_first_save_without_its_commit_is_no_checkpoint_but_two_are_an_error(checkpoints, run, log, said):
+    save(checkpoints, 1)
+    storage.delete(url(run, 1, COMMIT))
+    assert checkpoints.newest(log) is None
+    assert "torn" in said.getvalue()
+    save(checkpoints, 2)
+    storage.delete(url(run, 2, COMMIT))
+    with pytest.raises(DataError, match="2 checkpoints and none is whole"):
+        checkpoints.newest(log)
+
+
 def test_what_is_not_finite_is_not_saved(checkpoints, log):
     with pytest.raises(DataError, match=r"step 4: weights/a is not finite.*--learning-rate"):
         checkpoints.save({"weights/a": ARRAY + np.inf}, Progress(step=4))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from beam_pipelines.__main__ import main
 from beam_pipelines.sources import synthetic
@@ -153,7 +154,6 @@ def test_ink_that_occurs_twice_is_taken_once_and_told(strokes_folder, tmp_path):
 
 
 def test_tensorflow_reads_the_records(strokes_folder, tmp_path):
-    tf = pytest.importorskip("tensorflow")
     assert _prepare(strokes_folder, tmp_path / "data") == 0
     split = dataset.load(str(tmp_path / "data")).split("train")
     paths = sorted(str(path) for path in (tmp_path / "data").glob("train-*"))

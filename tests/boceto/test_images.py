@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,7 +19,6 @@ def _decode(data):
 
 @given(arrays(np.uint8, (2, 5, 7)))
 def test_png_gives_back_the_pixels_and_tensorflow_agrees(pixels):
-    tf = pytest.importorskip("tensorflow")
     encoder = images.PngEncoder(5, 7)
     for image, encoded in [(image, encoder.encode(image)) for image in pixels]:
         assert (_decode(encoded) == image).all()

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
 from boceto import records
 
-TF = pytest.importorskip("tensorflow")
 ENCODER = records.Encoder(2, 300, "raw", ["cat", "hot dog"])
 
 
@@ -16,7 +16,7 @@ def _shard(*frames):
 @given(st.integers(0, 1), st.binary(max_size=40_000), st.text(max_size=20), st.binary(max_size=300))
 def test_a_record_is_the_example_that_tensorflow_would_write(label, encoded, key, strokes):
     record = ENCODER.encode(label, encoded, key, strokes)
-    example = TF.train.Example.FromString(record)
+    example = tf.train.Example.FromString(record)
     features = example.features.feature
     assert features["image/encoded"].bytes_list.value == [encoded]
     assert features["image/key"].bytes_list.value == [key.encode()]
@@ -29,7 +29,7 @@ def test_a_record_is_the_example_that_tensorflow_would_write(label, encoded, key
 def test_tensorflow_reads_the_frames(tmp_path):
     path = tmp_path / "shard"
     path.write_bytes(b"".join(records.frame(b"x" * size) for size in (0, 1, 70_000)))
-    assert [len(record) for record in TF.data.TFRecordDataset(str(path)).as_numpy_iterator()] == [0, 1, 70_000]
+    assert [len(record) for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()] == [0, 1, 70_000]
 
 
 def test_the_index_finds_what_was_written():
@@ -44,7 +44,7 @@ def test_the_index_finds_what_was_written():
 
 
 def test_records_that_tensorflow_wrote_are_found_whatever_their_order():
-    example = TF.train.Example()
+    example = tf.train.Example()
     for name, value in (("image/width", 3), ("image/height", 4), ("image/class/label", 1), ("extra", -7)):
         example.features.feature[name].int64_list.value.append(value)
     for name in ("image/encoded", "image/format", "image/key", "image/class/text"):
@@ -84,6 +84,6 @@ def test_a_changed_byte_is_refused_or_stays_within_the_shard(data):
 
 def test_a_missing_feature_is_named():
     with pytest.raises(ValueError, match="record 0 has no feature image/class/label"):
-        example = TF.train.Example()
+        example = tf.train.Example()
         example.features.feature["image/key"].bytes_list.value.append(b"k")
         records.index(_shard(records.frame(example.SerializeToString())))

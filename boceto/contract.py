@@ -1,0 +1,101 @@
+"""Reads the JSON documents that the programs hand each other into dataclasses, and says which field is wrong."""
+
+import collections.abc
+import dataclasses
+import json
+import math
+import reprlib
+import typing
+from typing import Any, TypeVar
+
+CLASS = TypeVar("CLASS")
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def parse(text: bytes, format: str, version: int) -> dict[str, Any]:
+    """The JSON object in `text`.
+
+    Raises:
+        ValueError: it is none, or of another format or version.
+    """
+    try:
+        entry = json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    found: dict[str, Any] = check(dict[str, Any], entry, "it")
+    if (found.get("format"), found.get("version")) != (format, version):
+        raise ValueError(
+            f"its format is {found.get('format')!r} version {found.get('version')!r}, not {format!r} version {version}"
+        )
+    return found
+
+
+def read(cls: type[CLASS], entry: object) -> CLASS:
+    """The dataclass `cls` out of the JSON object `entry`, whose fields must have the annotated types.
+
+    The types are int, float, str, bool, Any, dataclasses, and lists and mappings from str of these. An int is a float,
+    a bool is no int. Fields that `cls` does not have are left out.
+
+    Raises:
+        ValueError: a field is missing or of another type; it names the field.
+    """
+    found: CLASS = check(cls, entry, "it")
+    return found
+
+
+def check(kind: Any, value: Any, place: str) -> Any:
+    """`value` as a `kind`, one of the types that `read` knows.
+
+    Raises:
+        ValueError: it is none; it names `place`.
+    """
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _object(kind, value, place)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is list:
+        items = _expect(value, list, place, "a list")
+        return [check(arguments[0], item, f"{place}[{number}]") for number, item in enumerate(items)]
+    if origin in {dict, collections.abc.Mapping}:
+        entries = _expect(value, dict, place, "an object")
+        return {name: check(arguments[1], item, _below(place, name)) for name, item in entries.items()}
+    return _scalar(kind, value, place)
+
+
+def _object(cls: Any, value: Any, place: str) -> Any:
+    entries = _expect(value, dict, place, "an object")
+    kinds = typing.get_type_hints(cls)
+    values = {}
+    for field in dataclasses.fields(cls):
+        if field.name in entries:
+            values[field.name] = check(kinds[field.name], entries[field.name], _below(place, field.name))
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{_below(place, field.name)} is missing")
+    return cls(**values)
+
+
+def _scalar(kind: type, value: Any, place: str) -> Any:
+    if isinstance(value, bool) and kind is not bool:
+        raise ValueError(f"{place} is {value}, not {WORDS[kind]}")
+    _expect(value, (int, float) if kind is float else kind, place, WORDS[kind])
+    try:
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{place} is {value}, not a finite number")
+        return kind(value)
+    except OverflowError as error:
+        raise ValueError(f"{place} is too large") from error
+
+
+def _expect(value: Any, kind: Any, place: str, words: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{place} is {reprlib.repr(value)}, not {words}")  # noqa: TRY004 - bad data, no bad call
+    return value
+
+
+def _below(place: str, name: str) -> str:
+    return name if place == "it" else f"{place}.{name}"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

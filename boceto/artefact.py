@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from boceto import storage
+from boceto import contract, storage
 from boceto.errors import DataError
 
 FOLDER = "export"
@@ -52,15 +52,34 @@ def load(run: str) -> Artefact:
     """
     path = storage.join(run, FOLDER, DESCRIPTION)
     try:
-        entry = json.loads(storage.read_bytes(path))
-        if (entry["format"], entry["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"its format is {entry['format']!r} version {entry['version']!r}")
-        return Artefact(**entry)
+        return contract.read(Artefact, contract.parse(storage.read_bytes(path), FORMAT, VERSION))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{path} does not exist: the run has not exported yet; run `boceto train --run {run}`"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is not an artefact's description: {error}; export it again with `boceto train`"
-        ) from error
+    except ValueError as error:
+        raise DataError(f"{path} is not an artefact's description: {error}; {_again(run)}") from error
+
+
+def verify(run: str, description: Artefact) -> str:
+    """Checks the SavedModel's files against `artefact.json`; returns its URL.
+
+    Raises:
+        DataError: a file is missing or changed, or none is listed.
+    """
+    url = storage.join(run, FOLDER, MODEL)
+    if "saved_model.pb" not in description.files:
+        raise DataError(f"{url}: {DESCRIPTION} lists no saved_model.pb; {_again(run)}")
+    for name, expected in description.files.items():
+        path = storage.join(url, name)
+        try:
+            found = storage.crc32c(storage.buffer(path))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise DataError(f"{path} is missing; {_again(run)}") from error
+        if found != expected:
+            raise DataError(f"{path} has crc32c {found}, {DESCRIPTION} says {expected}; {_again(run)}")
+    return url
+
+
+def _again(run: str) -> str:
+    return f"export it again with `boceto train --run {run}`"

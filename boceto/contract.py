@@ -1,28 +1,38 @@
 """Reads the JSON documents that the programs hand each other into dataclasses, and says which field is wrong."""
 
-import collections.abc
 import dataclasses
 import json
 import math
 import reprlib
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 CLASS = TypeVar("CLASS")
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
-def parse(text: bytes, format: str, version: int) -> dict[str, Any]:
+def decode(text: bytes) -> dict[str, Any]:
     """The JSON object in `text`.
 
     Raises:
-        ValueError: it is none, or of another format or version.
+        ValueError: it is none.
     """
     try:
         entry = json.loads(text, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     found: dict[str, Any] = check(dict[str, Any], entry, "it")
+    return found
+
+
+def parse(text: bytes, format: str, version: int) -> dict[str, Any]:
+    """The JSON object in `text`, which says its `format` and `version`.
+
+    Raises:
+        ValueError: it is none, or of another format or version.
+    """
+    found = decode(text)
     if (found.get("format"), found.get("version")) != (format, version):
         raise ValueError(
             f"its format is {found.get('format')!r} version {found.get('version')!r}, not {format!r} version {version}"
@@ -43,6 +53,17 @@ def read(cls: type[CLASS], entry: object) -> CLASS:
     return found
 
 
+def field(entry: Mapping[str, Any], name: str, kind: Any) -> Any:
+    """What `entry` has at `name`, as a `kind`.
+
+    Raises:
+        ValueError: nothing, or it is none; it names the field.
+    """
+    if name not in entry:
+        raise ValueError(f"{name} is missing")
+    return check(kind, entry[name], name)
+
+
 def check(kind: Any, value: Any, place: str) -> Any:
     """`value` as a `kind`, one of the types that `read` knows.
 
@@ -57,7 +78,7 @@ def check(kind: Any, value: Any, place: str) -> Any:
     if origin is list:
         items = _expect(value, list, place, "a list")
         return [check(arguments[0], item, f"{place}[{number}]") for number, item in enumerate(items)]
-    if origin in {dict, collections.abc.Mapping}:
+    if origin in {dict, Mapping}:
         entries = _expect(value, dict, place, "an object")
         return {name: check(arguments[1], item, _below(place, name)) for name, item in entries.items()}
     return _scalar(kind, value, place)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from boceto import storage
+from boceto import contract, storage
 from boceto.errors import DataError
 
 DESCRIPTION = "run.json"
@@ -15,6 +15,7 @@ HISTORY = "history.jsonl"
 FORMAT = "boceto-run"
 VERSION = 1
 FLUSH_SECONDS = 10.0
+FIELDS = {"goal": dict[str, Any], "mathematics": dict[str, Any], "data_digest": str}
 
 
 def write(run: str, description: Mapping[str, Any]) -> None:
@@ -25,20 +26,24 @@ def write(run: str, description: Mapping[str, Any]) -> None:
 
 
 def read(run: str) -> dict[str, Any] | None:
-    """What `run.json` says; None where the run has none.
+    """What `run.json` says, with the types of `FIELDS`, and a step where it has a result; None where the run has none.
 
     Raises:
         DataError: it is damaged or of another version.
     """
     path = storage.join(run, DESCRIPTION)
     try:
-        entry: dict[str, Any] = json.loads(storage.read_bytes(path))
-        if (entry["format"], entry["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"its format is {entry['format']!r} version {entry['version']!r}")
+        entry = contract.parse(storage.read_bytes(path), FORMAT, VERSION)
+        for name, kind in FIELDS.items():
+            contract.field(entry, name, kind)
+        if entry.get("result") is not None:
+            contract.field(contract.field(entry, "result", dict[str, Any]), "step", int)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a run's description: {error}; use another --run") from error
+    except ValueError as error:
+        raise DataError(
+            f"{path} is not a run's description: {error}; remove it to go on from the checkpoints, or use another --run"
+        ) from error
     return entry
 
 
@@ -54,12 +59,13 @@ class History:
     def resume(self, step: int) -> None:
         """Takes up the lines up to `step`; those beyond it belong to steps that will be done again."""
         try:
-            lines = storage.read_bytes(self._path).decode().splitlines()
+            lines = storage.read_bytes(self._path).splitlines()
         except FileNotFoundError:
             lines = []
         try:
-            self._lines = [line for line in lines if json.loads(line)["step"] <= step]
-        except (ValueError, KeyError, TypeError) as error:
+            kept = [line for line in lines if contract.field(contract.decode(line), "step", int) <= step]
+            self._lines = [line.decode() for line in kept]
+        except ValueError as error:
             raise DataError(f"{self._path} is damaged: {error}; remove it and run the same command again") from error
         self.flush()
 

@@ -19,27 +19,6 @@ from eval_jobs.retrieval import check
 SIGNATURE = "serving_default"
 
 
-def verify(run: str, description: Artefact) -> str:
-    """Checks the SavedModel's files against `artefact.json`; returns its URL.
-
-    Raises:
-        DataError: a file is missing or changed, or none is listed.
-    """
-    url = storage.join(run, artefact.FOLDER, artefact.MODEL)
-    again = f"export it again with `boceto train --run {run}`"
-    if "saved_model.pb" not in description.files:
-        raise DataError(f"{url}: {artefact.DESCRIPTION} lists no saved_model.pb; {again}")
-    for name, expected in description.files.items():
-        path = storage.join(url, name)
-        try:
-            found = storage.crc32c(storage.buffer(path))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise DataError(f"{path} is missing; {again}") from error
-        if found != expected:
-            raise DataError(f"{path} has crc32c {found}, {artefact.DESCRIPTION} says {expected}; {again}")
-    return url
-
-
 def check_data(description: Artefact, manifest: Manifest, *, allow_other_data: bool) -> bool:
     """Whether the data set is the one that the net was trained with.
 
@@ -129,7 +108,7 @@ def load(run: str, description: Artefact) -> Model:
         DataError: it is not what `artefact.json` says, or TensorFlow cannot load it.
         SettingsError: it is not on this machine.
     """
-    url = verify(run, description)
+    url = artefact.verify(run, description)
     with quiet():
         import tensorflow as tf
 

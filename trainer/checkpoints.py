@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import storage
+from boceto import contract, storage
 from boceto.errors import DataError
 from trainer.log import Log
 
@@ -46,10 +46,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """What `COMMIT` says. `files` maps each file to its size in bytes and crc32c; `position` counts records."""
+class File:
+    """The size in bytes and the crc32c (hex) of a file."""
 
-    files: Mapping[str, Mapping[str, Any]]
+    bytes: int
+    crc32c: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What `COMMIT` says. `files` describes each file; `position` counts records."""
+
+    files: Mapping[str, File]
     step: int
     position: int
     data_digest: str
@@ -77,8 +85,8 @@ class _Checksummed:
         self._file.flush()
 
     @property
-    def entry(self) -> dict[str, Any]:
-        return {"bytes": self._size, "crc32c": self._crc.hexdigest().decode()}
+    def entry(self) -> File:
+        return File(self._size, self._crc.hexdigest().decode())
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
@@ -98,6 +106,8 @@ class Checkpoints:
 
     def save(self, arrays: Arrays, progress: Progress) -> None:
         """Writes the checkpoint of `progress.step`, then removes all but the newest and the best.
+
+        What lies beyond that step is removed too: it is of steps that are done again.
 
         Raises:
             DataError: a value is not finite: such a state would restore as a run that can only fail.
@@ -119,7 +129,7 @@ class Checkpoints:
             progress,
         )
         storage.write_bytes(storage.join(folder, COMMIT), json.dumps(dataclasses.asdict(commit), indent=1).encode())
-        self._prune(progress.best_step)
+        self._prune(progress.step, progress.best_step)
 
     def newest(self, log: Log) -> tuple[Commit, dict[str, NDArray[Any]]] | None:
         """The newest whole checkpoint; None where the run has none at all. A damaged one is skipped with a warning.
@@ -150,10 +160,10 @@ class Checkpoints:
         """
         folder = self._url(step)
         try:
-            commit = _parse(storage.read_bytes(storage.join(folder, COMMIT)))
+            commit = _parse(storage.read_bytes(storage.join(folder, COMMIT)), step)
         except FileNotFoundError as error:
             raise DataError(f"{folder} is torn: it has no {COMMIT}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise DataError(f"{folder}/{COMMIT} is damaged: {error}") from error
         path = storage.join(folder, ARRAYS)
         try:
@@ -183,13 +193,13 @@ class Checkpoints:
         whole = (ARRAYS, COMMIT)
         return sorted(step for step, urls in self._files().items() if any(url.endswith(whole) for url in urls))
 
-    def _prune(self, best: int) -> None:
+    def _prune(self, saved: int, best: int) -> None:
         files = self._files()
-        for step in sorted(files)[: -self._keep]:
-            if step != best:
-                # COMMIT goes first: what is half removed is torn, never wrong.
-                for url in sorted(files[step], key=lambda url: not url.endswith(COMMIT)):
-                    storage.delete(url)
+        kept = {*sorted(step for step in files if step <= saved)[-self._keep :], best}
+        for step in files.keys() - kept:
+            # COMMIT goes first: what is half removed is torn, never wrong.
+            for url in sorted(files[step], key=lambda url: not url.endswith(COMMIT)):
+                storage.delete(url)
 
 
 REMEDY = "try a lower --learning-rate, --warmup-steps, --clip-norm 1, or --precision float32"
@@ -204,16 +214,18 @@ def _write_npz(file: _Checksummed, arrays: Arrays) -> None:
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue())  # An entry so made bears no date.
 
 
-def _verify(path: str, entry: Mapping[str, Any]) -> None:
+def _verify(path: str, entry: File) -> None:
     data = storage.buffer(path)
-    if len(data) != entry["bytes"]:
-        raise ValueError(f"it has {len(data)} bytes, its {COMMIT} says {entry['bytes']}")
-    if storage.crc32c(data) != entry["crc32c"]:
+    if len(data) != entry.bytes:
+        raise ValueError(f"it has {len(data)} bytes, its {COMMIT} says {entry.bytes}")
+    if storage.crc32c(data) != entry.crc32c:
         raise ValueError(f"its checksum is not its {COMMIT}'s")
 
 
-def _parse(text: bytes) -> Commit:
-    entry = json.loads(text)
-    if (entry["format"], entry["version"]) != (FORMAT, VERSION):
-        raise ValueError(f"its format is {entry['format']!r} version {entry['version']!r}")
-    return Commit(**entry | {"progress": Progress(**entry["progress"])})
+def _parse(text: bytes, step: int) -> Commit:
+    commit = contract.read(Commit, contract.parse(text, FORMAT, VERSION))
+    if (commit.step, commit.progress.step) != (step, step):
+        raise ValueError(f"it is of step {commit.step} and progress.step {commit.progress.step}, not {step}")
+    if ARRAYS not in commit.files:
+        raise ValueError(f"files has no {ARRAYS}")
+    return commit

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from boceto.console import clock_time
 from boceto.run import History
 from boceto.telemetry import Telemetry
 from trainer.batches import Source
+from trainer.checkpoints import Progress
 from trainer.log import Log
 from trainer.meter import Window
 
@@ -51,10 +51,11 @@ class Report:
         self._telemetry = telemetry
         self._source = source
         self._total = total
-        self._began = time.monotonic()
+        self._loss: float | None = None
 
     def window(self, step: int, window: Window, rate: float) -> None:
         """What happened up to `step`, whose learning rate was `rate`."""
+        self._loss = window.loss
         epoch = step * self._source.batch / len(self._source)
         point = {
             "step": step,
@@ -73,10 +74,11 @@ class Report:
         self.log.point("progress", **point)
 
     def progress(self, step: int, window: Window) -> None:
-        """How far things are; the console shows it from time to time."""
+        """How far things are; the console shows it from time to time, once there is a speed."""
+        if not window.timed:
+            return
         epoch = step * self._source.batch / len(self._source)
-        seconds = (self._total - step) * self._source.batch / window.images_per_second if window.timed else 0.0
-        left = clock_time(seconds) if window.timed else "unknown time"
+        left = clock_time((self._total - step) * self._source.batch / window.images_per_second)
         text = (
             f"epoch {epoch:.2f}  step {step}/{self._total}  loss {window.loss:.4f}  accuracy {window.accuracy:.3f}  "
             f"{window.images_per_second:.1f} images/s  waiting {window.waiting:.1%}  {left} left"
@@ -91,3 +93,20 @@ class Report:
         self._telemetry.scores("validation", loss, accuracy)
         text = f"validation after step {step}: loss {loss:.4f}, accuracy {accuracy:.4f}"
         self.log.line(text + (", the best so far" if best else ""), **point)
+
+    def finished(self, progress: Progress) -> None:
+        """What came of the run, as far as it is known: one that only exports again has no loss."""
+        point: dict[str, float] = {"step": progress.step}
+        parts = [f"trained {progress.step} of {self._total} steps"]
+        if self._loss is not None:
+            point["loss"] = self._loss
+            parts.append(f"loss {self._loss:.4f}")
+        point["train_accuracy"] = progress.train_accuracy
+        parts.append(f"train accuracy {progress.train_accuracy:.4f}")
+        if progress.best_step:
+            point["validation_accuracy"] = progress.best_accuracy
+            parts.append(f"validation accuracy {progress.best_accuracy:.4f} (step {progress.best_step})")
+        if progress.images_per_second:
+            point["images_per_second"] = progress.images_per_second
+            parts.append(f"{progress.images_per_second:,.1f} images/s")
+        self.log.line(", ".join(parts), **point)

@@ -29,7 +29,7 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
     data = dataset.load(settings.data)
     storage.local_folder(settings.run)
     before = runs.read(settings.run)
-    result = _finished(settings, data, before)
+    result = _finished(settings, data, before, log)
     if result:
         log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
         return result
@@ -43,19 +43,23 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
     return result
 
 
-def _finished(settings: Settings, data: DataSet, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The result of the run, where it has one for these settings and this data."""
+def _finished(
+    settings: Settings, data: DataSet, before: Mapping[str, Any] | None, log: Log
+) -> Mapping[str, Any] | None:
+    """The result of the run, where it has one for these settings and this data, and its export is whole."""
     if not before or not before.get("result") or before["data_digest"] != data.manifest.digest:
         return None
     if before["goal"] != settings.goal:
         return None
     check_same(before["mathematics"], settings)
+    url = storage.join(settings.run, artefact.FOLDER)
     try:
-        artefact.load(settings.run)
+        artefact.verify(settings.run, artefact.load(settings.run))
     except DataError:
-        return None  # It is exported again from the checkpoint.
-    result: Mapping[str, Any] = before["result"]
-    return result
+        log.alert(f"{url} is missing or damaged; it is exported again from the checkpoint")
+        return None
+    # The run may have been moved since.
+    return {**before["result"], "run": settings.run, "artefact": url}
 
 
 def describe(settings: Settings, data: DataSet) -> dict[str, Any]:

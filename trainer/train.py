@@ -78,6 +78,7 @@ def run(job: Job) -> dict[str, Any]:
         raise SettingsError(
             f"train.batch_size = {settings.batch_size} does not fit into the devices' memory; use a smaller one"
         ) from error
+    report.finished(progress)
     return _export(job, *_best(job, progress, checkpoints, state), progress)
 
 
@@ -159,7 +160,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
     job.telemetry.info({"net": settings.net, "data_digest": job.data.manifest.digest, "version": __version__})
     job.log.line(
         f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, "
-        f"steps {progress.step} to {plan.last}, {replicas} replicas"
+        f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"
     )
     board = TensorBoard(settings.run, wanted=settings.tensorboard)
     return Report(job.log, history, board, job.telemetry, source, plan.last)

@@ -11,20 +11,41 @@ def url(tmp_path):
     return f"memory://run/{tmp_path.name}"
 
 
+FIELDS = {"goal": {"epochs": 1}, "mathematics": {"net": "sknet"}, "data_digest": "d", "result": None}
+
+
 def lines(url):
     return [json.loads(line) for line in storage.read_bytes(storage.join(url, run.HISTORY)).splitlines()]
 
 
 def test_the_description_is_read_as_it_was_written(url):
     assert run.read(url) is None
-    run.write(url, {"settings": {"net": "sknet"}})
-    assert run.read(url) == {"format": "boceto-run", "version": 1, "settings": {"net": "sknet"}}
+    run.write(url, FIELDS)
+    assert run.read(url) == {"format": "boceto-run", "version": 1, **FIELDS}
 
 
-@pytest.mark.parametrize("text", [b"{", b"[]", b'{"format": "boceto-run", "version": 99}'])
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"format": "boceto-run", "version": 99}', b"[" * 100_000])
 def test_a_damaged_description_is_refused(url, text):
     storage.write_bytes(storage.join(url, run.DESCRIPTION), text)
     with pytest.raises(DataError, match=r"run.json is not a run's description"):
+        run.read(url)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"goal": None}, "goal is None, not an object"),
+        ({"mathematics": 5}, "mathematics is 5, not an object"),
+        ({"result": 5}, "result is 5, not an object"),
+        ({"result": {}}, "step is missing"),
+    ],
+)
+def test_a_field_of_another_type_is_named(url, change, message):
+    run.write(url, FIELDS | change)
+    with pytest.raises(DataError, match=rf"run.json is not a run's description: {message}; remove it"):
+        run.read(url)
+    run.write(url, {})
+    with pytest.raises(DataError, match=r"goal is missing"):
         run.read(url)
 
 
@@ -53,7 +74,10 @@ def test_lines_reach_the_file_within_seconds(url):
     assert lines(url) == [{"step": 1}, {"step": 2}]
 
 
-def test_a_damaged_history_is_refused(url):
-    storage.write_bytes(storage.join(url, run.HISTORY), b'{"step": 1}\n{"st')
+@pytest.mark.parametrize(
+    "line", [b'{"st', b'{"step": "x"}', b'{"loss": 1}', b"5", b'{"step": 1, "a": "\xff"}', b"[" * 100_000]
+)
+def test_a_damaged_history_is_refused(url, line):
+    storage.write_bytes(storage.join(url, run.HISTORY), b'{"step": 1}\n' + line)
     with pytest.raises(DataError, match=r"history.jsonl is damaged"):
         run.History(url).resume(1)

@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -57,6 +58,38 @@ def test_the_newest_and_the_best_are_kept(checkpoints, run):
     assert [name for name in names if name.endswith(COMMIT)] == [
         f"checkpoints/{step:010}/{COMMIT}" for step in (2, 4, 5)
     ]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_ones_beyond_the_saved_step_make_room_for_it(run, log, keep):
+    checkpoints = Checkpoints(run, "data", {"seed": 0}, 8, keep)
+    save(checkpoints, 1, 2)
+    save(Checkpoints(run, "data", {"seed": 0}, 8, 9), 4, 5)
+    for step in (4, 5):
+        storage.write_bytes(url(run, step, ARRAYS), b"damaged")
+    save(checkpoints, 3)
+    assert checkpoints.newest(log)[0].step == 3
+    steps = {storage.relative(entry.url, run).split("/")[1] for entry in storage.list_files(run)}
+    assert steps == {f"{step:010}" for step in range(4 - keep, 4)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": []}, r"files is \[\], not an object"),
+        ({"files": {}}, "files has no arrays.npz"),
+        ({"files": {ARRAYS: {"bytes": "x", "crc32c": ""}}}, "files.arrays.npz.bytes is 'x', not a whole number"),
+        ({"settings": 5}, "settings is 5, not an object"),
+        ({"progress": {"step": "x"}}, "progress.step is 'x', not a whole number"),
+        ({"progress": {"step": 1}}, "it is of step 2 and progress.step 1, not 2"),
+    ],
+)
+def test_a_field_of_another_type_is_named(checkpoints, run, change, message):
+    save(checkpoints, 2)
+    commit = json.loads(storage.read_bytes(url(run, 2, COMMIT)))
+    storage.write_bytes(url(run, 2, COMMIT), json.dumps(commit | change).encode())
+    with pytest.raises(DataError, match=f"0000000002/COMMIT is damaged: {message}"):
+        checkpoints.load(2)
 
 
 def _torn(run):

@@ -88,6 +88,46 @@ def test_a_finished_run_says_so_and_changed_settings_are_refused(make_run):
     assert "cosine schedule depends on it" in said
 
 
+def test_a_damaged_export_is_made_again(make_run):
+    run = make_run()
+    code, said = run.train("--epochs", "1")
+    assert code == 0
+    assert "1 replica\n" in said
+    assert "unknown time" not in said
+    summary = next(line for line in said.splitlines() if line.startswith("trained 3 of 3 steps"))
+    assert all(word in summary for word in (" loss ", "train accuracy ", " images/s"))
+    model = run.folder / "export" / artefact.MODEL / "saved_model.pb"
+    whole = artefact.load(str(run.folder))
+    model.write_bytes(model.read_bytes() + b"!")
+    code, said = run.train("--epochs", "1")
+    assert code == 0
+    assert "is missing or damaged; it is exported again from the checkpoint" in said
+    again = artefact.load(str(run.folder))
+    artefact.verify(str(run.folder), again)
+    assert again.step == whole.step
+
+
+def test_a_moved_run_is_told_by_its_new_place(make_run):
+    run = make_run()
+    assert run.train("--max-steps", "1")[0] == 0
+    moved = make_run("moved")
+    run.folder.rename(moved.folder)
+    code, said = moved.train("--max-steps", "1")
+    assert code == 0
+    assert f"{moved.folder} is finished: step 1, exported to {moved.folder}/export" in said
+
+
+def test_a_damaged_description_is_one_line_and_removing_it_helps(make_run):
+    run = make_run()
+    assert run.train("--max-steps", "1")[0] == 0
+    (run.folder / "run.json").write_text('{"format": "boceto-run", "version": 1, "result": 5}')
+    code, said = run.train("--max-steps", "1")
+    assert code == 65
+    assert said.count("\n") == 1
+    (run.folder / "run.json").unlink()
+    assert run.train("--max-steps", "1")[0] == 0
+
+
 def test_another_data_set_is_refused(make_run, make_data):
     run = make_run()
     assert run.train("--max-steps", "1")[0] == 0

@@ -45,6 +45,7 @@ class _Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 def _serve(orders: int) -> None:
     """The life of a worker process: waits for its order, works, ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = os.getppid()
 
     def watch() -> None:
@@ -82,6 +83,7 @@ def _fork(others: list[int]) -> tuple[int, int]:
             os.close(pipe)
         # A failing step reaches the parent through Beam, where it becomes one line.
         logging.disable(logging.CRITICAL)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _serve(reading)
         code = 0
     finally:
@@ -101,6 +103,8 @@ def forked_workers(count: int) -> Iterator[str]:
         processes.append(process)
         pipes.append(pipe)
     over = threading.Event()
+    # Where a worker dies, Beam's threads that speak with it print what they think of it.
+    before, threading.excepthook = threading.excepthook, lambda _: None
 
     def watch(process: int) -> None:
         _, status = os.waitpid(process, 0)
@@ -122,6 +126,7 @@ def forked_workers(count: int) -> Iterator[str]:
         yield f"localhost:{port}"
     finally:
         over.set()
+        threading.excepthook = before
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)

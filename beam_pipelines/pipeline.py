@@ -25,11 +25,13 @@ from beam_pipelines.settings import Settings
 from beam_pipelines.shards import Drawing, ShardWriter
 from beam_pipelines.sources import Part, Refused, Sketch
 from boceto import __version__, storage
-from boceto.dataset import MANIFEST, SPLITS, Manifest, SplitInfo, content_digest
+from boceto.dataset import MANIFEST, SPLITS, Manifest, Shard, SourceFile, SplitInfo, content_digest
+from boceto.errors import DataError
 
 WORK = "_work"
 REFUSED = "refused.jsonl"
 PROBLEM = "problem.json"
+OWNER = "owner.json"
 MOST_SHARDS = 4096
 BATCH = 32
 # Each class is spread over this many shards at most: what is grouped grows with the classes, not with their product.
@@ -42,10 +44,11 @@ ShardKey = tuple[str, int]
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage knows: the settings, the classes in order, and the number of shards a split."""
+    """What every stage knows: the settings, the classes in order, and a token that no other job has."""
 
     settings: Settings
     classes: tuple[str, ...]
+    token: str = ""
 
     @property
     def shards(self) -> dict[str, int]:
@@ -53,6 +56,12 @@ class Job:
         counts = {split: count * len(self.classes) for split, count in self.settings.per_class.items()}
         per_shard = self.settings.records_per_shard
         return {split: min(MOST_SHARDS, -(-counts[split] // per_shard)) for split in SPLITS}
+
+    def check_owner(self) -> None:
+        """Raises DataError where another job has begun to write into this folder."""
+        path = self.work_file(OWNER)
+        if not storage.exists(path) or json.loads(storage.read_bytes(path))["token"] != self.token:
+            raise DataError(f"{self.settings.output} was taken over by another job; run this one with another --output")
 
     def work_file(self, name: str) -> str:
         """The URL of a file that exists only while the data set is unfinished."""
@@ -158,6 +167,7 @@ class Write(beam.DoFn):
         """Draws and writes one shard, unless the job has failed already."""
         if problem:
             return
+        self._job.check_owner()
         (split, shard), packed = element
         rows = sorted(row for part in packed for row in pickle.loads(part))  # noqa: S301 - between the workers of one job
         drawings = [Drawing(label, key, ink) for _, label, key, ink in rows]
@@ -227,6 +237,7 @@ class Commit(beam.DoFn):
 
     def process(self, _: None, shards: list[str], reads: list[str], counts: list[str], problem: str) -> Iterator[str]:
         """Writes the last files of the data set."""
+        self._job.check_owner()
         if problem:
             storage.write_bytes(self._job.work_file(PROBLEM), problem.encode())
             return
@@ -244,8 +255,6 @@ class Commit(beam.DoFn):
 
 
 def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) -> Manifest:
-    from boceto.dataset import Shard
-
     settings = job.settings
     splits = {}
     for split in SPLITS:
@@ -271,7 +280,7 @@ def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) 
         duplicates=sum(count["duplicates"] for count in counts),
         refused=dict(sorted(refused.items())),
         short=dict(sorted(short.items())),
-        sources=[{key: part[key] for key in ("name", "bytes", "drawings")} for part in parts],
+        sources=[SourceFile(part["name"], part["bytes"], part["drawings"]) for part in parts],
         boceto=__version__,
         filtered=sum(part["filtered"] for part in parts),
     )

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import secrets
+import socket
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_pipelines import select, sources
-from beam_pipelines.pipeline import PROBLEM, REFUSED, WORK, Job, build
+from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
@@ -34,14 +36,15 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
     """
     # Refuses what cannot be drawn, and compiles the kernel once for all workers.
     Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink).draw([strokes.pack([[[0], [0]]])])
-    storage.check_writable(settings.output)
-    there = _finished(settings)
+    storage.check_lasting(settings.output, "prepare.output")
+    parts, job = _plan(settings)
+    there = _finished(job, parts)
     if there is not None:
         console.line(f"{settings.output} holds this data set already; --overwrite makes it anew")
+        _tidy(settings)
         return _summary(settings, there, console)
-    parts, job = _plan(settings)
-    _clear(settings)
-    storage.write_bytes(job.work_file("settings.json"), json.dumps(settings.content_options()).encode())
+    storage.check_writable(settings.output, "prepare.output")
+    _take(job)
     console.line(
         f"preparing {len(job.classes)} classes x {settings.wanted} drawings out of {len(parts)} parts of input"
     )
@@ -49,27 +52,40 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
     _run(job, parts, beam_options, console)
     _raise_problem(job)
     manifest = dataset.load(settings.output).manifest
-    for entry in storage.list_files(storage.join(settings.output, WORK)):
-        storage.delete(entry.url)
-    if settings.preview:
-        draw_preview(settings.output)
+    _tidy(settings)
     console.line(f"done in {clock_time(time.monotonic() - started)}")
     return _summary(settings, manifest, console)
 
 
-def _finished(settings: Settings) -> dataset.Manifest | None:
-    """The finished data set that is in the folder, where it was made with the same settings."""
+def _tidy(settings: Settings) -> None:
+    """What is left to do once the manifest stands: an earlier job may have been stopped before it."""
+    storage.delete_folder(storage.join(settings.output, WORK))
+    if settings.preview and not storage.exists(storage.join(settings.output, PREVIEW)):
+        draw_preview(settings.output)
+
+
+def _finished(job: Job, parts: Sequence[sources.Part]) -> dataset.Manifest | None:
+    """The finished data set that is in the folder, where it was made of the same input with the same settings."""
+    settings = job.settings
     if settings.overwrite or not storage.exists(storage.join(settings.output, MANIFEST)):
         return None
     manifest = dataset.load(settings.output).manifest
-    wanted = settings.content_options()
-    changed = sorted(name for name, value in wanted.items() if manifest.options.get(name) != value)
+    was = {**manifest.options, "classes": manifest.classes}
+    now = {**settings.content_options(), "classes": list(job.classes)}
+    was["input files"] = [[source.name, source.bytes] for source in manifest.sources]
+    now["input files"] = [[part.name, part.size] for part in parts]
+    changed = sorted(name for name, value in now.items() if was.get(name) != value)
     if changed:
-        was, now = manifest.options.get(changed[0]), wanted[changed[0]]
+        name = changed[0]
+        told = "" if isinstance(now[name], list) else f" = {was.get(name)!r}, not {now[name]!r}"
         raise SettingsError(
-            f"{settings.output} holds a finished data set with prepare.{changed[0]} = {was!r}, not {now!r}; "
+            f"{settings.output} holds a finished data set with other prepare.{name}{told}; "
             "give another --output, or --overwrite to replace it"
         )
+    sizes = {storage.relative(entry.url, settings.output): entry.size for entry in storage.list_files(settings.output)}
+    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+        if sizes.get(shard.name) != shard.bytes:
+            raise DataError(f"{settings.output}: {shard.name} is missing or damaged; {dataset.AGAIN}")
     return manifest
 
 
@@ -77,7 +93,36 @@ def _plan(settings: Settings) -> tuple[list[sources.Part], Job]:
     parts = sources.load(settings.source).plan(settings)
     classes = select.choose_categories(settings, sorted({part.category for part in parts}))
     chosen = set(classes)
-    return [part for part in parts if part.category in chosen], Job(settings, tuple(classes))
+    return [part for part in parts if part.category in chosen], Job(settings, tuple(classes), secrets.token_hex(8))
+
+
+def _take(job: Job) -> None:
+    """Makes the folder this job's own.
+
+    Raises:
+        SettingsError: a job that still runs on this machine is writing there.
+    """
+    path = job.work_file(OWNER)
+    me = {"token": job.token, "process": os.getpid(), "host": socket.gethostname()}
+    if storage.exists(path):
+        other = json.loads(storage.read_bytes(path) or b"{}")
+        if other.get("host") == me["host"] and other["process"] != os.getpid() and _lives(other["process"]):
+            raise SettingsError(
+                f"prepare.output = {job.settings.output} is being written by process {other['process']}; "
+                "wait for it, or give another folder"
+            )
+    _clear(job.settings)
+    storage.write_bytes(path, json.dumps(me).encode())
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _clear(settings: Settings) -> None:
@@ -88,8 +133,9 @@ def _clear(settings: Settings) -> None:
         name = storage.relative(entry.url, settings.output)
         shard, _, suffix = name.partition(".tfrecord")
         is_shard = bool(SHARD_NAME.fullmatch(f"{shard}.tfrecord")) and (not suffix or suffix.endswith(".partial"))
-        if is_shard or name in {REFUSED, PREVIEW} or name.startswith(f"{WORK}/"):
+        if is_shard or name in {REFUSED, PREVIEW}:
             storage.delete(entry.url)
+    storage.delete_folder(storage.join(settings.output, WORK))
 
 
 def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], console: Console) -> None:
@@ -116,7 +162,12 @@ def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], c
             words = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
         stack.enter_context(_progress(job, len(parts), console))
         try:
-            with beam.Pipeline(runner=runner, options=PipelineOptions([*words, *beam_options])) as pipeline:
+            pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([*words, *beam_options]))
+        except ValueError as error:
+            told = str(error).splitlines()[0]
+            raise SettingsError(f"prepare.runner = {settings.runner!r} or its options are wrong: {told}") from error
+        try:
+            with pipeline:
                 build(pipeline, job, parts)
         except (RuntimeError, ValueError, OSError) as error:
             _raise_cause(error)

@@ -152,7 +152,7 @@ def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
                 f"prepare.classes = {count}, but the input has {len(there)} categories; use 1 to {len(there)}"
             )
         return sorted(sorted(there, key=lambda name: (_keyed(settings.seed, name, b"category"), name))[:count])
-    names = _listed(given)
+    names = [given] if given in there else _listed(given)
     if not names:
         raise SettingsError(
             f"prepare.classes = {given!r} names no category; give a number, names with commas, or a file"
@@ -160,7 +160,10 @@ def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
     for name in names:
         if name not in there:
             near = difflib.get_close_matches(name, there, 3, 0.4) or sorted(there)[:3]
-            raise SettingsError(f"prepare.classes: the input has no category {name!r}; it has {', '.join(near)}, …")
+            raise SettingsError(
+                f"prepare.classes: the input has no category {name!r} (and there is no such file of names); "
+                f"it has {', '.join(near)}, …"
+            )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SettingsError(f"prepare.classes names {twice!r} twice; name it once")
@@ -168,6 +171,6 @@ def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
 
 
 def _listed(given: str) -> list[str]:
-    is_file = "," not in given and storage.exists(given)
+    is_file = "," not in given and "\n" not in given and storage.exists(given)
     text = storage.read_bytes(given).decode("utf-8", "replace") if is_file else given.replace(",", "\n")
     return [name.strip() for name in text.splitlines() if name.strip()]

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from boceto.images import ENCODINGS
+from boceto.dataset import ENCODINGS
 from boceto.settings import option
 
 # What says how the job runs, not what it makes.
@@ -40,7 +40,7 @@ class Settings:
     overwrite: bool = option(False, help="replace a finished data set that is in the folder")
     preview: bool = option(True, help="draw preview.png, a row of drawings a class")
     runner: str = option("DirectRunner", help="Beam runner; options of Beam's own go behind `--`")
-    workers: int = option(0, help="threads of the DirectRunner; 0: one a core", at_least=0)
+    workers: int = option(0, help="workers of the DirectRunner; 0: one a core", at_least=0)
 
     @property
     def per_class(self) -> dict[str, int]:

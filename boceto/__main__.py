@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from boceto import __version__
-from boceto.errors import EXIT_DONE, EXIT_SETTINGS
+from boceto.errors import EXIT_DONE, EXIT_SETTINGS, EXIT_STOPPED
 
 GROUP = "boceto.commands"
 SUMMARIES = {
@@ -48,7 +48,10 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> None:
     """The console script."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_STOPPED)
 
 
 if __name__ == "__main__":

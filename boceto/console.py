@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
@@ -87,11 +89,25 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Kubernetes asks with SIGTERM what people ask with Ctrl-C. In another thread than the main one, callers decide."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
     """Runs `work`, which returns (result, print it as JSON?), and turns its errors into one line and an exit code."""
     console = Console()
     try:
-        result, as_json = work(console)
+        with _interrupted_by_sigterm():
+            result, as_json = work(console)
     except BocetoError as error:
         console.line(f"boceto {verb}: error: {error}")
         return error.exit_code

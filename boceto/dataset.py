@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import storage
+from boceto import contract, storage
 from boceto.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ MANIFEST = "dataset.json"
 FORMAT = "boceto-dataset"
 VERSION = 1
 SPLITS = ("train", "validation", "test")
+ENCODINGS = ("png", "raw")
+AGAIN = "prepare it again with --overwrite"
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
 
 
@@ -60,6 +62,15 @@ class SplitInfo:
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """One piece of the input: its name, size in bytes, and how many drawings were read from it."""
+
+    name: str
+    bytes: int
+    drawings: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `dataset.json` says. `digest` is over the decoded content alone: no file name, option or origin is in it.
 
@@ -79,7 +90,7 @@ class Manifest:
     duplicates: int
     refused: Mapping[str, int]
     short: Mapping[str, int]
-    sources: list[Mapping[str, Any]]
+    sources: list[SourceFile]
     boceto: str
     filtered: int = 0
     format: str = FORMAT
@@ -119,29 +130,18 @@ def content_digest(height: int, width: int, classes: Sequence[str], shards: Mapp
     return hashlib.blake2b(json.dumps(content, ensure_ascii=False).encode(), digest_size=16).hexdigest()
 
 
-def _checked(value: Any, kind: type, what: str) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
-        raise ValueError(f"{what} is not as it should be")
-    return value
-
-
-def _shard_from(entry: Mapping[str, Any]) -> Shard:
-    name = _checked(entry["name"], str, "a shard's name")
-    if not SHARD_NAME.fullmatch(name):  # A manifest's names become paths: nothing else may stand there.
-        raise ValueError(f"the shard name {name!r} is none of this format's")
-    numbers = [_checked(entry[key], int, f"{key} of {name}") for key in ("records", "bytes")]
-    texts = [_checked(entry[key], str, f"{key} of {name}") for key in ("crc32c", "digest")]
-    return Shard(name, numbers[0], numbers[1], texts[0], texts[1])
-
-
-def _split_from(name: str, entry: Mapping[str, Any], classes: int) -> SplitInfo:
+def _check_split(name: str, split: SplitInfo, classes: int) -> None:
     if name not in SPLITS:
         raise ValueError(f"unknown split {name!r}")
-    per_class = [_checked(count, int, "a count") for count in _checked(entry["per_class"], list, "per_class")]
-    split = SplitInfo(per_class, [_shard_from(shard) for shard in entry["shards"]])
-    if len(per_class) != classes or sum(shard.records for shard in split.shards) != split.records:
+    # A manifest's names become paths: nothing else may stand there.
+    named = [shard.name for shard in split.shards]
+    if named != [shard_name(name, number, len(named)) for number in range(len(named))]:
+        raise ValueError(f"the shards of split {name!r} are not named as this format names them")
+    counts = [*split.per_class, *(shard.records for shard in split.shards), *(shard.bytes for shard in split.shards)]
+    if min(counts, default=0) < 0 or len(split.per_class) != classes:
+        raise ValueError(f"the counts of split {name!r} are not a number a class")
+    if sum(shard.records for shard in split.shards) != split.records:
         raise ValueError(f"the counts of split {name!r} do not add up")
-    return split
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -151,23 +151,17 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         DataError: it is none, of another version, or its numbers contradict each other.
     """
     try:
-        entry = json.loads(text)
-        if entry["format"] != FORMAT or entry["version"] != VERSION:
-            raise ValueError(
-                f"its format is {entry['format']!r} version {entry['version']!r}, not {FORMAT!r} version {VERSION}"
-            )
-        names = {f.name for f in dataclasses.fields(Manifest)}
-        classes = [_checked(name, str, "a class name") for name in _checked(entry["classes"], list, "classes")]
-        splits = {name: _split_from(name, split, len(classes)) for name, split in entry["splits"].items()}
-        for key in ("height", "width", "seed"):
-            _checked(entry[key], int, key)
-        manifest = Manifest(**{name: entry[name] for name in names} | {"splits": splits})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{where} is not a data set's manifest: {reason}; prepare the data set again") from error
-    digests = {name: [shard.digest for shard in split.shards] for name, split in manifest.splits.items()}
-    if content_digest(manifest.height, manifest.width, manifest.classes, digests) != manifest.digest:
-        raise DataError(f"{where} was changed: its digest does not match its content; prepare the data set again")
+        manifest = contract.read(Manifest, contract.parse(text, FORMAT, VERSION))
+        for name, split in manifest.splits.items():
+            _check_split(name, split, len(manifest.classes))
+        if manifest.encoding not in ENCODINGS or min(manifest.height, manifest.width) < 1:
+            raise ValueError(f"no images are {manifest.height}x{manifest.width} {manifest.encoding!r}")
+        digests = {name: [shard.digest for shard in split.shards] for name, split in manifest.splits.items()}
+        digest = content_digest(manifest.height, manifest.width, manifest.classes, digests)
+    except ValueError as error:
+        raise DataError(f"{where} is not a data set's manifest: {error}; {AGAIN}") from error
+    if digest != manifest.digest:
+        raise DataError(f"{where} was changed: its digest does not match its content; {AGAIN}")
     return manifest
 
 
@@ -251,10 +245,13 @@ class DataSet:
         indices = [
             _index_shard(self.url, shard, data, self.manifest) for shard, data in zip(info.shards, shards, strict=True)
         ]
+        labels = np.concatenate([part.label for part in indices]).astype(np.int32)
+        if np.bincount(labels, minlength=len(self.manifest.classes)).tolist() != info.per_class:
+            raise DataError(f"{self.url}: split {name!r} has other drawings a class than {MANIFEST} says; {AGAIN}")
         return Split(
             name,
             self.manifest,
-            np.concatenate([part.label for part in indices]).astype(np.int32),
+            labels,
             shards,
             np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.label) for part in indices]),
             np.concatenate([part.image for part in indices]),
@@ -268,11 +265,11 @@ def _open_shard(url: str, shard: Shard, *, verify: bool) -> NDArray[np.uint8]:
     try:
         data = storage.buffer(path)
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; prepare the data set again") from error
+        raise DataError(f"{path} is missing; {AGAIN}") from error
     if len(data) != shard.bytes:
-        raise DataError(f"{path} has {len(data)} bytes, its manifest says {shard.bytes}; prepare the data set again")
+        raise DataError(f"{path} has {len(data)} bytes, its manifest says {shard.bytes}; {AGAIN}")
     if verify and storage.crc32c(data) != shard.crc32c:
-        raise DataError(f"{path} is damaged: its checksum is not the manifest's; prepare the data set again")
+        raise DataError(f"{path} is damaged: its checksum is not the manifest's; {AGAIN}")
     return np.frombuffer(data, np.uint8)
 
 
@@ -283,7 +280,7 @@ def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Mani
     try:
         found = records.index(data)
     except ValueError as error:
-        raise DataError(f"{path}: {error}; prepare the data set again") from error
+        raise DataError(f"{path}: {error}; {AGAIN}") from error
     encodings = {data[at : at + length].tobytes() for at, length in np.unique(found.encoding, axis=0)}
     problems = (
         (len(found.label) != shard.records, f"it has {len(found.label)} records, its manifest says {shard.records}"),
@@ -300,7 +297,7 @@ def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Mani
     )
     for wrong, message in problems:
         if wrong:
-            raise DataError(f"{path}: {message}; prepare the data set again")
+            raise DataError(f"{path}: {message}; {AGAIN}")
     return found
 
 

@@ -15,6 +15,8 @@ from boceto.settings import option, parse
 
 NETS = ("sknet", "skresnet")
 RESULT = "demo.json"
+# Only a folder with this file in it was made by the chain, and may go: (a run's, a data set's).
+_MARKS = ("run.json", "dataset.json")
 SIZE, WIDTH = 32, 0.25
 PREPARE = ("--source", "synthetic", "--size", str(SIZE), "--line-width", "1.5", "--seed", "0")
 COUNTS = ("--train-per-class", "60", "--test-per-class", "20")
@@ -79,8 +81,10 @@ def demo(settings: Settings, console: Console) -> dict[str, Any]:
     """Runs the chain, or shows the result of the last time; returns each net's scores."""
     path = storage.join(settings.output, RESULT)
     if settings.fresh:
-        for entry in storage.list_files(settings.output):
-            storage.delete(entry.url)
+        storage.delete(path)
+        for name in ("data", *NETS):
+            if storage.exists(storage.join(settings.output, name, _MARKS[name == "data"])):
+                storage.delete_folder(storage.join(settings.output, name))
     started = time.monotonic()
     if storage.exists(path):
         results: dict[str, Any] = json.loads(storage.read_bytes(path))

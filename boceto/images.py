@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from boceto.errors import DataError
 
-ENCODINGS = ("png", "raw")
 PNG_LEVEL = 0
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"

@@ -11,6 +11,7 @@ serves them all. Flags win over the file, the file over the defaults.
 
 import argparse
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -81,12 +82,15 @@ def _read_table(path: str, verb: str) -> dict[str, Any]:
         tables = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}; give a readable TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"--config {path} is not TOML: {error}") from error
     for name, table in tables.items():
         if name not in PROGRAMS or not isinstance(table, dict):
             raise SettingsError(f"--config {path}: unknown table {name!r}; the tables are {', '.join(PROGRAMS)}")
-    return {key.replace("-", "_"): value for key, value in tables.get(verb, {}).items()}
+    table = {key.replace("-", "_"): value for key, value in tables.get(verb, {}).items()}
+    if len(table) != len(tables.get(verb, {})):
+        raise SettingsError(f"--config {path}: [{verb}] names a setting twice, with a dash and with an underscore")
+    return table
 
 
 def _converted(where: str, value: Any, kind: Any) -> Any:
@@ -101,7 +105,7 @@ def _converted(where: str, value: Any, kind: Any) -> Any:
     except ValueError:
         pass
     if kind is str and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
+        return "\n".join(value)
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -114,7 +118,8 @@ def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
     choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
     if choices and value not in choices:
         raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(choices)}")
-    # A NaN fails both comparisons, and so is refused with the rest.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{where} = {value} is no finite number; give one")
     if low is not None and not value >= low:
         raise SettingsError(f"{where} = {value} is too small; use at least {low}")
     if high is not None and not value <= high:

@@ -64,7 +64,7 @@ class LocalFiles:
         if folder.is_file():
             return [Entry(str(folder), folder.stat().st_size)]
         files = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)  # noqa: PTH118 - many
-        return sorted(Entry(path, os.stat(path).st_size) for path in files)  # noqa: PTH116 - as above
+        return sorted(Entry(path, size) for path in files if (size := _size(path)) is not None)
 
     def open(self, url: str) -> BinaryIO:
         return _local_path(url).open("rb", _BUFFER)
@@ -85,10 +85,7 @@ class LocalFiles:
             raise
 
     def delete(self, url: str) -> None:
-        path = _local_path(url)
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # A folder goes with its last file, as on object storage.
-            path.parent.rmdir()
+        _local_path(url).unlink(missing_ok=True)
 
     def buffer(self, url: str) -> memoryview:
         with _local_path(url).open("rb") as file:
@@ -191,6 +188,14 @@ def _gcs_errors(url: str) -> Iterator[None]:
         ) from error
 
 
+def _size(path: str) -> int | None:
+    """The size of a file; None for a link to nowhere, or a file that has gone since its folder was listed."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - a Path a file costs more than the call
+    except FileNotFoundError:
+        return None
+
+
 _MEMORY = Memory()
 _LOCAL = LocalFiles()
 _GCS = GoogleCloud()
@@ -270,10 +275,23 @@ def write_bytes(url: str, data: bytes) -> None:
         file.write(data)
 
 
-def check_writable(url: str) -> None:
-    """Raises SettingsError where nothing can be written at `url` whatever the rights."""
+def check_lasting(url: str, setting: str) -> None:
+    """Raises SettingsError, naming `setting`, where what is written at `url` cannot last. Touches nothing."""
     if _adapter(url) is _GCS:
         raise _read_only(url)
+    if _adapter(url) is _MEMORY:
+        raise SettingsError(f"{setting} = {url} ends with this process; give a folder")
+
+
+def check_writable(url: str, setting: str) -> None:
+    """Raises SettingsError, naming `setting`, where no file can be made in the folder `url`. Makes the folder."""
+    check_lasting(url, setting)
+    probe = join(url, ".writable")
+    try:
+        write_bytes(probe, b"")
+        delete(probe)
+    except OSError as error:
+        raise SettingsError(f"{setting} = {url} cannot be written: {error.strerror}; give another folder") from error
 
 
 def local_folder(url: str) -> Path:
@@ -290,11 +308,24 @@ def local_folder(url: str) -> Path:
 
 
 def replace_folder(source: Path, url: str) -> None:
-    """Moves the finished local folder `source` to `url`, in place of what was there."""
+    """Moves the finished local folder `source` to `url`, in place of what was there, which goes last."""
     target = _local_path(url)
+    old = target.with_name(f"{target.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
     if target.exists():
-        shutil.rmtree(target)
+        target.replace(old)
     source.replace(target)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def delete_folder(url: str) -> None:
+    """Removes the folder `url` with everything below it; nothing happens where there is none."""
+    for entry in list_files(url):
+        delete(entry.url)
+    if _adapter(url) is _LOCAL and _local_path(url).is_dir() and not _local_path(url).is_symlink():
+        shutil.rmtree(_local_path(url))
 
 
 def crc32c(data: bytes | memoryview) -> str:

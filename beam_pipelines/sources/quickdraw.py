@@ -18,13 +18,15 @@ from isal import igzip, isal_zlib
 
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import FILTERED, Item, Part, Refused, Sketch
-from beam_pipelines.sources._simplified import pack_simplified
+from beam_pipelines.sources._simplified import TooLong, pack_simplified
 from boceto import storage, strokes
 from boceto.errors import DataError, SettingsError
 
 MAX_LINE = 1 << 20
 SHOWN = 200
 _RAW_AXES = 3  # x, y and time
+MAX_RAW_POINTS = 20_000  # Half an hour of drawing at ten points a second.
+MAX_RAW = 1e9  # Beyond this, differences of coordinates lose whole pixels or overflow.
 MAX_KEY = 64
 _BUFFER = 1 << 18
 _FILE = re.compile(
@@ -48,19 +50,29 @@ def plan(settings: Settings) -> list[Part]:
     where = settings.input
     if not where:
         raise SettingsError("prepare.input is missing: give --input with the folder of QuickDraw's files")
-    wild = _WILD.search(where)
-    folder = where[: wild.start()].rpartition("/")[0] or "." if wild else where
+    folder, pattern = _split_glob(where)
     parts = []
     for entry in storage.list_files(folder):
         name = storage.relative(entry.url, folder)
         match = _FILE.fullmatch(name.rpartition("/")[2])
-        if match and (not wild or fnmatch.fnmatchcase(entry.url, where if "/" in where else f"{folder}/{where}")):
+        if match and fnmatch.fnmatchcase(name, pattern):
+            if not name.isprintable():
+                raise SettingsError(f"prepare.input: the file name {name!r} is no readable text; rename it")
             parts.append(Part(name, match["category"], entry.url, entry.size))
     if not parts:
         raise SettingsError(
             f"prepare.input = {where!r}: no .ndjson, .ndjson.gz or .bin file there; give a folder that has some"
         )
     return sorted(parts)
+
+
+def _split_glob(where: str) -> tuple[str, str]:
+    """(folder, pattern of the names below it). What exists under its literal name is no pattern."""
+    wild = _WILD.search(where)
+    if not wild or storage.list_files(where):
+        return where, "*"
+    folder = where[: wild.start()].rpartition("/")[0]
+    return folder or ("/" if where.startswith("/") else "."), where[len(folder) :].lstrip("/")
 
 
 def read(part: Part, settings: Settings) -> Iterator[Item]:
@@ -124,7 +136,7 @@ def _sketch(line: bytes, category: str, only_recognized: bool) -> Sketch | None:
         raise _Refusal("wrong_type")
     if only_recognized and recognized is not True:
         return FILTERED
-    return Sketch(ink, _key(entry.get("key_id", "")))
+    return Sketch(ink, _key(entry.get("key_id")))
 
 
 def _why_no_json(line: bytes) -> str:
@@ -136,6 +148,8 @@ def _why_no_json(line: bytes) -> str:
 
 
 def _key(key: Any) -> str:
+    if key is None:
+        return ""
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     if not isinstance(key, str) or len(key) > MAX_KEY:
@@ -152,6 +166,8 @@ def _ink(drawing: Any) -> bytes:
         ink = _raw_ink(drawing) if len(drawing[0]) == _RAW_AXES else strokes.pack(drawing)
     except (ValueError, TypeError, OverflowError):
         raise _Refusal(_why_no_ink(drawing)) from None
+    except TooLong:
+        raise _Refusal("too_many_points") from None
     first = drawing[0]
     if first[0][0] == first[0][-1] and first[1][0] == first[1][-1] and _is_one_point(drawing):
         raise _Refusal("one_point")
@@ -159,11 +175,14 @@ def _ink(drawing: Any) -> bytes:
 
 
 def _raw_ink(drawing: list[Any]) -> bytes:
-    lines = [np.array([xs, ys], np.float64).T for xs, ys, _ in drawing]
-    if not all(line.ndim == 2 and len(line) for line in lines) or _has_bool([stroke[:2] for stroke in drawing]):  # noqa: PLR2004
+    # Without a dtype, numbers stay numbers and text stays text; a ragged stroke is an error.
+    arrays = [np.array([xs, ys]) for xs, ys, _ in drawing]
+    if not all(array.ndim == 2 and array.size and array.dtype.kind in "iuf" for array in arrays):  # noqa: PLR2004
         raise ValueError
-    # Beyond this, differences of coordinates lose whole pixels or overflow.
-    if not all((abs(line) < 1e9).all() for line in lines):  # noqa: PLR2004
+    if sum(array.shape[1] for array in arrays) > MAX_RAW_POINTS:
+        raise _Refusal("too_many_points")
+    lines = [array.astype(np.float64).T for array in arrays]
+    if not all((abs(line) < MAX_RAW).all() for line in lines):
         raise ValueError
     return pack_simplified(lines)
 
@@ -173,7 +192,8 @@ def _is_one_point(drawing: list[Any]) -> bool:
 
 
 def _has_bool(drawing: Any) -> bool:
-    return any(isinstance(value, bool) for stroke in drawing for axis in stroke for value in axis)
+    """Whether true or false stands among the coordinates x and y of a drawing that was packed."""
+    return any(isinstance(value, bool) for stroke in drawing for axis in stroke[:2] for value in axis)
 
 
 def _why_no_ink(drawing: list[Any]) -> str:  # noqa: PLR0911 - a list of reasons

@@ -2,10 +2,14 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +242,9 @@ def test_a_finished_data_set_is_not_overwritten_unasked(strokes_folder, tmp_path
         (["--size", "many"], "prepare.size = 'many' is not a whole number"),
         (["--ink", "red"], "choose one of white, black"),
         (["--output", "gs://bucket/data"], "gs:// can only be read in this version"),
+        (["--output", "memory://data"], "ends with this process"),
+        (["--output", "/dev/null/data"], "prepare.output = /dev/null/data cannot be written"),
+        (["--runner", "Nope"], "prepare.runner = 'Nope' or its options are wrong"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
     ],
 )
@@ -246,7 +253,71 @@ def test_settings_that_cannot_be_are_refused_in_one_line(strokes_folder, tmp_pat
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / "data").glob("*.tfrecord"))
+
+
+def test_a_damaged_finished_data_set_is_told_and_made_again_when_asked(strokes_folder, tmp_path, capsys):
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    before = _shards(tmp_path / "data")
+    (tmp_path / "data" / "test-00000-of-00001.tfrecord").write_bytes(b"torn")
+    assert _prepare(strokes_folder, tmp_path / "data") == 65
+    assert "test-00000-of-00001.tfrecord is missing or damaged" in capsys.readouterr().err
+    assert _prepare(strokes_folder, tmp_path / "data", "--overwrite") == 0
+    assert _shards(tmp_path / "data") == before
+
+
+def test_other_input_of_the_same_name_is_no_finished_data_set(strokes_folder, tmp_path, capsys):
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    (strokes_folder / "sun-9.ndjson").write_bytes(_line("sun", 99))
+    assert _prepare(strokes_folder, tmp_path / "data") == 2
+    assert "other prepare.input files" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_job_writes_is_left_alone(strokes_folder, tmp_path, capsys):
+    work = tmp_path / "data" / "_work"
+    work.mkdir(parents=True)
+    owner = {"token": "other", "process": os.getppid(), "host": socket.gethostname()}
+    (work / "owner.json").write_text(json.dumps(owner))
+    assert _prepare(strokes_folder, tmp_path / "data") == 2
+    assert f"being written by process {os.getppid()}" in capsys.readouterr().err
+    (work / "owner.json").write_text(json.dumps({**owner, "process": 2**22 + 1}))
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A job of many drawings with two workers, once its first files are read: (process, its workers, its folder)."""
+    folder = tmp_path / "data"
+    words = ["prepare", "--source", "synthetic", "--output", folder, "--train-per-class", 4000, "--workers", 2]
+    command = [sys.executable, "-m", "boceto", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(folder.glob("_work/read-*.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        yield process, [int(child) for child in children], folder
+        process.kill()
+
+
+@pytest.mark.parametrize("request_to_stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_ends_all_of_it_in_one_line(running, request_to_stop):
+    process, workers, folder = running
+    process.send_signal(request_to_stop)
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 75
+    assert error.splitlines()[1:] == ["boceto prepare: stopped; run the same command again"]
+    assert not (folder / "dataset.json").exists()
+    assert not [worker for worker in workers if Path(f"/proc/{worker}/cmdline").exists()]
+
+
+def test_a_worker_that_is_killed_ends_the_job_in_one_line(running):
+    process, workers, folder = running
+    os.kill(workers[0], signal.SIGKILL)
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert len(error.splitlines()) == 2
+    assert "a worker process ended with -9" in error
+    assert not (folder / "dataset.json").exists()
 
 
 def test_synthetic_drawings_need_no_input_and_are_a_function_of_their_seed(tmp_path):

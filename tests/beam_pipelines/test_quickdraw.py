@@ -54,6 +54,13 @@ def _lines(*entries):
         ({**GOOD, "drawing": [[[0, 1e12], [0, 1], [0, 1]]]}, "out_of_range"),
         ({**GOOD, "drawing": [[[0, True], [0, 1], [0, 1]]]}, "wrong_type"),
         ({**GOOD, "key_id": [1]}, "wrong_type"),
+        ({**GOOD, "drawing": [[["1", "20"], ["3", "4"], [0, 1]]]}, "wrong_type"),
+        ({**GOOD, "drawing": [[[0, 9], [0, 9], [0, 1]], [[1, 2], [3], [0]]]}, "uneven_stroke"),
+        (
+            {**GOOD, "drawing": [[[69999 * (n % 2) for n in range(9999)], list(range(9999)), [0] * 9999]]},
+            "too_many_points",
+        ),
+        ({**GOOD, "drawing": [[list(range(20001)), [0] * 20001, [0] * 20001]]}, "too_many_points"),
         (b'{"word":"cat","drawing":[[[' + b"1," * 5_000_000 + b"1]]]}", "line_too_long"),
     ],
 )
@@ -84,6 +91,23 @@ def test_fields_in_any_order_a_number_as_key_and_no_key(tmp_path):
     drawing = GOOD["drawing"]
     entries = [{"drawing": drawing, "key_id": 7, "word": "cat"}, {"recognized": True, "drawing": drawing}]
     assert [item.key for item in _read(tmp_path, "cat.ndjson", _lines(*entries))] == ["7", ""]
+
+
+def test_whatever_stands_as_time_and_a_key_of_null_do_no_harm(tmp_path):
+    line = {"word": "cat", "drawing": [[[1, 20], [3, 4], 5]], "note": "true", "key_id": None}
+    (item,) = _read(tmp_path, "cat.ndjson", _lines(line))
+    assert isinstance(item, Sketch)
+    assert item.key == ""
+
+
+@pytest.mark.parametrize("pattern", ["./in/*.ndjson", "in//c*.ndjson", "i*/cat.ndjson", "in/cat.ndjson", "in"])
+def test_a_pattern_finds_its_files_however_it_is_written(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "cat.ndjson").write_bytes(_lines(GOOD))
+    (tmp_path / "in" / "dead.ndjson").symlink_to("nowhere")
+    assert [part.category for part in quickdraw.plan(_settings(pattern))] == ["cat"]
+    assert [part.category for part in quickdraw.plan(_settings(f"file://{tmp_path}/in/*.ndjson"))] == ["cat"]
 
 
 def test_recognized_only_leaves_out_the_others(tmp_path):

@@ -40,13 +40,18 @@ def test_a_flipped_byte_is_refused(make_data, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.pop("classes"), "'classes' is missing"),
+        (lambda m: m.pop("classes"), "classes is missing"),
         (lambda m: m.update(version=2), "version 2"),
         (lambda m: m["classes"].reverse(), "digest does not match"),
-        (lambda m: m["splits"]["train"]["per_class"].append(1), "do not add up"),
-        (lambda m: m["splits"]["train"]["shards"][0].update(name="../../etc/passwd"), "none of this format's"),
-        (lambda m: m["splits"]["train"]["shards"][0].update(records=True), "not as it should be"),
-        (lambda m: m["splits"].update(extra={}), "unknown split"),
+        (lambda m: m["splits"]["train"]["per_class"].append(1), "not a number a class"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(name="../../etc/passwd"), "not named as this format names"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(records=True), "is True, not a whole number"),
+        (lambda m: m["splits"]["train"]["per_class"].__setitem__(0, 9), "do not add up"),
+        (lambda m: m["splits"].update(extra={"per_class": [0, 0, 0], "shards": []}), "unknown split"),
+        (lambda m: m.update(options=5), "options is 5, not an object"),
+        (lambda m: m.update(drawings="x"), "drawings is 'x', not a whole number"),
+        (lambda m: m.update(encoding=["raw"]), "encoding is"),
+        (lambda m: m.update(classes=["\ud800", "b", "c"]), "surrogates not allowed"),
     ],
 )
 def test_a_changed_manifest_is_refused(make_data, tmp_path, change, message):
@@ -75,6 +80,16 @@ def test_a_missing_shard_and_an_empty_split_are_named(make_data, tmp_path):
     (tmp_path / "data" / "test-00001-of-00002.tfrecord").unlink()
     with pytest.raises(DataError, match="test-00001-of-00002.tfrecord is missing"):
         data.split("test")
+
+
+def test_counts_that_are_not_the_records_are_refused(make_data, tmp_path):
+    url = make_data()
+    path = tmp_path / "data" / "dataset.json"
+    manifest = json.loads(path.read_text())
+    manifest["splits"]["train"]["per_class"] = [9, 7, 8]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="other drawings a class"):
+        dataset.load(url).split("train")
 
 
 def test_strokes_come_back(make_data):

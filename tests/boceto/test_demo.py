@@ -1,0 +1,29 @@
+import json
+
+from boceto import demo
+
+
+def test_a_finished_demo_is_shown_and_starting_afresh_removes_only_what_the_chain_made(tmp_path, capsys, monkeypatch):
+    scores = dict.fromkeys(("parameters", "train_accuracy", "test_accuracy", "map", "images_per_second"), 1)
+    results = {"data": {"classes": 21}, **{net: {**scores, "picture": f"{net}.png"} for net in demo.NETS}}
+    (tmp_path / "demo.json").write_text(json.dumps(results))
+    for folder, mark in (
+        ("data", "dataset.json"),
+        ("sknet", "run.json"),
+        ("photos", "mine.png"),
+        ("skresnet", "mine.txt"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / mark).write_text("{}")
+    assert demo.main(["--output", str(tmp_path), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == results
+    assert "holds a finished demo already; `make demo FRESH=1`" in shown.err
+
+    def fails(verb, *words):
+        raise demo.StepFailed(verb, 65)
+
+    monkeypatch.setattr(demo, "_program", fails)
+    assert demo.main(["--output", str(tmp_path), "--fresh"]) == 65
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "skresnet"]
+    assert (tmp_path / "photos" / "mine.png").exists()

@@ -24,7 +24,7 @@ class Console:
         self._terminal = self._stream.isatty()
         self._clock = clock
         self._drawn = 0
-        self._next = clock() + (0 if self._terminal else PLAIN_SECONDS)
+        self._next: float | None = None
 
     def line(self, text: str = "") -> None:
         """Writes one whole line."""
@@ -38,6 +38,8 @@ class Console:
     def progress(self, text: str) -> None:
         """Shows how far things are: at most five times a second on a terminal, every ten seconds elsewhere."""
         now = self._clock()
+        if self._next is None:  # Elsewhere than on a terminal, what is done in ten seconds needs no progress line.
+            self._next = now + (0 if self._terminal else PLAIN_SECONDS)
         if now < self._next:
             return
         self._next = now + (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS)

@@ -198,8 +198,8 @@ class Checkpoints:
         kept = {*sorted(step for step in files if step <= saved)[-self._keep :], best}
         for step in files.keys() - kept:
             # COMMIT goes first: what is half removed is torn, never wrong.
-            for url in sorted(files[step], key=lambda url: not url.endswith(COMMIT)):
-                storage.delete(url)
+            storage.delete(storage.join(self._url(step), COMMIT))
+            storage.delete_folder(self._url(step))
 
 
 REMEDY = "try a lower --learning-rate, --warmup-steps, --clip-norm 1, or --precision float32"

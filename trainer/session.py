@@ -27,7 +27,7 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
     """
     check_batch(settings.batch_size, settings.replicas or 1)
     data = dataset.load(settings.data)
-    storage.local_folder(settings.run)
+    storage.check_writable(settings.run, "train.run")
     before = runs.read(settings.run)
     result = _finished(settings, data, before, log)
     if result:

@@ -56,7 +56,10 @@ class Rasteriser:
         """
         starts = np.zeros(len(inks) + 1, np.int64)
         np.cumsum([len(ink) for ink in inks], out=starts[1:])
-        images = np.empty((len(inks), self._size, self._size), np.uint8) if out is None else out[: len(inks)]
-        images.fill(0)
+        if out is None:
+            images = np.zeros((len(inks), self._size, self._size), np.uint8)
+        else:
+            images = out[: len(inks)]
+            images.fill(0)
         raster_kernels.draw(np.frombuffer(b"".join(inks), np.uint8), starts, self._inset, self._coverage, images)
         return np.invert(images, out=images) if self._black else images

@@ -111,12 +111,32 @@ def main() -> None:
         for _ in range(REPEATS):
             for name, words in runs.items():
                 seconds[name].append(_timed(words, output))
+        # The same on a hundred drawings: what each spends before it works.
+        few = Path(folder, "few")
+        few.mkdir()
+        lines = (f'{{"word":"a","drawing":[[[0,255],[0,{number}]]]}}' for number in range(100))
+        Path(few, "a.ndjson").write_text("\n".join(lines))
+        start_up = {
+            name: statistics.median(
+                _timed([str(few) if word == asked.input else word for word in words], output) for _ in range(REPEATS)
+            )
+            for name, words in runs.items()
+        }
         memory = {name: _memory(words, output) for name, words in runs.items()}
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    rows = [(name, f"{medians[name]:.2f}", f"{memory[name]:,.0f}") for name in runs]
-    print(table(("all drawings, start-up included", "seconds", "MB"), rows))
+    rows = [(name, f"{medians[name]:.2f}", f"{start_up[name]:.2f}", f"{memory[name]:,.0f}") for name in runs]
+    print(table(("all drawings, start-up included", "seconds", "start-up", "MB"), rows))
     one, two, bare = medians["prepare, 1 worker"], medians["prepare, 2 workers"], medians["bare loop"]
-    result = {"of_bare_loop": one / bare, "two_workers": one / two, "cores": os.cpu_count(), "seconds": medians}
+    works = {name: medians[name] - start_up[name] for name in runs}
+    one_works, two_works = works["prepare, 1 worker"], works["prepare, 2 workers"]
+    print(f"less start-up: {one_works / works['bare loop']:.2f} of the bare loop; {one_works / two_works:.2f} times")
+    result = {
+        "start_up": start_up,
+        "of_bare_loop": one / bare,
+        "two_workers": one / two,
+        "cores": os.cpu_count(),
+        "seconds": medians,
+    }
     print(f"1 worker: {one / bare:.2f} of the bare loop's time; 2 workers: {one / two:.2f} times as fast as 1")
     print(json.dumps({"prepare": {**result, "memory_mb": memory}}))
 

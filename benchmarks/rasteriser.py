@@ -16,6 +16,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from beam_pipelines.pipeline import BATCH
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch, quickdraw
@@ -81,6 +82,7 @@ def main() -> None:
     drawings = [placed(ink) for ink in inks]
     rasteriser = Rasteriser(SIZE, LINE_WIDTH, MARGIN)
     drawn = rasteriser.draw(inks)
+    pixels = np.empty((BATCH, SIZE, SIZE), np.uint8)
     truth = [
         by_cairo(lines, cairo.ANTIALIAS_NONE, FINE).reshape(SIZE, FINE, SIZE, FINE).mean(axis=(1, 3))
         for lines in drawings[:CHECKED]
@@ -94,7 +96,8 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in images}
     for _ in range(REPEATS):
         start = time.perf_counter()
-        rasteriser.draw(inks)
+        for at in range(0, len(inks), BATCH):
+            rasteriser.draw(inks[at : at + BATCH], pixels)
         seconds["boceto"].append(time.perf_counter() - start)
         for name, mode in MODES.items():
             start = time.perf_counter()

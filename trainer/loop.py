@@ -1,11 +1,12 @@
 """The loop of a run."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from boceto.errors import Stopped
+from boceto.errors import DataError, Stopped
 from trainer.batches import Ahead, Call, Source
-from trainer.checkpoints import Checkpoints, Progress
+from trainer.checkpoints import REMEDY, Checkpoints, Progress
 from trainer.meter import Meter
 from trainer.report import Report
 from trainer.schedule import learning_rate
@@ -76,12 +77,18 @@ class Run:
         return self.held is not None and self.meter.progress.validated < step and self.plan.validates(step)
 
     def validate(self) -> None:
-        """Validates, and keeps in mind which step was the best; a stop cuts it off."""
+        """Validates, and keeps in mind which step was the best; a stop cuts it off.
+
+        Raises:
+            DataError: the loss is not finite.
+        """
         with self.meter.saving():
             found = self.held and validate(self.steps, self.held, self.plan.settings, self.stop)
         if not found:
             return
         loss, accuracy = found
+        if not math.isfinite(loss):
+            raise DataError(f"step {self.meter.progress.step}: the validation loss is {loss}; {REMEDY}")
         old = self.meter.progress
         best = (accuracy, -loss) > (old.best_accuracy, -old.best_loss)
         self.meter.update(validated=old.step, validations_since_best=old.validations_since_best + 1)

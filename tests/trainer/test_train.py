@@ -162,6 +162,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(make_run):
     assert "Traceback" not in said
 
 
+def test_a_validation_loss_that_is_not_finite_ends_the_run(make_run, monkeypatch):
+    monkeypatch.setattr("trainer.loop.validate", lambda *_: (float("nan"), 0.0))
+    code, said = make_run(train=20).train("--validation-share", "0.2", "--epochs", "1")
+    assert code == 65
+    assert "the validation loss is nan; try a lower --learning-rate" in said
+    assert "Traceback" not in said
+
+
 def test_it_learns_validates_and_stops_when_it_gets_no_better(make_run):
     run = make_run(train=20)
     flags = ["--validation-share", "0.2", "--learning-rate", "0.02", "--patience", "2", "--epochs", "60"]

@@ -108,3 +108,74 @@ def test_prepare_reads_quickdraw_from_gs(bucket, tmp_path):
     words = ["--train-per-class", "8", "--test-per-class", "2", "--size", "16", "--workers", "1", "--no-preview"]
     assert main(["--input", "gs://strokes/full/simplified", "--output", str(tmp_path / "data"), *words]) == 0
     assert (tmp_path / "data" / "dataset.json").exists()
+
+
+def test_a_range_is_read(folder):
+    url = storage.join(folder, "digits")
+    storage.write_bytes(url, b"0123456789")
+    assert storage.read_bytes(url, 3) == b"3456789"
+    assert storage.read_bytes(url, 3, 5) == b"34"
+    assert storage.read_bytes(url, 8, 20) == b"89"
+    assert storage.read_bytes(url, 12) == b""
+
+
+def test_only_one_creates(folder):
+    url = storage.join(folder, "new")
+    outcomes = []
+
+    def create(number):
+        try:
+            storage.create_bytes(url, b"%d" % number)
+            outcomes.append(number)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 1
+    assert storage.read_bytes(url) == b"%d" % outcomes[0]
+    assert len(storage.list_files(folder)) == 1
+
+
+def test_only_what_is_unchanged_is_replaced(folder):
+    url = storage.join(folder, "lease")
+    first = storage.create_bytes(url, b"first")
+    data, version = storage.read_versioned(url)
+    assert (data, version) == (b"first", first)
+    second = storage.replace_bytes(url, b"second", version)
+    with pytest.raises(storage.Changed):
+        storage.replace_bytes(url, b"third", version)
+    assert storage.read_versioned(url) == (b"second", second)
+    storage.delete(url)
+    with pytest.raises(storage.Changed):
+        storage.replace_bytes(url, b"third", second)
+    assert not storage.exists(url)
+
+
+def test_stat_tells_size_version_and_checksum(folder):
+    url = storage.join(folder, "data")
+    assert storage.stat(url) is None
+    storage.write_bytes(url, b"one")
+    before = storage.stat(url)
+    assert before.size == 3
+    assert before.crc32c in {"", storage.crc32c(b"one")}
+    storage.write_bytes(url, b"two")
+    assert storage.stat(url).version != before.version
+    assert storage.checksum(url) == (3, storage.crc32c(b"two"))
+
+
+def test_files_are_copied_both_ways(folder, tmp_path):
+    here = tmp_path / "elsewhere" / "here"
+    here.parent.mkdir()
+    here.write_bytes(b"0123456789" * 300_000)
+    seen = []
+    storage.upload(here, storage.join(folder, "there"), seen.append)
+    storage.download(storage.join(folder, "there"), tmp_path / "elsewhere" / "back", seen.append)
+    assert (tmp_path / "elsewhere" / "back").read_bytes() == here.read_bytes()
+    assert sum(seen) == 2 * 3_000_000
+    with pytest.raises(FileNotFoundError):
+        storage.download(storage.join(folder, "nowhere"), tmp_path / "elsewhere" / "no", None)
+    assert not (tmp_path / "elsewhere" / "no").exists()

@@ -29,7 +29,7 @@ DISTANCES = {
 LARGEST = 1e15
 BLOCK = 512
 GROUP_ENTRIES = 16 << 20
-PANEL_BYTES = 64 << 20
+PANEL_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)

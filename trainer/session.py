@@ -2,15 +2,15 @@
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from boceto import __version__, artefact, dataset, storage
+from boceto import __version__, artefact, dataset, staging, storage
 from boceto import run as runs
 from boceto.console import quiet
 from boceto.dataset import DataSet
-from boceto.errors import DataError
+from boceto.errors import DataError, Stopped
 from boceto.telemetry import serving
 from trainer.log import Log
 from trainer.settings import Settings, check_batch, check_same
@@ -26,7 +26,7 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
         BocetoError: as it says.
     """
     check_batch(settings.batch_size, settings.replicas or 1)
-    data = dataset.load(settings.data)
+    data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
     storage.check_writable(settings.run, "train.run")
     before = runs.read(settings.run)
     result = _finished(settings, data, before, log)
@@ -41,6 +41,17 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
         result = train.run(train.Job(settings, data, log, telemetry, stop, description))
     runs.write(settings.run, {**description, "result": result})
     return result
+
+
+def _teller(log: Log, stop: Stop) -> Callable[[str], None]:
+    """Shows how far the staging of the data is, and ends it where that is asked for."""
+
+    def tell(text: str) -> None:
+        if stop.requested:
+            raise Stopped("stopped before the first step, what was copied is kept; run the same command again")
+        log.progress(text)
+
+    return tell
 
 
 def _finished(

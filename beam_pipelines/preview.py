@@ -26,7 +26,7 @@ def _first_of_each(data: DataSet) -> list[list[NDArray[np.uint8]]]:
         starts = np.searchsorted(shard.labels[order], np.arange(len(found) + 1))
         for label, (start, stop) in enumerate(itertools.pairwise(starts)):
             missing = wanted[label] - len(found[label])
-            found[label] += shard.images(order[start : min(start + missing, stop)])
+            found[label].extend(shard.images(order[start : min(start + missing, stop)]))
         if [len(images) for images in found] == wanted:
             break
     return found

@@ -10,13 +10,14 @@ import importlib
 import os
 import pkgutil
 import shutil
+import uuid
 from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
 
 from boceto import stores
-from boceto.errors import SettingsError
+from boceto.errors import DataError, SettingsError
 from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
 from boceto.stores.file import local_path
 
@@ -31,12 +32,16 @@ def _of_scheme(scheme: str) -> Store:
     return store
 
 
+def schemes() -> set[str]:
+    """What an URL may begin with."""
+    return {module.name for module in pkgutil.iter_modules(stores.__path__) if not module.name.startswith("_")}
+
+
 def _store(url: str) -> Store:
     scheme, separator, _ = url.partition("://")
     if not separator:
         scheme = "file"
-    schemes = {module.name for module in pkgutil.iter_modules(stores.__path__)}
-    if scheme not in schemes:
+    if scheme not in schemes():
         raise SettingsError(f"{url}: unknown scheme {scheme!r}; use a path, file://, gs:// or memory://")
     return _of_scheme(scheme)
 
@@ -49,6 +54,17 @@ def is_local(url: str) -> bool:
 def join(url: str, *names: str) -> str:
     """The URL of `names` below the folder `url`."""
     return "/".join([url.rstrip("/") if url != "/" else "", *names])
+
+
+def below(folder: str, name: str) -> str:
+    """The URL of a file that a manifest names: always one below the URL `folder`. A manifest may come from anywhere.
+
+    Raises:
+        DataError: the name is empty, absolute or an URL, or leads elsewhere by `..`, a backslash or an URL's signs.
+    """
+    if not {"", ".", ".."}.isdisjoint(name.split("/")) or set("\\%?#") & set(name) or not name.isprintable():
+        raise DataError(f"{folder}: a manifest there names {name!r}, which is no file below it; make it anew")
+    return join(folder, name)
 
 
 def relative(url: str, folder: str) -> str:
@@ -145,14 +161,37 @@ def check_lasting(url: str, setting: str) -> None:
 
 
 def check_writable(url: str, setting: str) -> None:
-    """Raises SettingsError, naming `setting`, where no file can be made in the folder `url`. Makes the folder."""
+    """Raises SettingsError, naming `setting`, where no file can be made or removed in the folder `url`.
+
+    Makes the folder.
+    """
     check_lasting(url, setting)
-    probe = join(url, ".writable")
+    probe = _probe(url)
     try:
         write_bytes(probe, b"")
         delete(probe)
     except OSError as error:
         raise SettingsError(f"{setting} = {url} cannot be written: {error.strerror}; give another folder") from error
+    except SettingsError as error:
+        raise SettingsError(f"{setting} = {url} cannot be written: {error}") from error
+
+
+def preconditions_honoured(url: str) -> bool:
+    """Whether, in the folder `url`, only the first of two creates one file. What is shared rests on it."""
+    probe = _probe(url)
+    try:
+        create_bytes(probe, b"first")
+        create_bytes(probe, b"second")
+    except FileExistsError:
+        return True
+    finally:
+        delete(probe)
+    return False
+
+
+def _probe(url: str) -> str:
+    """A file that nobody else has."""
+    return join(url, f".probe-{uuid.uuid4().hex}")
 
 
 def local_folder(url: str) -> Path:

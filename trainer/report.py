@@ -2,7 +2,10 @@
 
 import contextlib
 import importlib
+import tempfile
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -16,19 +19,31 @@ from trainer.batches import Source
 from trainer.log import Log
 from trainer.meter import Window
 
+COPY_SECONDS = 30.0
+
 
 class TensorBoard:
-    """Event files in `RUN/tensorboard`, where the package is there to define them; else nothing."""
+    """Event files in `RUN/tensorboard`, where the package is there to define them; else nothing.
+
+    For a run in object storage they are written here and copied there every half minute and at the end.
+    """
 
     def __init__(self, run: str, *, wanted: bool) -> None:
         self._writer = None
+        self._target = storage.join(run, "tensorboard")
+        self._copied = time.monotonic()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         with contextlib.suppress(ImportError):
             if wanted:
                 importlib.import_module("tensorboard")
 
-                self._writer = tf.summary.create_file_writer(
-                    str(storage.local_folder(storage.join(run, "tensorboard")))
-                )
+                self._writer = tf.summary.create_file_writer(self._local_folder())
+
+    def _local_folder(self) -> str:
+        if storage.is_local(self._target):
+            return str(storage.local_folder(self._target))
+        self._folder = tempfile.TemporaryDirectory(prefix="boceto-tensorboard-")
+        return self._folder.name
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
@@ -37,6 +52,17 @@ class TensorBoard:
                 for name, value in values.items():
                     tf.summary.scalar(name, value)
             self._writer.flush()
+            if time.monotonic() - self._copied >= COPY_SECONDS:
+                self.copy()
+
+    def copy(self) -> None:
+        """Copies the events to where the run is, if that is not here. No run fails for its curves."""
+        if self._folder is not None:
+            for entry in storage.list_files(self._folder.name):
+                name = storage.relative(entry.url, self._folder.name)
+                with contextlib.suppress(storage.Unavailable):
+                    storage.upload(Path(entry.url), storage.join(self._target, name))
+            self._copied = time.monotonic()
 
 
 class Report:
@@ -114,3 +140,4 @@ class Report:
             point["images_per_second"] = progress.images_per_second
             parts.append(f"{progress.images_per_second:,.1f} images/s")
         self.log.line(", ".join(parts), **point)
+        self._board.copy()

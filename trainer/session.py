@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from boceto import __version__, artefact, dataset, storage
+from boceto import __version__, artefact, dataset, staging, storage
 from boceto import run as runs
 from boceto.console import quiet
 from boceto.dataset import DataSet
@@ -29,7 +29,7 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
         BocetoError: as it says.
     """
     check_batch(settings.batch_size, settings.replicas or 1)
-    data = dataset.load(settings.data)
+    data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
     storage.check_writable(settings.run, "train.run")
     before = runs.read(settings.run)
     result = _finished(settings, data, before, log)
@@ -62,6 +62,17 @@ def _account(run: str, lease: Lease, accounts: Accounts, **more: Any) -> None:
     seconds = {activity: round(spent, 3) for activity, spent in accounts.seconds().items()}
     goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
     runs.write(run, {**description, "seconds": seconds, "goodput": round(goodput, 4), **more})
+
+
+def _teller(log: Log, stop: Stop) -> Callable[[str], None]:
+    """Shows how far the staging of the data is, and ends it where that is asked for."""
+
+    def tell(text: str) -> None:
+        if stop.requested:
+            raise Stopped("stopped before the first step, what was copied is kept; run the same command again")
+        log.progress(text)
+
+    return tell
 
 
 def _finished(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from boceto import staging
 from boceto.errors import SettingsError
 from boceto.settings import option
 from trainer import nets
@@ -14,6 +15,7 @@ FREE = frozenset(
     {
         "data",
         "run",
+        "cache_dir",
         "epochs",
         "max_steps",
         "replicas",
@@ -46,6 +48,7 @@ class Settings:
 
     data: str = option(help="folder of the data set")
     run: str = option(help="folder of the run; the same command run again goes on where it stopped")
+    cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     net: str = option("sknet", help="net", choices=nets.names())
     width: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
     embedding: int = option(1024, help="width of fc_1", at_least=1)

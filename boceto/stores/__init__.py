@@ -1,4 +1,7 @@
-"""What a kind of storage must do. One file a scheme: `file`, `memory`, `gs`; `boceto.storage` finds them by name."""
+"""What a kind of storage must do. One file a scheme: `file`, `memory`, `gs`; `boceto.storage` finds them by name.
+
+A file whose name begins with an underscore is no scheme, but a part of one.
+"""
 
 import contextlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How a process speaks to Google Cloud Storage: who it is, one session, retries, and what failed in words.
+"""How a process speaks to Google Cloud Storage: who it is, one session, and what is tried again.
 
 Metadata goes through the library's client. Bytes go over the same session by hand, after the JSON API's reference
 (https://cloud.google.com/storage/docs/json_api): the library reads eight kilobytes at a time, and sends what is larger
@@ -7,20 +7,18 @@ than eight megabytes in several requests, which a conditional write must not be.
 
 import contextlib
 import logging
-import re
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from boceto.errors import SettingsError
-from boceto.stores import Unavailable
 
 THREADS = 8
+_WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
 _METADATA_SERVER = 0.7  # seconds; inside Google's cloud it answers in milliseconds
 _FIRST_CONTACT = 2.0  # seconds
-_LOGIN = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
+LOGIN = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
 
 # Only the adapter's own line tells that there are no credentials.
 logging.getLogger("google.auth").addHandler(logging.NullHandler())
@@ -28,6 +26,10 @@ logging.getLogger("google.auth").addHandler(logging.NullHandler())
 
 class Broken(ConnectionError):  # noqa: N818 - it says what the bytes are
     """What arrived is not what was sent. A ConnectionError, so that it is tried again like one."""
+
+
+class Stopped(Exception):  # noqa: N818 - it says what happened
+    """Nobody waits any more for what this thread does."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,23 @@ class Place:
 def place_of(url: str) -> Place:
     """The bucket and the name in a `gs://` URL."""
     bucket, _, name = url.removeprefix("gs://").partition("/")
-    if not bucket:
+    if not bucket or not (bucket[0].isalnum() and bucket[-1].isalnum()):
         raise SettingsError(f"{url} names no bucket; write gs://bucket/folder")
     return Place(bucket, name)
 
 
 @dataclass(frozen=True)
 class Link:
-    """A client and its session. anonymous: the storage is Google's own and there are no credentials."""
+    """A client and its session.
+
+    anonymous: the storage is Google's own and there are no credentials. stop: once set, threads on this link give up.
+    """
 
     client: Any
     session: Any
     anonymous: bool
     patience: Patience = field(default_factory=Patience)
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def timeout(self) -> tuple[float, float]:
@@ -82,12 +88,22 @@ class Link:
     @property
     def retry(self) -> Any:
         """A decorator that calls again after 408, 429, 5xx and broken connections, with backoff and full jitter."""
-        from google.cloud.storage.retry import DEFAULT_RETRY
+        from google.api_core.retry import Retry
 
         patience = self.patience
-        return DEFAULT_RETRY.with_timeout(patience.deadline).with_delay(
-            initial=patience.first_delay, maximum=patience.longest_delay, multiplier=2.0
+        return Retry(
+            predicate=_passes,
+            initial=patience.first_delay,
+            maximum=patience.longest_delay,
+            multiplier=2.0,
+            timeout=patience.deadline,
+            on_error=self.go_on,
         )
+
+    def go_on(self, _: object = None) -> None:
+        """Raises Stopped once `stop` is set."""
+        if self.stop.is_set():
+            raise Stopped
 
     def blob(self, place: Place) -> Any:
         """The library's object at `place`; asks nothing."""
@@ -113,6 +129,23 @@ class Link:
         return found
 
 
+def _passes(error: BaseException) -> bool:
+    """Whether an error may not come again."""
+    from http.client import HTTPException
+
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError, TransportError
+    from requests import exceptions as http
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(error, GoogleAPICallError):
+        return error.code in _WORTH_ANOTHER_TRY
+    if isinstance(error, GoogleAuthError):
+        return isinstance(error, TransportError) or error.retryable
+    broken = (http.ConnectionError, http.ChunkedEncodingError, http.Timeout, HTTPError, HTTPException)
+    return isinstance(error, (ConnectionError, TimeoutError, *broken))
+
+
 def _checked(response: Any) -> Any:
     from google.api_core import exceptions
 
@@ -129,20 +162,27 @@ def connect(url: str, endpoint: str | None, patience: Patience) -> Link:
         SettingsError: the credentials cannot be used, or there are none and Google cannot be reached either.
     """
     from google.auth.credentials import AnonymousCredentials
+
+    # The library knows of the emulator (STORAGE_EMULATOR_HOST); that one is asked for is told by the endpoint.
+    nobody = _link(AnonymousCredentials(), endpoint, patience)
+    if not nobody.client.api_endpoint.endswith(".googleapis.com"):
+        return nobody
+    credentials = _credentials(url)
+    if credentials is not None:
+        return _link(credentials, endpoint, patience)
+    _reach(nobody.session, nobody.client.api_endpoint, url)
+    return replace(nobody, anonymous=True)
+
+
+def _link(credentials: Any, endpoint: str | None, patience: Patience) -> Link:
     from google.cloud import storage as gcs
 
-    options = {"api_endpoint": endpoint} if endpoint else None
-    nobody = AnonymousCredentials()
-    # The library knows of the emulator (STORAGE_EMULATOR_HOST); who asks for it is told by the endpoint.
-    client = gcs.Client(project=None, credentials=nobody, client_options=options, _http=_session(nobody))
-    if not client.api_endpoint.endswith(".googleapis.com"):
-        return Link(client, client._http, anonymous=False, patience=patience)  # noqa: SLF001 - it is ours
-    credentials = _credentials(url)
-    if credentials is None:
-        _reach(client._http, client.api_endpoint, url)  # noqa: SLF001 - it is ours
-        return Link(client, client._http, anonymous=True, patience=patience)  # noqa: SLF001 - it is ours
     session = _session(credentials)
-    return Link(gcs.Client(project=None, credentials=credentials, _http=session), session, False, patience)
+    options = {"api_endpoint": endpoint} if endpoint else None
+    client = gcs.Client(project=None, credentials=credentials, client_options=options, _http=session)
+    # For its traces, which are off, the library would ask after the bucket in a thread of its own, with other rights.
+    client._bucket_metadata_cache = None  # noqa: SLF001 - there is no other way
+    return Link(client, session, anonymous=False, patience=patience)
 
 
 def _session(credentials: Any) -> Any:
@@ -167,7 +207,7 @@ def _credentials(url: str) -> Any | None:
         message = str(error).partition("\n")[0]
         if message.startswith("Your default credentials were not found"):
             return None
-        raise SettingsError(f"{url}: the Google credentials cannot be used: {message}; {_LOGIN}") from error
+        raise SettingsError(f"{url}: the Google credentials cannot be used: {message}; {LOGIN}") from error
 
 
 def _ask_briefly(url: str, method: str = "GET", headers: Any = None, **_: Any) -> Any:
@@ -201,67 +241,4 @@ def _reach(session: Any, endpoint: str, url: str) -> None:
     thread.start()
     thread.join(_FIRST_CONTACT)
     if not reached.is_set():
-        raise SettingsError(
-            f"{url}: no Google credentials, and {endpoint} does not answer; check the network, {_LOGIN}"
-        )
-
-
-def no_credentials(url: str) -> SettingsError:
-    """The error of who is nobody where that does not do."""
-    return SettingsError(f"{url}: no Google credentials; {_LOGIN}; public buckets can be read without")
-
-
-@contextlib.contextmanager
-def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> Iterator[None]:
-    """Turns the library's errors into ours. right: what the block needs; missing: what a 404 means in the block."""
-    from google.api_core import exceptions as api
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import RequestException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except api.NotFound as error:
-        raise _not_found(place, _said(error), missing) from error
-    except (api.Unauthorized, api.Forbidden) as error:
-        raise no_credentials(place.url) if link.anonymous else _forbidden(place, _said(error), right) from error
-    except api.RetryError as error:
-        raise _unavailable(place, error.cause, link.patience.deadline) from error
-    except api.ClientError as error:
-        raise SettingsError(f"{place.url} was refused: {_said(error)}; check the names") from error
-    except GoogleAuthError as error:
-        raise SettingsError(f"{place.url}: the Google credentials were refused: {_said(error)}; {_LOGIN}") from error
-    except (api.GoogleAPIError, RequestException, HTTPError, Broken) as error:
-        raise _unavailable(place, error, link.patience.deadline) from error
-
-
-def _not_found(place: Place, said: str, missing: str) -> Exception:
-    if missing == "bucket" or "bucket does not exist" in said:
-        return SettingsError(f"gs://{place.bucket}: there is no such bucket; check its name or make it")
-    return FileNotFoundError(f"{place.url} does not exist")
-
-
-def _forbidden(place: Place, said: str, right: str) -> SettingsError:
-    named = re.search(r"storage\.[a-zA-Z]+\.[a-zA-Z]+", said)
-    right = named.group() if named else right
-    return SettingsError(
-        f"{place.url}: the right {right} is missing ({said}); "
-        f"have it granted on gs://{place.bucket}, e.g. with the role storage.objectUser"
-    )
-
-
-def _unavailable(place: Place, cause: BaseException | None, deadline: float) -> Unavailable:
-    from google.api_core.exceptions import TooManyRequests
-
-    if isinstance(cause, TooManyRequests):
-        why, remedy = "the quota is used up", "ask for less at a time or for a larger quota"
-    else:
-        why, remedy = "no right answer", "check the network"
-    said = _said(cause) if cause else "silence"
-    return Unavailable(f"{place.url}: {why} within {deadline:g} s ({said}); {remedy}, then run the same command again")
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, in one short line."""
-    text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+        raise SettingsError(f"{url}: no Google credentials, and {endpoint} does not answer; check the network, {LOGIN}")

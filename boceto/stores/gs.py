@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from boceto.errors import SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat, _gs_transfer
+from boceto.stores import Changed, Entry, Progress, Stat, _gs_reading, _gs_writing
 from boceto.stores import file as local
-from boceto.stores._gs_link import Link, Patience, Place, connect, errors, no_credentials, place_of
-from boceto.stores._gs_transfer import Data, Put, Reader
+from boceto.stores._gs_errors import errors, no_credentials
+from boceto.stores._gs_link import Link, Patience, Place, connect, place_of
+from boceto.stores._gs_reading import Reader
+from boceto.stores._gs_writing import Data, Put
 
 _BUFFER = 8 << 20
 _GET, _CREATE, _DELETE, _LIST = (f"storage.objects.{right}" for right in ("get", "create", "delete", "list"))
@@ -57,7 +59,7 @@ class Store:
                 blob.reload(retry=link.retry, timeout=link.timeout)
         except FileNotFoundError:
             return None
-        return _gs_transfer.stat_of(blob)
+        return _gs_reading.stat_of(blob)
 
     def open(self, url: str) -> BinaryIO:
         link, place = self._open(url)
@@ -74,7 +76,7 @@ class Store:
             return b""
         try:
             with errors(link, place, _GET):
-                return _gs_transfer.read_whole(link, place, start, end)[0]
+                return _gs_reading.read_whole(link, place, start, end)[0]
         except SettingsError as error:
             if isinstance(error.__cause__, RequestRangeNotSatisfiable):
                 return b""
@@ -83,7 +85,7 @@ class Store:
     def versioned(self, url: str) -> tuple[bytes, str]:
         link, place = self._open(url)
         with errors(link, place, _GET):
-            return _gs_transfer.read_whole(link, place)
+            return _gs_reading.read_whole(link, place)
 
     @contextlib.contextmanager
     def writing(self, url: str) -> Iterator[BinaryIO]:
@@ -116,22 +118,22 @@ class Store:
     def upload(self, path: Path, url: str, progress: Progress | None) -> None:
         link, place = self._open_to_write(url)
         with errors(link, place, _CREATE, missing="bucket"):
-            _gs_transfer.upload(link, place, path, progress)
+            _gs_writing.upload(link, place, path, progress)
 
     def download(self, url: str, path: Path, progress: Progress | None) -> None:
         link, place = self._open(url)
         with errors(link, place, _GET), local.Store().writing(str(path)) as file:
-            _gs_transfer.download(link, place, file, progress)
+            _gs_reading.download(link, place, file, progress)
 
     def delete(self, url: str) -> None:
         link, place = self._open_to_write(url)
         with errors(link, place, _DELETE):
-            _gs_transfer.remove(link, place)
+            _gs_writing.remove(link, place)
 
     def buffer(self, url: str) -> memoryview:
         link, place = self._open(url)
         with errors(link, place, _GET), tempfile.NamedTemporaryFile(prefix="boceto-") as file:
-            _gs_transfer.download(link, place, file, None)  # type: ignore[arg-type]  # as in `writing`
+            _gs_reading.download(link, place, file, None)  # type: ignore[arg-type]  # as in `writing`
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -308,8 +308,9 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path):
         with pytest.raises(SettingsError, match="gs://no-such-bucket: there is no such bucket"):
             verb()
     assert storage.stat("gs://no-such-bucket") is None
-    with pytest.raises(SettingsError, match="names no bucket"):
-        storage.stat("gs://")
+    for url in ("gs://", "gs://-bucket/x"):
+        with pytest.raises(SettingsError, match="names no bucket"):
+            storage.stat(url)
     with pytest.raises(SettingsError, match="names a bucket and no object"):
         storage.write_bytes("gs://bucket", b"")
 
@@ -331,11 +332,27 @@ def test_preconditions_that_are_not_honoured_are_noticed(proxy, emulator):
 
 
 def test_gs_is_listed_as_folders(emulator):
-    for name in ("full/hot dog.ndjson", "full/cat.ndjson", "full2/dog.ndjson", "full/"):
+    for name in ("full/hot dog.ndjson", "full/cat.ndjson", "full2/dog.ndjson"):
         storage.write_bytes(storage.join(emulator.bucket, name), b"1")
     listed = storage.list_files(storage.join(emulator.bucket, "full"))
     assert [entry.url.rpartition("/")[2] for entry in listed] == ["cat.ndjson", "hot dog.ndjson"]
     assert len(storage.list_files(emulator.bucket)) == 3
+
+
+def test_a_folder_made_in_the_console_is_no_file(proxy, emulator):
+    items = b'{"items": [{"name": "full/", "size": "0"}, {"name": "full/cat.ndjson", "size": "1"}]}'
+    proxy.add(answer(200, items), method="GET")
+    listed = storage.list_files(storage.join(emulator.bucket, "full"))
+    assert [entry.url for entry in listed] == [storage.join(emulator.bucket, "full", "cat.ndjson")]
+
+
+def test_nothing_is_asked_but_what_is_needed(proxy, url):
+    storage.write_bytes(url, b"1")
+    storage.stat(url)
+    storage.list_files(url.rpartition("/")[0])
+    storage.read_bytes(url)
+    storage.delete(url)
+    assert [request.method for request in proxy.log] == ["POST", "GET", "GET", "GET", "DELETE"]
 
 
 def test_prepare_reads_quickdraw_from_gs(emulator, tmp_path):

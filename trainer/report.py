@@ -13,11 +13,11 @@ from typing import Any
 import tensorflow as tf
 
 from boceto import storage
+from boceto.checkpoint import Progress
 from boceto.console import clock_time
 from boceto.run import History
 from boceto.telemetry import Telemetry
 from trainer.batches import Source
-from trainer.checkpoints import Progress
 from trainer.log import Log
 from trainer.meter import Window
 
@@ -101,6 +101,10 @@ class Report:
         self._telemetry.scores("train", window.loss, window.accuracy)
         self._telemetry.state(epoch, rate)
         self.log.point("progress", **point)
+
+    def wall_time(self, seconds: Mapping[str, float]) -> None:
+        """Where the run's time went so far, over all its sessions."""
+        self._telemetry.wall_time(seconds)
 
     def progress(self, step: int, window: Window) -> None:
         """How far things are; the console shows it from time to time, once there is a speed."""

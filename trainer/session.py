@@ -1,5 +1,6 @@
 """One `boceto train`, as far as it needs no TensorFlow: is the run finished, what is it, what came of it."""
 
+import contextlib
 import dataclasses
 import platform
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from boceto.console import quiet
 from boceto.dataset import DataSet
 from boceto.errors import DataError, Stopped
 from boceto.telemetry import serving
+from trainer.accounts import Accounts
+from trainer.lease import Lease, held
 from trainer.log import Log
 from trainer.settings import Settings, check_batch, check_same
 from trainer.stop import Stop
@@ -19,7 +22,7 @@ from trainer.stop import Stop
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 
-def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
+def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping[str, Any]:
     """Does what is left of the run; returns its result.
 
     Raises:
@@ -33,14 +36,32 @@ def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
     if result:
         log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
         return result
-    with quiet():
-        from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
+    with held(settings.run, settings.lease, stop, log.line, accounts.seconds) as lease:
+        with quiet():
+            from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 
-    description = describe(settings, data)
-    with serving(settings.metrics_port) as telemetry:
-        result = train.run(train.Job(settings, data, log, telemetry, stop, description))
-    runs.write(settings.run, {**description, "result": result})
+        stop.check()
+        description = describe(settings, data)
+        try:
+            with serving(settings.metrics_port) as telemetry:
+                result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, description))
+        except Stopped:
+            with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
+                _account(settings.run, lease, accounts)
+            raise
+        _account(settings.run, lease, accounts, result=result)
     return result
+
+
+def _account(run: str, lease: Lease, accounts: Accounts, **more: Any) -> None:
+    """Adds to `run.json` where the time went, over all sessions so far."""
+    lease.confirm()
+    description = runs.read(run)
+    if description is None:  # It was stopped before it began.
+        return
+    seconds = {activity: round(spent, 3) for activity, spent in accounts.seconds().items()}
+    goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
+    runs.write(run, {**description, "seconds": seconds, "goodput": round(goodput, 4), **more})
 
 
 def _teller(log: Log, stop: Stop) -> Callable[[str], None]:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,7 @@ def verify(run: str, description: Artefact) -> str:
         DataError: a file is missing or changed, or none is listed.
     """
     url = storage.join(run, FOLDER, MODEL)
-    for name, expected in _listed(run, description):
-        path = storage.join(url, name)
+    for path, expected in _listed(run, description).items():
         with _there(run, path):
             _, found = storage.checksum(path)
         _check(run, path, found, expected)
@@ -91,8 +90,8 @@ def verified(run: str, description: Artefact) -> Iterator[Path]:
         yield storage.local_folder(verify(run, description))
         return
     with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as folder:
-        for name, expected in _listed(run, description):
-            path, copy = storage.join(run, FOLDER, MODEL, name), Path(folder, name)
+        for path, expected in _listed(run, description).items():
+            copy = Path(folder, storage.relative(path, storage.join(run, FOLDER, MODEL)))
             copy.parent.mkdir(parents=True, exist_ok=True)
             with _there(run, path):
                 storage.download(path, copy)
@@ -100,15 +99,12 @@ def verified(run: str, description: Artefact) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _listed(run: str, description: Artefact) -> Iterable[tuple[str, str]]:
-    """The files of the SavedModel and their checksums, none of them outside its folder."""
+def _listed(run: str, description: Artefact) -> dict[str, str]:
+    """The URLs of the SavedModel's files, all of them below its folder, and their checksums."""
     url = storage.join(run, FOLDER, MODEL)
     if "saved_model.pb" not in description.files:
         raise DataError(f"{url}: {DESCRIPTION} lists no saved_model.pb; {_again(run)}")
-    for name in description.files:
-        if not name.isprintable() or {"", ".", ".."} & set(name.split("/")) or "\\" in name:
-            raise DataError(f"{url}: {DESCRIPTION} lists {name!r}, which is no file below it; {_again(run)}")
-    return description.files.items()
+    return {storage.below(url, name): expected for name, expected in description.files.items()}
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ class TensorBoard:
         self._writer = None
         self._target = storage.join(run, "tensorboard")
         self._copied = time.monotonic()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = ""
         with contextlib.suppress(ImportError):
             if wanted:
                 importlib.import_module("tensorboard")
@@ -42,8 +44,9 @@ class TensorBoard:
     def _local_folder(self) -> str:
         if storage.is_local(self._target):
             return str(storage.local_folder(self._target))
-        self._folder = tempfile.TemporaryDirectory(prefix="boceto-tensorboard-")
-        return self._folder.name
+        self._folder = tempfile.mkdtemp(prefix="boceto-tensorboard-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
@@ -57,9 +60,9 @@ class TensorBoard:
 
     def copy(self) -> None:
         """Copies the events to where the run is, if that is not here. No run fails for its curves."""
-        if self._folder is not None:
-            for entry in storage.list_files(self._folder.name):
-                name = storage.relative(entry.url, self._folder.name)
+        if self._folder:
+            for entry in storage.list_files(self._folder):
+                name = storage.relative(entry.url, self._folder)
                 with contextlib.suppress(storage.Unavailable):
                     storage.upload(Path(entry.url), storage.join(self._target, name))
             self._copied = time.monotonic()

@@ -1,4 +1,4 @@
-"""Staging out of `memory://`, and, where processes are what is tested, out of the emulator."""
+"""Staging out of `memory://`, and, where processes are what is tested, out of an emulator."""
 
 import json
 import os
@@ -16,6 +16,11 @@ from boceto.errors import DataError, SettingsError, Stopped
 
 KEY = "0123456789abcdef"
 ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def bucket(emulator):
+    return emulator.bucket
 
 
 @pytest.fixture
@@ -223,16 +228,16 @@ print("done", flush=True)
 
 
 @pytest.fixture
-def stage_apart(emulator, tmp_path):
+def stage_apart(bucket, tmp_path):
     """Starts a process that stages two files of 4 MiB in 64 pieces each; returns it. `.copies()` are their contents."""
     data = [np.random.default_rng(number).bytes(4 << 20) for number in range(2)]
     for number, content in enumerate(data):
-        storage.write_bytes(f"{emulator}/shard-{number}", content)
+        storage.write_bytes(f"{bucket}/shard-{number}", content)
     files = json.dumps([(f"shard-{number}", 4 << 20, storage.crc32c(content)) for number, content in enumerate(data)])
     started = []
 
     def start():
-        command = [sys.executable, "-c", STAGE, str(tmp_path / "cache"), emulator, files]
+        command = [sys.executable, "-c", STAGE, str(tmp_path / "cache"), bucket, files]
         started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
         return started[-1]
 

@@ -241,7 +241,7 @@ def test_a_finished_data_set_is_not_overwritten_unasked(strokes_folder, tmp_path
         (["--size", "4"], "prepare.size = 4 is too small; use at least 8"),
         (["--size", "many"], "prepare.size = 'many' is not a whole number"),
         (["--ink", "red"], "choose one of white, black"),
-        (["--output", "gs://bucket/data"], "gs:// can only be read in this version"),
+        (["--output", "s3://bucket/data"], "unknown scheme 's3'"),
         (["--output", "memory://data"], "ends with this process"),
         (["--output", "/dev/null/data"], "prepare.output = /dev/null/data cannot be written"),
         (["--runner", "Nope"], "prepare.runner = 'Nope' or its options are wrong"),

@@ -86,8 +86,8 @@ def train(run, asked, log, *, renews):
                 saver.poll()
                 if done % EVERY == 0 or asked.requested:
                     save = saver.save_for_sure if asked.requested or done == LAST else saver.save
-                    save(progress)
                     history.flush()
+                    save(progress)
                 if asked.requested and done < LAST:
                     raise Stopped(f"stopped after step {done}")
         runs.write(run, {**description, "result": {"step": LAST, "ledger": progress.ledger}})

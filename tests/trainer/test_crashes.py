@@ -187,7 +187,7 @@ def test_a_fault_in_a_real_run_costs_nothing(make_run, name):
     flags = ("--epochs", "2", "--keep", "2")
     run, other = make_run("run"), make_run("whole")
     done = subprocess.run(
-        [sys.executable, HERE / "faulty_train.py", fault.to_json(), *run.flags, *flags],
+        [sys.executable, HERE.parent / "faulty_boceto.py", fault.to_json(), "train", *run.flags, *flags],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode in statuses, done.stderr

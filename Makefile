@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 export UV_PYTHON_DOWNLOADS := never
 LOCKED := prepare train gpu eval dev
 
-.PHONY: install demo test check bench lock clean
+.PHONY: install demo test check soak bench lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -27,6 +27,9 @@ check: install  ## Lint, format and types.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+soak: install  ## Kills real training runs at random, KILLS (50) times, and compares what they end with.
+	$(PYTHON) tests/soak.py --kills $(or $(KILLS),50) $(if $(SEED),--seed $(SEED))
 
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)

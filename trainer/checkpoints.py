@@ -104,7 +104,8 @@ class Checkpoints:
     def newest(self, log: Log) -> tuple[Commit, Arrays] | None:
         """The newest whole checkpoint; None where the run has none at all. One that is not whole is skipped and told.
 
-        A single folder without COMMIT is what a kill in the run's first save leaves: nothing was saved yet.
+        A single folder without COMMIT is what a kill in the run's first save leaves: nothing was saved yet. It is
+        removed, so that a second kill in a first save, of another step, leaves a single one again.
 
         Raises:
             DataError: there are checkpoints, and none is whole.
@@ -124,6 +125,9 @@ class Checkpoints:
                 f"{storage.join(self._run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; restore "
                 "one from a backup, or start again in another --run"
             )
+        for step in files:
+            self._confirm()
+            storage.delete_folder(checkpoint.folder_of(self._run, step))
         return None
 
     def load(self, step: int) -> tuple[Commit, Arrays]:

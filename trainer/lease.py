@@ -125,8 +125,12 @@ class Lease:
         try:
             self._version = storage.replace_bytes(self._path, holder.to_json(), self._version)
         except storage.Changed:
-            self._lost = f"the lease of the run was taken over by {_read(self._path)[0] or _DAMAGED}"
-            return
+            other, version = _read(self._path)
+            if not other or other.token != self._holder.token:
+                self._lost = f"the lease of the run was taken over by {other or _DAMAGED}"
+                return
+            # An earlier renewal of ours had come through although its answer said otherwise, or none came.
+            self._version = storage.replace_bytes(self._path, holder.to_json(), version)
         self._renewed = started
 
 

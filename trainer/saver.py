@@ -1,17 +1,30 @@
 """Saves beside the loop: the loop waits for a copy of the state into host memory, a thread does the rest."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from boceto import storage
 from boceto.checkpoint import Progress
 from boceto.errors import BocetoError
 from boceto.telemetry import Telemetry
+from boceto.tensors import Arrays
 from trainer.checkpoints import Checkpoints, Damaged
 from trainer.log import Log
-from trainer.state import State
 
 # What may go better the next time: a full disk may be cleared, a storage may answer again.
 PASSING = (OSError, MemoryError, storage.Unavailable, storage.Changed, Damaged)
+
+
+class State(Protocol):
+    """What is saved: `trainer.state.State`, which alone needs TensorFlow."""
+
+    def buffers(self) -> dict[str, NDArray[Any]]:
+        """Memory for `copy_to`."""
+
+    def copy_to(self, arrays: Arrays) -> None:
+        """Copies everything into `buffers`."""
 
 
 class SaveFailed(BocetoError):  # noqa: N818 - it says what happened

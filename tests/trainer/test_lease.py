@@ -168,3 +168,18 @@ def test_a_killed_holder_of_this_machine_loses_it_at_once(tmp_path):
         with hold(str(tmp_path)):
             assert time.monotonic() - began < 10
     assert process.returncode == -signal.SIGKILL
+
+
+def test_a_renewal_whose_answer_was_lost_is_still_ours(run, monkeypatch):
+    replace = storage.replace_bytes
+
+    def lost(*given):
+        monkeypatch.setattr(storage, "replace_bytes", replace)
+        replace(*given)
+        raise storage.Unavailable("the answer was lost")
+
+    with hold(run) as lease:
+        monkeypatch.setattr(storage, "replace_bytes", lost)
+        time.sleep(TERM)
+        lease.confirm()
+    assert written(run)["released"]

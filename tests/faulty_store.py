@@ -1,0 +1,157 @@
+"""A storage that fails where it is told to: an adapter around an adapter, for processes that a test starts.
+
+What happens is a real signal, a real error of the port, or what the real adapter leaves when it dies in the middle.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import os
+import re
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from boceto import storage
+from boceto.stores import Unavailable, _gs_transfer
+from boceto.stores import file as local
+
+KILLS = ("kill-before", "kill-after", "truncated")
+TERMS = ("term-before", "term-after")
+ERRORS = ("full", "unavailable", "lost-answer")
+KINDS = (*KILLS, *TERMS, *ERRORS)
+_HEARD = 0.05  # seconds until a signal has surely been seen by the thread that listens
+
+
+@dataclass(frozen=True)
+class Fault:
+    """kind: one of KINDS. pattern: of the URL; operation: write, create, replace, delete, or "" for any.
+
+    at: the first matching operation that fails, from 1; times: how many do. holding: what the bytes must contain (of
+    create and replace). told: a file that is made when it happens.
+    """
+
+    kind: str
+    pattern: str
+    operation: str = ""
+    at: int = 1
+    times: int = 1
+    holding: str = ""
+    told: str = ""
+
+    def to_json(self):
+        return json.dumps(dataclasses.asdict(self))
+
+
+class FaultyStore:
+    """Goes through to `inner` but for the fault."""
+
+    def __init__(self, inner, fault):
+        self._inner = inner
+        self._fault = fault
+        self._seen = 0
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    @contextlib.contextmanager
+    def writing(self, url):
+        with self._around("write", url) as truncated:
+            if not truncated:
+                with self._inner.writing(url) as file:
+                    yield file
+                return
+            file = io.BytesIO()
+            yield file
+            self._truncate(url, file.getvalue())
+
+    def create(self, url, data):
+        with self._around("create", url, data) as truncated:
+            return self._truncate(url, data) if truncated else self._inner.create(url, data)
+
+    def replace(self, url, data, version):
+        with self._around("replace", url, data) as truncated:
+            return self._truncate(url, data) if truncated else self._inner.replace(url, data, version)
+
+    def upload(self, path, url, progress):
+        with self._around("write", url) as truncated:
+            return (
+                self._truncate(url, Path(path).read_bytes()) if truncated else self._inner.upload(path, url, progress)
+            )
+
+    def delete(self, url):
+        with self._around("delete", url):
+            self._inner.delete(url)
+
+    @contextlib.contextmanager
+    def _around(self, operation, url, data=b""):
+        kind = self._fault.kind if self._is_due(operation, url, data) else ""
+        if kind and self._fault.told:
+            Path(self._fault.told).touch()
+        if kind == "kill-before":
+            _die()
+        if kind == "term-before":
+            _ask_to_end()
+        if kind == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if kind == "unavailable":
+            raise Unavailable(f"{url}: no right answer within 120 s (503); check the network")
+        yield kind == "truncated"
+        if kind == "kill-after":
+            _die()
+        if kind == "term-after":
+            _ask_to_end()
+        if kind == "lost-answer":
+            raise Unavailable(f"{url}: the answer was lost")
+
+    def _is_due(self, operation, url, data):
+        fault = self._fault
+        if fault.operation not in ("", operation) or not re.search(fault.pattern, url):
+            return False
+        if fault.holding.encode() not in data:
+            return False
+        with self._lock:
+            self._seen += 1
+            return fault.at <= self._seen < fault.at + fault.times
+
+    def _truncate(self, url, data):
+        """Dies when half of the bytes are on their way, as the real adapter does it."""
+        if storage.is_local(url):
+            with local._partial(local.local_path(url)) as (_, file):
+                file.write(data[: len(data) // 2])
+                file.flush()
+                _die()
+
+        def half(source):
+            yield data[: len(data) // 2]
+            _die()
+
+        _gs_transfer.Data.chunks = _gs_transfer.Part.chunks = half
+        self._inner.create(url, data)
+        raise AssertionError("it was sent whole")
+
+
+def install(fault):
+    """From now on, the storage of this process has the fault."""
+    real, faulty = storage._store, {}
+
+    def store(url):
+        inner = real(url)
+        return faulty.setdefault(id(inner), FaultyStore(inner, fault))
+
+    storage._store = store
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def _ask_to_end():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_HEARD)

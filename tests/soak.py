@@ -1,0 +1,95 @@
+"""Real `boceto train` processes, killed at random moments until they are through: `make soak`.
+
+Each run must end with the arrays and the ledger of one that nobody touched.
+"""
+
+import argparse
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from boceto import checkpoint
+
+SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--no-tensorboard", "--readers", "2")
+FLAGS = (*SMALL, "--epochs", "4", "--save-every", "5", "--log-every", "5")
+_TRAIN = (sys.executable, "-m", "boceto", "train")
+_LOOK = 0.005
+
+
+def last_of(run):
+    """-> (ledger, arrays as bytes) of the newest checkpoint."""
+    step = max(checkpoint.files(str(run)))
+    commit, arrays = checkpoint.load(str(run), step)
+    return step, commit.progress.ledger, {name: array.tobytes() for name, array in arrays.items()}
+
+
+def session(command, run, chance, startup):
+    """One process, killed at a random moment if it lives that long; returns its exit status.
+
+    Half of the moments lie anywhere, in the start too; half follow soon upon something new among the checkpoints.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if chance.random() < 0.5:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0, 1.5 * startup))
+    else:
+        before = _names(run)
+        while process.poll() is None and _names(run) == before:
+            time.sleep(_LOOK)
+        time.sleep(chance.uniform(0, 0.2))
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+def _names(run):
+    return sorted(path.name for path in (run / checkpoint.FOLDER).rglob("*")) if run.exists() else []
+
+
+def soak(data, folder, kills, seed):
+    """Kills at least `kills` processes; returns (kills, runs that ended). Raises AssertionError where one differs."""
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    command = [*_TRAIN, "--data", data, *FLAGS, "--run"]
+    began = time.monotonic()
+    subprocess.run([*command, folder / "whole"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    startup = time.monotonic() - began
+    wanted = last_of(folder / "whole")
+    killed, runs = 0, 0
+    while killed < kills:
+        run = folder / f"run-{runs}"
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            if killed < kills:
+                status = session([*command, run], run, chance, startup)
+            else:
+                status = subprocess.run([*command, run], check=False, capture_output=True).returncode
+            assert status in {0, -signal.SIGKILL}, f"seed {seed}, kill {killed}, {run}: exit status {status}"
+            killed += status == -signal.SIGKILL
+        assert last_of(run) == wanted, f"seed {seed}, kill {killed}: {run} differs"
+        runs += 1
+    return killed, runs
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    asked = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = folder / "data"
+        prepare = [sys.executable, "-m", "boceto", "prepare", "--source", "synthetic", "--output", str(data)]
+        size = ["--classes", "3", "--train-per-class", "40", "--test-per-class", "2", "--size", "16", "--workers", "1"]
+        subprocess.run([*prepare, *size], check=True)
+        print(f"seed {asked.seed}", flush=True)
+        killed, runs = soak(str(data), folder, asked.kills, asked.seed)
+    print(f"seed {asked.seed}: {killed} kills by signal 9, {runs} runs, {time.monotonic() - began:.0f} s, all equal")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Whatever happens at a write of a run, the same command goes on and ends as if nothing had.
+
+The matrix drives the trainer's lease, saver and checkpoints in forked processes with a toy step (toy_train.py); a few
+cells of it are real `boceto train` processes.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faulty_store import ERRORS, KILLS, KINDS, Fault
+
+from boceto import checkpoint, storage
+from boceto import run as runs
+
+HERE = Path(__file__).parent
+LAST, BEST = 12, 4  # As in toy_train.py.
+COMMIT, ARRAYS = r"/COMMIT$", r"/arrays-[^/]*$"
+# Each write of a run: name -> (pattern, operation, which, what its bytes hold).
+SAVES = {
+    "first arrays": (ARRAYS, "write", 1),
+    "middle arrays": (ARRAYS, "write", 3),
+    "last arrays": (ARRAYS, "write", 6),
+    "first COMMIT": (COMMIT, "create", 1),
+    "middle COMMIT": (COMMIT, "create", 3),
+    "last COMMIT": (COMMIT, "create", 6),
+}
+PRUNES = {
+    "prune COMMIT": (COMMIT, "delete", 1),
+    "prune arrays": (ARRAYS, "delete", 1),
+    "last prune COMMIT": (COMMIT, "delete", 3),
+    "last prune arrays": (ARRAYS, "delete", 3),
+}
+OTHERS = {
+    "lease taken": ("/lease.json$", "create", 1),
+    "lease renewed": ("/lease.json$", "replace", 1, '"released": false'),
+    "lease released": ("/lease.json$", "replace", 1, '"released": true'),
+    "run.json begun": ("/run.json$", "write", 1),
+    "run.json ended": ("/run.json$", "write", 2),
+    "history begun": ("/history.jsonl$", "write", 1),
+    "history middle": ("/history.jsonl$", "write", 3),
+}
+POINTS = SAVES | PRUNES | OTHERS
+# Without these a run has not begun, or not ended, as it should: their failure is the program's.
+NEEDED = {"lease taken", "run.json begun", "run.json ended", "history begun", "history middle"}
+
+
+def cells(points, kinds=KINDS):
+    return [
+        pytest.param(kind, point, id=f"{kind} {name}")
+        for name, point in points.items()
+        for kind in kinds
+        if not (kind == "truncated" and point[1] == "delete")
+    ]
+
+
+def expected(kind, point):
+    """The exit statuses of a run with this fault."""
+    if kind in KILLS:
+        return {-9}
+    if kind in ERRORS:
+        return {1} if any(point == POINTS[name] for name in NEEDED) else {0}
+    return {75, 0}  # 0 where no step was left to stop at.
+
+
+class Toy:
+    """The server of toy_train.py."""
+
+    def __init__(self, environment):
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "toy_train.py"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment,
+        )  # fmt: skip
+
+    def train(self, run, fault=None, *, renews=False):
+        asked = {"run": run, "fault": fault and json.loads(fault.to_json()), "renews": renews, "quiet": True}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def toy():
+    server = Toy({})
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def whole(toy, tmp_path_factory):
+    """What an uninterrupted run ends with."""
+    run = str(tmp_path_factory.mktemp("whole"))
+    assert toy.train(run) == 0
+    return ended(run)
+
+
+def ended(run):
+    commit, arrays = checkpoint.load(run, LAST)
+    history = [json.loads(line) for line in storage.read_bytes(storage.join(run, runs.HISTORY)).splitlines()]
+    return (
+        commit.progress.ledger,
+        {name: array.tobytes() for name, array in arrays.items()},
+        runs.read(run)["result"],
+        history,
+    )
+
+
+def crash_and_resume(toy, whole, run, kind, point, told):
+    pattern, operation, at, *holding = point
+    fault = Fault(kind, pattern, operation, at, holding="".join(holding), told=str(told))
+    renews = "lease" in pattern
+    assert toy.train(run, fault, renews=renews) in expected(kind, point)
+    assert told.exists()
+    assert toy.train(run) == 0
+    assert ended(run) == whole
+    checkpoint.load(run, BEST)
+
+
+@pytest.mark.parametrize(("kind", "point"), cells(POINTS))
+def test_a_fault_at_a_write_costs_nothing(toy, whole, tmp_path, kind, point):
+    crash_and_resume(toy, whole, str(tmp_path / "run"), kind, point, tmp_path / "told")
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("name", ["first arrays", "middle COMMIT", "last arrays", "prune COMMIT"])
+def test_a_storage_that_stays_broken_ends_the_run_which_goes_on_once_it_is_mended(toy, whole, tmp_path, kind, name):
+    pattern, operation, at = POINTS[name]
+    run = str(tmp_path / "run")
+    assert toy.train(run, Fault(kind, pattern, operation, at, times=99)) == 1
+    assert toy.train(run) == 0
+    assert ended(run) == whole
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_faults_in_every_session_at_any_write_cost_nothing(toy, whole, tmp_path, seed):
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    run, statuses = str(tmp_path / "run"), []
+    for _ in range(6):
+        fault = Fault(chance.choice(KINDS), r"/(COMMIT|arrays-[^/]*)$", at=chance.randint(1, 8))
+        statuses.append(toy.train(run, fault))
+        assert statuses[-1] in {-9, 75, 0}, statuses
+    assert toy.train(run) == 0, statuses
+    assert ended(run) == whole
+
+
+@pytest.fixture(scope="module")
+def toy_afar(_emulator_server):
+    server = Toy({"STORAGE_EMULATOR_HOST": _emulator_server.url})
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "point"),
+    cells(
+        {name: POINTS[name] for name in ("first arrays", "middle arrays", "middle COMMIT", "prune COMMIT")},
+        (*KILLS, "lost-answer"),
+    ),
+)
+def test_a_fault_at_a_write_to_object_storage_costs_nothing(toy_afar, whole, emulator, tmp_path, kind, point):
+    crash_and_resume(toy_afar, whole, f"{emulator.bucket}/run", kind, point, tmp_path / "told")
+
+
+REAL = {
+    "kill-after arrays": ({-9}, Fault("kill-after", ARRAYS, "write", 2)),
+    "truncated arrays": ({-9}, Fault("truncated", ARRAYS, "write", 1)),
+    "kill-before COMMIT": ({-9}, Fault("kill-before", COMMIT, "create", 2)),
+    "kill-after prune": ({-9}, Fault("kill-after", COMMIT, "delete", 1)),
+    "term-before arrays": ({75}, Fault("term-before", ARRAYS, "write", 1)),
+    "full, then lost": ({0}, Fault("lost-answer", COMMIT, "create", 2)),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_fault_in_a_real_run_costs_nothing(make_run, name):
+    statuses, fault = REAL[name]
+    flags = ("--epochs", "2", "--keep", "2")
+    run, other = make_run("run"), make_run("whole")
+    done = subprocess.run(
+        [sys.executable, HERE.parent / "faulty_boceto.py", fault.to_json(), "train", *run.flags, *flags],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in statuses, done.stderr
+    assert run.train(*flags)[0] == 0
+    assert other.train(*flags)[0] == 0
+    last = other.steps()[-1]
+    found, wanted = run.arrays(last), other.arrays(last)
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert _ledger(run, last) == _ledger(other, last)
+
+
+def _ledger(run, step):
+    return checkpoint.commit(str(run.folder), step).progress.ledger

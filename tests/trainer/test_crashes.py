@@ -18,7 +18,7 @@ from faulty_store import ERRORS, KILLS, KINDS, Fault
 from boceto import checkpoint, storage
 from boceto import run as runs
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 LAST, BEST = 12, 4  # As in toy_train.py.
 COMMIT, ARRAYS = r"/COMMIT$", r"/arrays-[^/]*$"
 # Each write of a run: name -> (pattern, operation, which, what its bytes hold).
@@ -52,7 +52,7 @@ NEEDED = {"lease taken", "run.json begun", "run.json ended", "history begun", "h
 
 def cells(points, kinds=KINDS):
     return [
-        pytest.param(kind, point, id=f"{kind} {name}")
+        pytest.param((kind, point), id=f"{kind} {name}")
         for name, point in points.items()
         for kind in kinds
         if not (kind == "truncated" and point[1] == "delete")
@@ -73,7 +73,7 @@ class Toy:
 
     def __init__(self, environment):
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "toy_train.py"],
+            [sys.executable, TESTS / "toy_train.py"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment,
         )  # fmt: skip
 
@@ -115,7 +115,8 @@ def ended(run):
     )
 
 
-def crash_and_resume(toy, whole, run, kind, point, told):
+def crash_and_resume(toy, whole, run, cell, told):
+    kind, point = cell
     pattern, operation, at, *holding = point
     fault = Fault(kind, pattern, operation, at, holding="".join(holding), told=str(told))
     renews = "lease" in pattern
@@ -126,9 +127,9 @@ def crash_and_resume(toy, whole, run, kind, point, told):
     checkpoint.load(run, BEST)
 
 
-@pytest.mark.parametrize(("kind", "point"), cells(POINTS))
-def test_a_fault_at_a_write_costs_nothing(toy, whole, tmp_path, kind, point):
-    crash_and_resume(toy, whole, str(tmp_path / "run"), kind, point, tmp_path / "told")
+@pytest.mark.parametrize("cell", cells(POINTS))
+def test_a_fault_at_a_write_costs_nothing(toy, whole, tmp_path, cell):
+    crash_and_resume(toy, whole, str(tmp_path / "run"), cell, tmp_path / "told")
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -161,14 +162,14 @@ def toy_afar(_emulator_server):
 
 
 @pytest.mark.parametrize(
-    ("kind", "point"),
+    "cell",
     cells(
         {name: POINTS[name] for name in ("first arrays", "middle arrays", "middle COMMIT", "prune COMMIT")},
         (*KILLS, "lost-answer"),
     ),
 )
-def test_a_fault_at_a_write_to_object_storage_costs_nothing(toy_afar, whole, emulator, tmp_path, kind, point):
-    crash_and_resume(toy_afar, whole, f"{emulator.bucket}/run", kind, point, tmp_path / "told")
+def test_a_fault_at_a_write_to_object_storage_costs_nothing(toy_afar, whole, emulator, tmp_path, cell):
+    crash_and_resume(toy_afar, whole, f"{emulator.bucket}/run", cell, tmp_path / "told")
 
 
 REAL = {
@@ -187,7 +188,7 @@ def test_a_fault_in_a_real_run_costs_nothing(make_run, name):
     flags = ("--epochs", "2", "--keep", "2")
     run, other = make_run("run"), make_run("whole")
     done = subprocess.run(
-        [sys.executable, HERE.parent / "faulty_boceto.py", fault.to_json(), "train", *run.flags, *flags],
+        [sys.executable, TESTS / "faulty_boceto.py", fault.to_json(), "train", *run.flags, *flags],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode in statuses, done.stderr

@@ -11,9 +11,6 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
-
-sys.path[0] = str(Path(__file__).parent.parent)
 
 import faulty_store
 import numpy as np

@@ -67,8 +67,11 @@ class Job:
 
     def check_owner(self) -> None:
         """Raises DataError where another job has begun to write into this folder."""
-        path = self.work_file(OWNER)
-        if not storage.exists(path) or json.loads(storage.read_bytes(path))["token"] != self.token:
+        try:
+            owner = json.loads(storage.read_bytes(self.work_file(OWNER)))
+        except FileNotFoundError:
+            owner = {}
+        if owner.get("token") != self.token:
             raise DataError(f"{self.settings.output} was taken over by another job; run this one with another --output")
 
     def work_file(self, name: str) -> str:
@@ -313,8 +316,21 @@ class Commit(beam.DoFn):
         manifest = _manifest(
             self._job, [json.loads(text) for text in shards], parts, [json.loads(text) for text in counts]
         )
-        storage.write_bytes(storage.join(output, MANIFEST), manifest.to_json())
+        _commit(output, manifest)
         yield manifest.digest
+
+
+def _commit(output: str, manifest: Manifest) -> None:
+    """Writes `dataset.json` where there is none: of two jobs, one finishes."""
+    path = storage.join(output, MANIFEST)
+    try:
+        storage.create_bytes(path, manifest.to_json())
+    except FileExistsError:
+        # A runner may do this stage again though it had been done.
+        if storage.read_bytes(path) != manifest.to_json():
+            raise DataError(
+                f"another job has finished a data set in {output} meanwhile; run this one with another --output"
+            ) from None
 
 
 def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) -> Manifest:

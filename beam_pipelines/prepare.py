@@ -18,13 +18,14 @@ from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
-from boceto import dataset, records, storage, strokes
+from boceto import contract, dataset, records, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
 from boceto.errors import DataError, SettingsError
 
 DIRECT = "DirectRunner"
-_WATCH_SECONDS = 2.0
+# How often the folder is listed: in object storage, a request may list a thousand files and is paid for.
+_WATCH_SECONDS, _WATCH_SECONDS_AFAR = 2.0, 10.0
 
 
 def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
@@ -104,16 +105,35 @@ def _take(job: Job) -> None:
         SettingsError: a job that still runs on this machine is writing there.
     """
     path = job.work_file(OWNER)
-    me = {"token": job.token, "process": os.getpid(), "host": socket.gethostname()}
-    if storage.exists(path):
-        other = json.loads(storage.read_bytes(path) or b"{}")
-        if other.get("host") == me["host"] and other["process"] != os.getpid() and _lives(other["process"]):
-            raise SettingsError(
-                f"prepare.output = {job.settings.output} is being written by process {other['process']}; "
-                "wait for it, or give another folder"
-            )
-    _clear(job.settings)
-    storage.write_bytes(path, json.dumps(me).encode())
+    me = json.dumps({"token": job.token, "process": os.getpid(), "host": socket.gethostname()}).encode()
+    try:
+        try:
+            storage.create_bytes(path, me)
+        except FileExistsError:
+            before, version = storage.read_versioned(path)
+            _check_idle(before, job.settings.output)
+            storage.replace_bytes(path, me, version)
+    except (FileNotFoundError, storage.Changed) as error:
+        raise SettingsError(
+            f"prepare.output = {job.settings.output} is being taken by another job at this moment; "
+            "wait for it, or give another folder"
+        ) from error
+    _clear(job)
+
+
+def _check_idle(text: bytes, output: str) -> None:
+    """Refuses to take the folder from a job that runs on this machine. Of other machines nobody knows: there, the job
+    that comes later wins, and the earlier one ends at its next shard.
+    """
+    try:
+        owner = contract.decode(text)
+        process = contract.field(owner, "process", int)
+    except ValueError:  # Nobody's.
+        return
+    if owner.get("host") == socket.gethostname() and process != os.getpid() and _lives(process):
+        raise SettingsError(
+            f"prepare.output = {output} is being written by process {process}; wait for it, or give another folder"
+        )
 
 
 def _lives(process: int) -> bool:
@@ -126,17 +146,17 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _clear(settings: Settings) -> None:
+def _clear(job: Job) -> None:
     """Removes what an earlier job left in the folder, the manifest first; what is not a data set's stays."""
-    if storage.exists(storage.join(settings.output, MANIFEST)):
-        storage.delete(storage.join(settings.output, MANIFEST))
-    for entry in storage.list_files(settings.output):
-        name = storage.relative(entry.url, settings.output)
+    output = job.settings.output
+    storage.delete(storage.join(output, MANIFEST))
+    for entry in storage.list_files(output):
+        name = storage.relative(entry.url, output)
         shard, _, suffix = name.partition(".tfrecord")
         is_shard = bool(SHARD_NAME.fullmatch(f"{shard}.tfrecord")) and (not suffix or suffix.endswith(".partial"))
-        if is_shard or name in {REFUSED, PREVIEW}:
+        is_work = name.startswith(f"{WORK}/") and name != f"{WORK}/{OWNER}"
+        if is_shard or is_work or name in {REFUSED, PREVIEW}:
             storage.delete(entry.url)
-    storage.delete_folder(storage.join(settings.output, WORK))
 
 
 def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], console: Console) -> None:
@@ -177,7 +197,7 @@ def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], c
 
 def _raise_cause(error: BaseException) -> None:
     """Raises the project's own error that a runner wrapped in one of Beam's, if there is one."""
-    for kind in (SettingsError, DataError, FileNotFoundError, PermissionError, OSError):
+    for kind in (SettingsError, DataError, storage.Unavailable, FileNotFoundError, PermissionError, OSError):
         marker = f"{kind.__module__}.{kind.__name__}: " if kind.__module__ != "builtins" else f"{kind.__name__}: "
         for line in str(error).splitlines():
             if marker in line:
@@ -199,8 +219,8 @@ def _progress(job: Job, parts: int, console: Console) -> Iterator[None]:
     started = time.monotonic()
 
     def watch() -> None:
-        while not finished.wait(_WATCH_SECONDS):
-            with contextlib.suppress(OSError, ValueError):  # A file may go while it is looked at.
+        while not finished.wait(_WATCH_SECONDS if storage.is_local(job.settings.output) else _WATCH_SECONDS_AFAR):
+            with contextlib.suppress(OSError, ValueError, storage.Unavailable):  # A file may go while it is looked at.
                 console.progress(_how_far(job, parts, seen, time.monotonic() - started))
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -4,10 +4,13 @@ The SavedModel has a signature `serving_default`: `images` uint8[B, H, W, 1] -> 
 float32[B, D], with its preprocessing inside.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from boceto import contract, storage
@@ -62,23 +65,59 @@ def load(run: str) -> Artefact:
 
 
 def verify(run: str, description: Artefact) -> str:
-    """Checks the SavedModel's files against `artefact.json`; returns its URL.
+    """Checks the SavedModel's files against `artefact.json`; returns its URL. Where the storage keeps checksums, they
+    are believed.
 
     Raises:
         DataError: a file is missing or changed, or none is listed.
     """
     url = storage.join(run, FOLDER, MODEL)
+    for path, expected in _listed(run, description).items():
+        with _there(run, path):
+            _, found = storage.checksum(path)
+        _check(run, path, found, expected)
+    return url
+
+
+@contextlib.contextmanager
+def verified(run: str, description: Artefact) -> Iterator[Path]:
+    """The folder of the SavedModel on this machine, checked: the run's own, or a copy that goes with the block.
+
+    Raises:
+        DataError: as `verify`.
+    """
+    if storage.is_local(run):
+        yield storage.local_folder(verify(run, description))
+        return
+    with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as folder:
+        for path, expected in _listed(run, description).items():
+            copy = Path(folder, storage.relative(path, storage.join(run, FOLDER, MODEL)))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with _there(run, path):
+                storage.download(path, copy)
+            _check(run, path, storage.crc32c(storage.buffer(str(copy))), expected)
+        yield Path(folder)
+
+
+def _listed(run: str, description: Artefact) -> dict[str, str]:
+    """The URLs of the SavedModel's files, all of them below its folder, and their checksums."""
+    url = storage.join(run, FOLDER, MODEL)
     if "saved_model.pb" not in description.files:
         raise DataError(f"{url}: {DESCRIPTION} lists no saved_model.pb; {_again(run)}")
-    for name, expected in description.files.items():
-        path = storage.join(url, name)
-        try:
-            found = storage.crc32c(storage.buffer(path))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise DataError(f"{path} is missing; {_again(run)}") from error
-        if found != expected:
-            raise DataError(f"{path} has crc32c {found}, {DESCRIPTION} says {expected}; {_again(run)}")
-    return url
+    return {storage.below(url, name): expected for name, expected in description.files.items()}
+
+
+@contextlib.contextmanager
+def _there(run: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DataError(f"{path} is missing; {_again(run)}") from error
+
+
+def _check(run: str, path: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise DataError(f"{path} has crc32c {found}, {DESCRIPTION} says {expected}; {_again(run)}")
 
 
 def _again(run: str) -> str:

@@ -1,8 +1,10 @@
 """Reads the JSON documents that the programs hand each other into dataclasses, and says which field is wrong."""
 
 import dataclasses
+import hashlib
 import json
 import math
+import re
 import reprlib
 import typing
 from collections.abc import Mapping
@@ -10,6 +12,37 @@ from typing import Any, TypeVar
 
 CLASS = TypeVar("CLASS")
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+_SEAL = re.compile(rb'"seal": "([0-9a-f]{32})"\n}\n\Z')
+_BLANK = "0" * 32
+
+
+def sealed(entry: Mapping[str, Any]) -> bytes:
+    """`entry` as JSON that ends in a `seal`, a hash of every byte of it: see `parse_sealed`."""
+    text = json.dumps({**entry, "seal": _BLANK}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    before, _, after = text.rpartition(_BLANK)
+    return (before + _hash(text.encode()) + after).encode()
+
+
+def parse_sealed(text: bytes, format: str, version: int) -> dict[str, Any]:
+    """As `parse`, for what `sealed` wrote.
+
+    Raises:
+        ValueError: as there, or a byte is not as it was written.
+    """
+    found = parse(text, format, version)
+    seal = _SEAL.search(text)
+    if not seal:
+        raise ValueError("it does not end in a seal")
+    first, last = seal.span(1)
+    if _hash(text[:first] + _BLANK.encode() + text[last:]) != seal[1].decode():
+        raise ValueError("it was changed: its seal does not match its bytes")
+    return found
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def decode(text: bytes) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Contract 2, the data set: shards beside a `dataset.json` that is written last, and the way to read them.
 
-data = dataset.load("DATA")
+data = dataset.load("DATA")              # dataset.load("gs://…", staging.cache(…)) for one in object storage
 test = data.split("test")
 images = test.images(np.arange(100))     # uint8[100, H, W, 1]
 labels = test.labels[:100]               # int32[100]
@@ -10,14 +10,14 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import contract, storage
+from boceto import contract, staging, storage
 from boceto.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -225,43 +225,71 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A finished data set at `url`."""
+    """A finished data set at `url`. Files of this machine are read in place, others from their copies in `cache`;
+    where there is no cache, they are held in memory.
+    """
 
     url: str
     manifest: Manifest
+    cache: staging.Cache | None = None
 
     def split(self, name: str, *, verify: bool = True) -> Split:
         """Opens a split for reading; with `verify`, every byte is first checked against the manifest.
 
         Raises:
-            SettingsError: the data set has no such split.
+            SettingsError: the data set has no such split, or the cache no room for it.
             DataError: a shard is missing, has changed, or is not what the manifest says.
         """
+        info = self._info(name)
+        split = self._open(name, info.shards, verify=verify)
+        if np.bincount(split.labels, minlength=len(self.manifest.classes)).tolist() != info.per_class:
+            raise DataError(f"{self.url}: split {name!r} has other drawings a class than {MANIFEST} says; {AGAIN}")
+        return split
+
+    def shards(self, name: str, *, verify: bool = True) -> Iterator[Split]:
+        """The shards of a split one after the other, each as a split of its own, for who needs only some.
+
+        Raises:
+            SettingsError: as `split`.
+            DataError: as `split`.
+        """
+        for shard in self._info(name).shards:
+            if shard.records:
+                yield self._open(name, [shard], verify=verify)
+
+    def _info(self, name: str) -> SplitInfo:
         info = self.manifest.splits.get(name)
         if info is None or not info.records:
             there = [split for split, entry in self.manifest.splits.items() if entry.records]
             raise SettingsError(f"{self.url} has no drawings in split {name!r}; it has {', '.join(there) or 'none'}")
-        shards = [_open_shard(self.url, shard, verify=verify) for shard in info.shards]
+        return info
+
+    def _open(self, name: str, shards: Sequence[Shard], *, verify: bool) -> Split:
+        buffers = self._buffers(shards, verify=verify)
         indices = [
-            _index_shard(self.url, shard, data, self.manifest) for shard, data in zip(info.shards, shards, strict=True)
+            _index_shard(self.url, shard, data, self.manifest) for shard, data in zip(shards, buffers, strict=True)
         ]
-        labels = np.concatenate([part.label for part in indices]).astype(np.int32)
-        if np.bincount(labels, minlength=len(self.manifest.classes)).tolist() != info.per_class:
-            raise DataError(f"{self.url}: split {name!r} has other drawings a class than {MANIFEST} says; {AGAIN}")
         return Split(
             name,
             self.manifest,
-            labels,
-            shards,
+            np.concatenate([part.label for part in indices]).astype(np.int32),
+            buffers,
             np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.label) for part in indices]),
             np.concatenate([part.image for part in indices]),
             np.concatenate([part.key for part in indices]),
             np.concatenate([part.strokes for part in indices]),
         )
 
+    def _buffers(self, shards: Sequence[Shard], *, verify: bool) -> list[NDArray[np.uint8]]:
+        if self.cache is None or storage.is_local(self.url):
+            return [_open_shard(storage.join(self.url, shard.name), shard, verify=verify) for shard in shards]
+        files = [staging.File(shard.name, shard.bytes, shard.crc32c) for shard in shards]
+        copies = self.cache.stage(self.url, self.manifest.digest, files, verify=verify)
+        # Staging has checked them.
+        return [_open_shard(str(copy), shard, verify=False) for copy, shard in zip(copies, shards, strict=True)]
 
-def _open_shard(url: str, shard: Shard, *, verify: bool) -> NDArray[np.uint8]:
-    path = storage.join(url, shard.name)
+
+def _open_shard(path: str, shard: Shard, *, verify: bool) -> NDArray[np.uint8]:
     try:
         data = storage.buffer(path)
     except FileNotFoundError as error:
@@ -301,8 +329,8 @@ def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Mani
     return found
 
 
-def load(url: str) -> DataSet:
-    """Opens the data set at `url`.
+def load(url: str, cache: staging.Cache | None = None) -> DataSet:
+    """Opens the data set at `url`, whose shards are staged in `cache` where they are not on this machine.
 
     Raises:
         DataError: there is none, it is unfinished, or its manifest is damaged.
@@ -314,4 +342,4 @@ def load(url: str) -> DataSet:
         unfinished = storage.list_files(url)
         state = "holds an unfinished data set" if unfinished else "does not exist or is empty"
         raise DataError(f"{url} {state}: there is no {MANIFEST}; run `boceto prepare --output {url}`") from error
-    return DataSet(url, parse_manifest(text, path))
+    return DataSet(url, parse_manifest(text, path), cache)

@@ -35,7 +35,7 @@ class StepFailed(BocetoError):  # noqa: N818 - it is told, not handled
 class Settings:
     """The flags of `boceto demo`."""
 
-    output: str = option("demo", help="folder for the data set, the runs and their scores")
+    output: str = option("demo", help="folder, also in object storage, for the data set, the runs and their scores")
     fresh: bool = option(False, help="start afresh instead of showing what is there")
 
 
@@ -79,6 +79,7 @@ def _table(results: Mapping[str, Any]) -> str:
 
 def demo(settings: Settings, console: Console) -> dict[str, Any]:
     """Runs the chain, or shows the result of the last time; returns each net's scores."""
+    storage.check_lasting(settings.output, "demo.output")
     path = storage.join(settings.output, RESULT)
     if settings.fresh:
         storage.delete(path)

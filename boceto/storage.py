@@ -1,219 +1,54 @@
-"""Where bytes live: a few verbs over URLs. The only module that opens storage.
+"""Where bytes live: a few verbs over URLs. Nothing else opens storage.
 
-A URL is a path, `file://…`, `memory://…` (kept in this process: for tests and trials) or `gs://…` (read only so far).
-Each verb finds its adapter by the URL's scheme.
+A URL is a path, `file://…`, `gs://…`, or `memory://…` (kept in this process: for tests and trials). Each verb finds its
+adapter, one of `boceto.stores`, by the URL's scheme.
 """
 
 import contextlib
-import io
-import mmap
+import functools
+import importlib
 import os
+import pkgutil
 import shutil
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import uuid
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO
 
 import google_crc32c
 
+from boceto import stores
 from boceto.errors import DataError, SettingsError
+from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
+from boceto.stores.file import local_path
+
+__all__ = ["Changed", "Entry", "Progress", "Stat", "Unavailable"]
 
 _CRC_CHUNK = 1 << 20
-_BUFFER = 1 << 18
-_GCS_SECONDS = 20.0
 
 
-@dataclass(frozen=True, order=True)
-class Entry:
-    """One stored object: its URL and size in bytes."""
-
-    url: str
-    size: int
+@functools.cache
+def _of_scheme(scheme: str) -> Store:
+    store: Store = importlib.import_module(f"boceto.stores.{scheme}").Store()
+    return store
 
 
-class Adapter(Protocol):
-    """What a kind of storage must do. Writes are whole: a reader sees the old bytes or the new, never a part."""
-
-    def list(self, url: str) -> list[Entry]:
-        """All objects below the folder `url`, sorted by URL; none where there is no such folder."""
-
-    def open(self, url: str) -> BinaryIO:
-        """A buffered reader of one object.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
-
-    def writing(self, url: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """A writer whose bytes become the object when the block ends without an error."""
-
-    def delete(self, url: str) -> None:
-        """Removes one object; nothing happens where there is none."""
-
-    def buffer(self, url: str) -> memoryview:
-        """The object's bytes for random access, mapped where the storage allows it."""
+def schemes() -> set[str]:
+    """What an URL may begin with."""
+    return {module.name for module in pkgutil.iter_modules(stores.__path__) if not module.name.startswith("_")}
 
 
-class LocalFiles:
-    """Files and folders of this machine."""
-
-    def list(self, url: str) -> list[Entry]:
-        folder = _local_path(url)
-        if folder.is_file():
-            return [Entry(str(folder), folder.stat().st_size)]
-        files = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)  # noqa: PTH118 - many
-        return sorted(Entry(path, size) for path in files if (size := _size(path)) is not None)
-
-    def open(self, url: str) -> BinaryIO:
-        return _local_path(url).open("rb", _BUFFER)
-
-    @contextlib.contextmanager
-    def writing(self, url: str) -> Iterator[BinaryIO]:
-        path = _local_path(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-        try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-    def delete(self, url: str) -> None:
-        _local_path(url).unlink(missing_ok=True)
-
-    def buffer(self, url: str) -> memoryview:
-        with _local_path(url).open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-class Memory:
-    """Objects kept in this process."""
-
-    def __init__(self) -> None:
-        self._objects: dict[str, bytes] = {}
-
-    def list(self, url: str) -> list[Entry]:
-        found = (key for key in self._objects if key == url or key.startswith(url.rstrip("/") + "/"))
-        return sorted(Entry(key, len(self._objects[key])) for key in found)
-
-    def open(self, url: str) -> BinaryIO:
-        if url not in self._objects:
-            raise FileNotFoundError(f"{url} does not exist")
-        return io.BytesIO(self._objects[url])
-
-    @contextlib.contextmanager
-    def writing(self, url: str) -> Iterator[BinaryIO]:
-        file = io.BytesIO()
-        yield file
-        self._objects[url] = file.getvalue()
-
-    def delete(self, url: str) -> None:
-        self._objects.pop(url, None)
-
-    def buffer(self, url: str) -> memoryview:
-        return memoryview(self.open(url).read())
-
-
-class GoogleCloud:
-    """Objects of Google Cloud Storage, for reading; public buckets need no credentials."""
-
-    @staticmethod
-    def _bucket(url: str) -> tuple[Any, str]:
-        from google.auth.exceptions import DefaultCredentialsError
-        from google.cloud import storage as gcs
-
-        try:
-            client = gcs.Client()
-        except (DefaultCredentialsError, OSError):
-            client = gcs.Client.create_anonymous_client()
-        parts = urlsplit(url, allow_fragments=False)
-        return client.bucket(parts.netloc), parts.path.lstrip("/")
-
-    def list(self, url: str) -> list[Entry]:
-        bucket, prefix = self._bucket(url.rstrip("/") + "/")
-        with _gcs_errors(url):
-            return sorted(
-                Entry(f"gs://{bucket.name}/{blob.name}", blob.size) for blob in bucket.list_blobs(prefix=prefix)
-            )
-
-    def open(self, url: str) -> BinaryIO:
-        bucket, name = self._bucket(url)
-        with _gcs_errors(url):
-            blob = bucket.get_blob(name, retry=_gcs_retry())
-        if blob is None:
-            raise FileNotFoundError(f"{url} does not exist")
-        reader: BinaryIO = blob.open("rb")
-        return reader
-
-    def writing(self, url: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        raise _read_only(url)
-
-    def delete(self, url: str) -> None:
-        raise _read_only(url)
-
-    def buffer(self, url: str) -> memoryview:
-        with self.open(url) as file:
-            return memoryview(file.read())
-
-
-def _read_only(url: str) -> SettingsError:
-    return SettingsError(f"{url}: gs:// can only be read in this version; give a local folder")
-
-
-def _gcs_retry() -> Any:
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    return DEFAULT_RETRY.with_timeout(_GCS_SECONDS)
-
-
-@contextlib.contextmanager
-def _gcs_errors(url: str) -> Iterator[None]:
-    from google.api_core.exceptions import GoogleAPIError
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except (GoogleAPIError, RequestException) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(
-            f"{url} cannot be read: {first}; check the bucket's name, the rights and the network"
-        ) from error
-
-
-def _size(path: str) -> int | None:
-    """The size of a file; None for a link to nowhere, or a file that has gone since its folder was listed."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 - a Path a file costs more than the call
-    except FileNotFoundError:
-        return None
-
-
-_MEMORY = Memory()
-_LOCAL = LocalFiles()
-_GCS = GoogleCloud()
-
-
-def _local_path(url: str) -> Path:
-    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else Path(url)
-
-
-def _adapter(url: str) -> Adapter:
+def _store(url: str) -> Store:
     scheme, separator, _ = url.partition("://")
-    if not separator or scheme == "file":
-        return _LOCAL
-    if scheme == "memory":
-        return _MEMORY
-    if scheme == "gs":
-        return _GCS
-    raise SettingsError(f"{url}: unknown scheme {scheme!r}; use a path, file://, gs:// or memory://")
+    if not separator:
+        scheme = "file"
+    if scheme not in schemes():
+        raise SettingsError(f"{url}: unknown scheme {scheme!r}; use a path, file://, gs:// or memory://")
+    return _of_scheme(scheme)
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a file or folder of this machine."""
+    return "://" not in url or url.startswith("file://")
 
 
 def join(url: str, *names: str) -> str:
@@ -221,52 +56,63 @@ def join(url: str, *names: str) -> str:
     return "/".join([url.rstrip("/") if url != "/" else "", *names])
 
 
+def below(folder: str, name: str) -> str:
+    """The URL of a file that a manifest names: always one below the URL `folder`. A manifest may come from anywhere.
+
+    Raises:
+        DataError: the name is empty, absolute or an URL, or leads elsewhere by `..`, a backslash or an URL's signs.
+    """
+    if not {"", ".", ".."}.isdisjoint(name.split("/")) or set("\\%?#") & set(name) or not name.isprintable():
+        raise DataError(f"{folder}: a manifest there names {name!r}, which is no file below it; make it anew")
+    return join(folder, name)
+
+
 def relative(url: str, folder: str) -> str:
     """What stands behind `folder` in `url`, for an URL out of `list_files(folder)`."""
-    if _adapter(folder) is _LOCAL:
-        path, base = str(_local_path(url)), str(_local_path(folder))
+    if is_local(folder):
+        path, base = str(local_path(url)), str(local_path(folder))
         return path.rpartition("/")[2] if path == base else os.path.relpath(path, base)
     return url.removeprefix(folder.rstrip("/") + "/")
 
 
 def list_files(url: str) -> list[Entry]:
     """All objects below the folder `url`, sorted; for the URL of one object, that one."""
-    return _adapter(url).list(url)
+    return _store(url).list(url)
+
+
+def stat(url: str) -> Stat | None:
+    """Size, checksum (where the storage knows it) and version of one object; None where there is none."""
+    return _store(url).stat(url)
+
+
+def exists(url: str) -> bool:
+    """Whether there is something at `url`."""
+    return stat(url) is not None
 
 
 def open_file(url: str) -> BinaryIO:
     """A buffered reader of one object; raises FileNotFoundError where there is none."""
-    return _adapter(url).open(url)
+    return _store(url).open(url)
 
 
-def writing(url: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """A writer of one object, which appears whole when the block ends, or not at all."""
-    return _adapter(url).writing(url)
+def read_bytes(url: str, start: int = 0, end: int | None = None) -> bytes:
+    """The bytes of one object, or those from `start` to `end` (not included)."""
+    return _store(url).read(url, start, end)
 
 
-def delete(url: str) -> None:
-    """Removes one object; nothing happens where there is none."""
-    _adapter(url).delete(url)
+def read_versioned(url: str) -> tuple[bytes, str]:
+    """The bytes of one small object, and the version that `replace_bytes` asks for."""
+    return _store(url).versioned(url)
 
 
 def buffer(url: str) -> memoryview:
     """The bytes of one object for random access, memory-mapped for local files."""
-    return _adapter(url).buffer(url)
+    return _store(url).buffer(url)
 
 
-def exists(url: str) -> bool:
-    """Whether there is an object at `url`."""
-    try:
-        open_file(url).close()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return False
-    return True
-
-
-def read_bytes(url: str) -> bytes:
-    """The bytes of one object."""
-    with open_file(url) as file:
-        return file.read()
+def writing(url: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """A writer of one object, which appears whole when the block ends, or not at all."""
+    return _store(url).writing(url)
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -275,23 +121,77 @@ def write_bytes(url: str, data: bytes) -> None:
         file.write(data)
 
 
+def create_bytes(url: str, data: bytes) -> str:
+    """Writes one small object where there is none, and returns its version; raises FileExistsError where there is."""
+    return _store(url).create(url, data)
+
+
+def replace_bytes(url: str, data: bytes, version: str) -> str:
+    """Writes one small object in place of its `version`; returns the new one's, or raises Changed if it has another."""
+    return _store(url).replace(url, data, version)
+
+
+def upload(path: Path, url: str, progress: Progress | None = None) -> None:
+    """Copies a local file to an object."""
+    _store(url).upload(path, url, progress)
+
+
+def download(url: str, path: Path, progress: Progress | None = None) -> None:
+    """Copies an object to a local file, which appears whole or not at all."""
+    _store(url).download(url, path, progress)
+
+
+def delete(url: str) -> None:
+    """Removes one object; nothing happens where there is none."""
+    _store(url).delete(url)
+
+
+def delete_folder(url: str) -> None:
+    """Removes the folder `url` with everything below it; nothing happens where there is none."""
+    for entry in list_files(url):
+        delete(entry.url)
+    if is_local(url) and local_path(url).is_dir() and not local_path(url).is_symlink():
+        shutil.rmtree(local_path(url))
+
+
 def check_lasting(url: str, setting: str) -> None:
     """Raises SettingsError, naming `setting`, where what is written at `url` cannot last. Touches nothing."""
-    if _adapter(url) is _GCS:
-        raise _read_only(url)
-    if _adapter(url) is _MEMORY:
+    if url.startswith("memory://"):
         raise SettingsError(f"{setting} = {url} ends with this process; give a folder")
 
 
 def check_writable(url: str, setting: str) -> None:
-    """Raises SettingsError, naming `setting`, where no file can be made in the folder `url`. Makes the folder."""
+    """Raises SettingsError, naming `setting`, where no file can be made or removed in the folder `url`.
+
+    Makes the folder.
+    """
     check_lasting(url, setting)
-    probe = join(url, ".writable")
+    probe = _probe(url)
     try:
         write_bytes(probe, b"")
         delete(probe)
     except OSError as error:
         raise SettingsError(f"{setting} = {url} cannot be written: {error.strerror}; give another folder") from error
+    except SettingsError as error:
+        raise SettingsError(f"{setting} = {url} cannot be written: {error}") from error
+
+
+def preconditions_honoured(url: str) -> bool:
+    """Whether, in the folder `url`, only the first of two creates one file. What is shared rests on it."""
+    probe = _probe(url)
+    try:
+        create_bytes(probe, b"first")
+        create_bytes(probe, b"second")
+    except FileExistsError:
+        return True
+    finally:
+        delete(probe)
+    return False
+
+
+def _probe(url: str) -> str:
+    """A file that nobody else has."""
+    return join(url, f".probe-{uuid.uuid4().hex}")
 
 
 def local_folder(url: str) -> Path:
@@ -300,16 +200,16 @@ def local_folder(url: str) -> Path:
     Raises:
         SettingsError: `url` is not on this machine.
     """
-    if _adapter(url) is not _LOCAL:
+    if not is_local(url):
         raise SettingsError(f"{url} is not on this machine; give a local folder")
-    path = _local_path(url)
+    path = local_path(url)
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def replace_folder(source: Path, url: str) -> None:
     """Moves the finished local folder `source` to `url`, in place of what was there, which goes last."""
-    target = _local_path(url)
+    target = local_path(url)
     old = target.with_name(f"{target.name}.old")
     if old.exists():
         shutil.rmtree(old)
@@ -320,17 +220,17 @@ def replace_folder(source: Path, url: str) -> None:
         shutil.rmtree(old)
 
 
-def delete_folder(url: str) -> None:
-    """Removes the folder `url` with everything below it; nothing happens where there is none."""
-    for entry in list_files(url):
-        delete(entry.url)
-    if _adapter(url) is _LOCAL and _local_path(url).is_dir() and not _local_path(url).is_symlink():
-        shutil.rmtree(_local_path(url))
-
-
 def crc32c(data: bytes | memoryview) -> str:
     """The CRC-32C of `data` as 8 hexadecimal digits."""
     crc = 0
     for at in range(0, len(data), _CRC_CHUNK):
         crc = google_crc32c.extend(crc, bytes(data[at : at + _CRC_CHUNK]))
     return f"{crc:08x}"
+
+
+def checksum(url: str) -> tuple[int, str]:
+    """The size and the crc32c of one object: the storage's own where it keeps one, else read."""
+    found = stat(url)
+    if found is None:
+        raise FileNotFoundError(f"{url} does not exist")
+    return found.size, found.crc32c or crc32c(buffer(url))

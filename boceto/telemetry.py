@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from boceto.errors import SettingsError
 
-ACTIVITIES = ("waiting", "computing", "saving")
+STEP_ACTIVITIES = ("waiting", "computing", "saving")
+# Where all wall time of a run goes, over its sessions; `lost` is that of steps which had to be done again.
+ACTIVITIES = ("starting", "restoring", "computing", "waiting", "validating", "saving", "lost")
 
 
 class Telemetry:
@@ -18,13 +20,19 @@ class Telemetry:
         """What the run is."""
 
     def steps(self, steps: int, images: int, seconds: Mapping[str, float]) -> None:
-        """Steps done, the images in them, and the seconds spent on each of ACTIVITIES."""
+        """Steps done, the images in them, and the seconds spent on each of STEP_ACTIVITIES."""
 
     def scores(self, split: str, loss: float, accuracy: float) -> None:
         """The loss and the accuracy (0..1) over a split."""
 
     def state(self, epoch: float, learning_rate: float) -> None:
         """The position in the data, in epochs, and the learning rate."""
+
+    def wall_time(self, seconds: Mapping[str, float]) -> None:
+        """The seconds of each of ACTIVITIES over all sessions of the run."""
+
+    def saved(self, *, well: bool) -> None:
+        """A save has ended, well or not."""
 
     def close(self) -> None:
         """Ends it."""
@@ -43,8 +51,19 @@ class Prometheus(Telemetry):
         self._seconds = Counter(
             "boceto_train_seconds_total", "Seconds of the loop, by activity", ["activity"], registry=registry
         )
-        for activity in ACTIVITIES:
+        for activity in STEP_ACTIVITIES:
             self._seconds.labels(activity)
+        self._wall_time = Gauge(
+            "boceto_train_run_seconds", "Wall time of the run over all its sessions", ["activity"], registry=registry
+        )
+        self._goodput = Gauge(
+            "boceto_train_goodput_ratio", "Share of computing in the run's wall time, 0..1", registry=registry
+        )
+        self._saves = Counter(
+            "boceto_train_saves_total", "Saves of this process, by result", ["result"], registry=registry
+        )
+        for result in ("saved", "failed"):
+            self._saves.labels(result)
         self._loss = Gauge("boceto_train_loss", "Mean cross entropy in nats", ["split"], registry=registry)
         self._accuracy = Gauge(
             "boceto_train_accuracy_ratio", "Share of right answers, 0..1", ["split"], registry=registry
@@ -76,6 +95,16 @@ class Prometheus(Telemetry):
         """Sets the gauges."""
         self._epoch.set(epoch)
         self._rate.set(learning_rate)
+
+    def wall_time(self, seconds: Mapping[str, float]) -> None:
+        """Sets the gauges."""
+        for activity, spent in seconds.items():
+            self._wall_time.labels(activity).set(spent)
+        self._goodput.set(seconds["computing"] / max(1e-9, sum(seconds.values())))
+
+    def saved(self, *, well: bool) -> None:
+        """Adds to the counter."""
+        self._saves.labels("saved" if well else "failed").inc()
 
     def close(self) -> None:
         """Ends the server and frees its port."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import __version__, artefact, dataset, storage
+from boceto import __version__, artefact, dataset, staging, storage
 from boceto.console import Console
 from boceto.dataset import DataSet, Split
 from eval_jobs import metrics, model, neighbours, report, retrieval
@@ -45,7 +45,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         DataError: the data set, the artefact or the net's outputs are damaged, or do not belong together.
         SettingsError: the data set has no test split.
     """
-    data = dataset.load(settings.data)
+    data = dataset.load(settings.data, staging.cache(settings.cache_dir, "eval.cache_dir", console.progress))
     description = artefact.load(settings.run)
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:

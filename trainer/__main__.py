@@ -7,6 +7,7 @@ from typing import Any
 from boceto.console import Console, run_program
 from boceto.settings import parse
 from trainer import environment, session, stop
+from trainer.accounts import Accounts
 from trainer.log import Log
 from trainer.settings import Settings
 
@@ -17,13 +18,14 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns its exit code."""
+    accounts = Accounts()
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         invocation = parse(Settings, "train", argv, DESCRIPTION)
         settings = invocation.settings
         environment.prepare()
-        with stop.on_signals() as asked:
-            return session.run(settings, Log(console, settings.log_format), asked), invocation.json
+        with stop.on_signals(settings.grace, lambda text: console.line(f"boceto train: {text}")) as asked:
+            return session.run(settings, Log(console, settings.log_format), asked, accounts), invocation.json
 
     return run_program("train", work)
 

@@ -2,14 +2,16 @@
 
 import collections
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boceto import ledger
 from boceto.dataset import Split
 from trainer import order
 
@@ -25,11 +27,14 @@ class Call(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """K batches of B records: images uint8[K, B, H, W, 1], labels int64[K, B], draws float32[K, B, D]."""
+    """K batches of B records: images uint8[K, B, H, W, 1], labels int64[K, B], draws float32[K, B, D]; and the digests
+    of the keys of each batch (`boceto.ledger`).
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     draws: NDArray[np.float32]
+    digests: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,10 @@ class Source:
         # TensorFlow keeps int32 in the host's memory, where a GPU would have to fetch it in every step.
         labels = self.split.labels[records].astype(np.int64)
         draws = order.uniform(self.seed, epochs, records, self.draws)
-        return Batches(images.reshape(*shape, *images.shape[1:]), labels.reshape(shape), draws.reshape(*shape, -1))
+        keys = self.split.keys(records.tolist())
+        digests = [ledger.digest(keys[at : at + self.batch]) for at in range(0, len(keys), self.batch)]
+        images = images.reshape(*shape, *images.shape[1:])
+        return Batches(images, labels.reshape(shape), draws.reshape(*shape, -1), digests)
 
 
 def calls(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iterator[Call]:
@@ -81,13 +89,20 @@ def calls(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iter
 class Ahead(Generic[P]):
     """Goes over the results of `read` for each of `calls`, in order, with `threads` reading ahead.
 
-    waited: seconds the loop has waited for data so far.
+    waited: seconds the loop has waited for data so far; it waits inside of `waiting()`.
     """
 
-    def __init__(self, calls: Iterable[Call], read: Callable[[Call], P], threads: int) -> None:
+    def __init__(
+        self,
+        calls: Iterable[Call],
+        read: Callable[[Call], P],
+        threads: int,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._calls = iter(calls)
         self._read = read
         self._threads = threads
+        self._waiting = waiting
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[Call, P]]:
@@ -101,7 +116,8 @@ class Ahead(Generic[P]):
                     return
                 call, future = pending.popleft()
                 start = time.monotonic()
-                result = future.result()
+                with self._waiting():
+                    result = future.result()
                 self.waited += time.monotonic() - start
                 yield call, result
         finally:

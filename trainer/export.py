@@ -1,7 +1,9 @@
 """Writes the artefact: a SavedModel of plain TensorFlow that needs neither Keras nor our nets, and its description."""
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +44,43 @@ def export(run: str, model: keras.Model, arrays: Mapping[str, NDArray[np.float32
     """Writes `RUN/export/` whole, in place of what was there; returns its URL.
 
     `model` is the float32 net without dropout, `arrays` its variables by path; `description` holds the fields of
-    Artefact but `files`.
+    Artefact but `files`. In object storage, where no folder can be replaced at once, there is no `artefact.json` while
+    its files are written.
     """
+    target = storage.join(run, artefact.FOLDER)
+    with _partial(run) as partial:
+        served = Served(model, arrays)
+        tf.get_logger().setLevel("ERROR")  # It would tell where it wrote the assets there are none of.
+        tf.saved_model.save(served, str(partial / artefact.MODEL), signatures={"serving_default": served.serve})
+        files = _checksums(partial / artefact.MODEL)
+        text = Artefact(files=files, **description).to_json()
+        if storage.is_local(run):
+            storage.write_bytes(str(partial / artefact.DESCRIPTION), text)
+            storage.replace_folder(partial, target)
+        else:
+            _upload(partial / artefact.MODEL, files, text, target)
+    return target
+
+
+@contextlib.contextmanager
+def _partial(run: str) -> Iterator[Path]:
+    """An empty folder for the export to be written to, on the disk of a local run."""
+    if not storage.is_local(run):
+        with tempfile.TemporaryDirectory(prefix="boceto-export-") as folder:
+            yield Path(folder)
+        return
     partial = storage.local_folder(storage.join(run, PARTIAL))
     shutil.rmtree(partial)  # Of an export that was cut off.
-    served = Served(model, arrays)
-    tf.get_logger().setLevel("ERROR")  # It would tell where it wrote the assets there are none of.
-    tf.saved_model.save(served, str(partial / artefact.MODEL), signatures={"serving_default": served.serve})
-    files = _checksums(partial / artefact.MODEL)
-    storage.write_bytes(str(partial / artefact.DESCRIPTION), Artefact(files=files, **description).to_json())
-    target = storage.join(run, artefact.FOLDER)
-    storage.replace_folder(partial, target)
-    return target
+    yield partial
+
+
+def _upload(model: Path, files: Mapping[str, str], description: bytes, target: str) -> None:
+    """Takes the old description away, brings the files, and then the description that makes an artefact of them."""
+    storage.delete(storage.join(target, artefact.DESCRIPTION))
+    storage.delete_folder(storage.join(target, artefact.MODEL))
+    for name in files:
+        storage.upload(model / name, storage.join(target, artefact.MODEL, name))
+    storage.write_bytes(storage.join(target, artefact.DESCRIPTION), description)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

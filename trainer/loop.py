@@ -4,14 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from boceto.checkpoint import Progress
 from boceto.errors import DataError, Stopped
 from trainer.batches import Ahead, Call, Source
-from trainer.checkpoints import REMEDY, Checkpoints, Progress
+from trainer.checkpoints import REMEDY
 from trainer.meter import Meter
 from trainer.report import Report
+from trainer.saver import Saver
 from trainer.schedule import learning_rate
 from trainer.settings import Settings
-from trainer.state import State
 from trainer.steps import Steps
 from trainer.stop import Stop
 from trainer.validation import Held, validate
@@ -64,10 +65,9 @@ class Run:
 
     plan: Plan
     steps: Steps
-    state: State
     batches: Ahead[Any]
     meter: Meter
-    checkpoints: Checkpoints
+    saver: Saver
     report: Report
     held: Held | None
     stop: Stop
@@ -82,7 +82,7 @@ class Run:
         Raises:
             DataError: the loss is not finite.
         """
-        with self.meter.saving():
+        with self.meter.aside("validating"):
             found = self.held and validate(self.steps, self.held, self.plan.settings, self.stop)
         if not found:
             return
@@ -96,10 +96,11 @@ class Run:
             self.meter.update(best_accuracy=accuracy, best_loss=loss, best_step=old.step, validations_since_best=0)
         self.report.validated(old.step, loss, accuracy, best)
 
-    def save(self) -> None:
-        """Saves a checkpoint of the step that was just done."""
-        with self.meter.saving():
-            self.checkpoints.save(self.state.arrays(), self.meter.progress)
+    def save(self, *, for_sure: bool = False) -> None:
+        """Begins to save a checkpoint of the step that was just done; `for_sure` waits until it is durable."""
+        with self.meter.aside("saving"):
+            save = self.saver.save_for_sure if for_sure else self.saver.save
+            save(self.meter.accounted)
             self.report.history.flush()
 
     def show(self) -> None:
@@ -113,8 +114,9 @@ class Run:
         window = self.meter.window()
         if window:
             self.meter.update(images_per_second=self.meter.images_per_second)
-            with self.meter.saving():
+            with self.meter.aside("saving"):
                 self.report.window(self.meter.progress.step, window, rate)
+                self.report.wall_time(self.meter.accounted.seconds)
 
     @property
     def exhausted(self) -> bool:
@@ -130,15 +132,16 @@ def train(run: Run) -> Progress:
         DataError: the loss is not finite.
     """
     plan = run.plan
+    run.stop.check()
     if run.validates(run.meter.progress.step):
         run.validate()
         run.save()
-    for call, batch in run.batches:
+    for call, (batch, digests) in run.batches:
         if run.exhausted:
             run.report.log.line(f"no better validation in {plan.settings.patience} of them: the run ends here")
             break
         rates = plan.rates(call)
-        run.meter.add(call, run.steps.train(batch, call.first, rates))
+        run.meter.add(call, run.steps.train(batch, call.first, rates), digests)
         run.show()
         if plan.logs(call):
             run.log(rates[-1])
@@ -146,8 +149,9 @@ def train(run: Run) -> Progress:
         if validates:
             run.validate()
         stopping = run.stop.requested
+        run.saver.poll()
         if plan.saves(call) or validates or stopping:
-            run.save()
+            run.save(for_sure=stopping or call.last == plan.last)
         if stopping and call.last < plan.last:
             raise Stopped(f"stopped after step {call.last} of {plan.last}, saved; run the same command again")
     return run.meter.settle()

@@ -5,13 +5,16 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boceto import ledger
+from boceto.checkpoint import Progress
 from boceto.errors import DataError
+from trainer.accounts import Accounts
 from trainer.batches import Call, Source
-from trainer.checkpoints import REMEDY, Progress
+from trainer.checkpoints import REMEDY
 
 # Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
 UNDER_WAY = 2
@@ -49,13 +52,15 @@ class Meter:
         source: Source,
         progress: Progress,
         waited: Callable[[], float],
+        accounts: Accounts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._progress = progress
         self._waited = waited
+        self._accounts = accounts
         self._clock = clock
-        self._pending: collections.deque[tuple[Call, Any]] = collections.deque()
+        self._pending: collections.deque[tuple[Call, Any, Sequence[bytes]]] = collections.deque()
         self._compiled = False
         self._images, self._seconds = 0, 0.0
         self._clear()
@@ -66,14 +71,17 @@ class Meter:
         self._untimed = 0
         self._mark, self._waited_before = self._clock(), self._waited()
 
-    def add(self, call: Call, scalars: Any) -> None:
-        """Takes a call's float32[K, 2] (loss, right answers), which may not have been computed yet."""
-        self._pending.append((call, scalars))
+    def add(self, call: Call, scalars: Any, digests: Sequence[bytes]) -> None:
+        """Takes a call's float32[K, 2] (loss, right answers), which may not have been computed yet, and the K digests
+        of its records' keys.
+        """
+        self._pending.append((call, scalars, digests))
         while len(self._pending) > UNDER_WAY:
             self._settle_one()
         if not self._compiled:  # The first call compiles: its time says nothing of the speed.
             self.settle()
             self._compiled = True
+            self._accounts.begin("computing")
             self._untimed = self._steps * self._source.batch
             self._mark, self._waited_before = self._clock(), self._waited()
 
@@ -81,6 +89,11 @@ class Meter:
     def progress(self) -> Progress:
         """Where the run stands after the last call that has settled."""
         return self._progress
+
+    @property
+    def accounted(self) -> Progress:
+        """As `progress`, with the time accounts as they are now."""
+        return dataclasses.replace(self._progress, seconds=self._accounts.seconds())
 
     def settle(self) -> Progress:
         """Waits for all that is under way; the progress is then that of the last call.
@@ -93,14 +106,14 @@ class Meter:
         return self._progress
 
     def _settle_one(self) -> None:
-        call, scalars = self._pending.popleft()
-        for step, (loss, right) in zip(range(*call), scalars.numpy().tolist(), strict=True):
+        call, scalars, digests = self._pending.popleft()
+        for step, (loss, right), digest in zip(range(*call), scalars.numpy().tolist(), digests, strict=True):
             if not math.isfinite(loss):
                 raise DataError(f"step {step + 1}: the loss is {loss}; {REMEDY}")
             self._loss, self._right, self._steps = self._loss + loss, self._right + int(right), self._steps + 1
-            self._advance(step, int(right))
+            self._advance(step, int(right), digest)
 
-    def _advance(self, step: int, right: int) -> None:
+    def _advance(self, step: int, right: int, digest: bytes) -> None:
         old = self._progress
         hits, records = old.epoch_right + right, old.epoch_records + self._source.batch
         ends = self._source.ends_epoch(step)
@@ -112,15 +125,17 @@ class Meter:
             epoch_right=0 if ends else hits,
             epoch_records=0 if ends else records,
             train_accuracy=hits / records if ends or first else old.train_accuracy,
+            ledger=ledger.roll(old.ledger or ledger.EMPTY, digest),
         )
 
     @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
-        """The time of this block counts as saving."""
+    def aside(self, activity: str) -> Iterator[None]:
+        """The time of this block is no part of the steps': it belongs to `activity`."""
         self.settle()
         start = self._clock()
         try:
-            yield
+            with self._accounts.spending(activity):
+                yield
         finally:
             self._saving += self._clock() - start
 

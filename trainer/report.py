@@ -2,33 +2,51 @@
 
 import contextlib
 import importlib
+import shutil
+import tempfile
+import time
+import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from boceto import storage
+from boceto.checkpoint import Progress
 from boceto.console import clock_time
 from boceto.run import History
 from boceto.telemetry import Telemetry
 from trainer.batches import Source
-from trainer.checkpoints import Progress
 from trainer.log import Log
 from trainer.meter import Window
 
+COPY_SECONDS = 30.0
+
 
 class TensorBoard:
-    """Event files in `RUN/tensorboard`, where the package is there to define them; else nothing."""
+    """Event files in `RUN/tensorboard`, where the package is there to define them; else nothing.
+
+    For a run in object storage they are written here and copied there every half minute and at the end.
+    """
 
     def __init__(self, run: str, *, wanted: bool) -> None:
         self._writer = None
+        self._target = storage.join(run, "tensorboard")
+        self._copied = time.monotonic()
+        self._folder = ""
         with contextlib.suppress(ImportError):
             if wanted:
                 importlib.import_module("tensorboard")
 
-                self._writer = tf.summary.create_file_writer(
-                    str(storage.local_folder(storage.join(run, "tensorboard")))
-                )
+                self._writer = tf.summary.create_file_writer(self._local_folder())
+
+    def _local_folder(self) -> str:
+        if storage.is_local(self._target):
+            return str(storage.local_folder(self._target))
+        self._folder = tempfile.mkdtemp(prefix="boceto-tensorboard-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
@@ -37,6 +55,17 @@ class TensorBoard:
                 for name, value in values.items():
                     tf.summary.scalar(name, value)
             self._writer.flush()
+            if time.monotonic() - self._copied >= COPY_SECONDS:
+                self.copy()
+
+    def copy(self) -> None:
+        """Copies the events to where the run is, if that is not here. No run fails for its curves."""
+        if self._folder:
+            for entry in storage.list_files(self._folder):
+                name = storage.relative(entry.url, self._folder)
+                with contextlib.suppress(storage.Unavailable):
+                    storage.upload(Path(entry.url), storage.join(self._target, name))
+            self._copied = time.monotonic()
 
 
 class Report:
@@ -72,6 +101,10 @@ class Report:
         self._telemetry.scores("train", window.loss, window.accuracy)
         self._telemetry.state(epoch, rate)
         self.log.point("progress", **point)
+
+    def wall_time(self, seconds: Mapping[str, float]) -> None:
+        """Where the run's time went so far, over all its sessions."""
+        self._telemetry.wall_time(seconds)
 
     def progress(self, step: int, window: Window) -> None:
         """How far things are; the console shows it from time to time, once there is a speed."""
@@ -110,3 +143,4 @@ class Report:
             point["images_per_second"] = progress.images_per_second
             parts.append(f"{progress.images_per_second:,.1f} images/s")
         self.log.line(", ".join(parts), **point)
+        self._board.copy()

@@ -1,17 +1,20 @@
 """One `boceto train`, as far as it needs no TensorFlow: is the run finished, what is it, what came of it."""
 
+import contextlib
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from boceto import __version__, artefact, dataset, storage
+from boceto import __version__, artefact, dataset, staging, storage
 from boceto import run as runs
 from boceto.console import quiet
 from boceto.dataset import DataSet
-from boceto.errors import DataError
+from boceto.errors import DataError, Stopped
 from boceto.telemetry import serving
+from trainer.accounts import Accounts
+from trainer.lease import Lease, held
 from trainer.log import Log
 from trainer.settings import Settings, check_batch, check_same
 from trainer.stop import Stop
@@ -19,28 +22,57 @@ from trainer.stop import Stop
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 
-def run(settings: Settings, log: Log, stop: Stop) -> Mapping[str, Any]:
+def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping[str, Any]:
     """Does what is left of the run; returns its result.
 
     Raises:
         BocetoError: as it says.
     """
     check_batch(settings.batch_size, settings.replicas or 1)
-    data = dataset.load(settings.data)
+    data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
     storage.check_writable(settings.run, "train.run")
     before = runs.read(settings.run)
     result = _finished(settings, data, before, log)
     if result:
         log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
         return result
-    with quiet():
-        from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
+    with held(settings.run, settings.lease, stop, log.line, accounts.seconds) as lease:
+        with quiet():
+            from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 
-    description = describe(settings, data)
-    with serving(settings.metrics_port) as telemetry:
-        result = train.run(train.Job(settings, data, log, telemetry, stop, description))
-    runs.write(settings.run, {**description, "result": result})
+        stop.check()
+        description = describe(settings, data)
+        try:
+            with serving(settings.metrics_port) as telemetry:
+                result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, description))
+        except Stopped:
+            with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
+                _account(settings.run, lease, accounts)
+            raise
+        _account(settings.run, lease, accounts, result=result)
     return result
+
+
+def _account(run: str, lease: Lease, accounts: Accounts, **more: Any) -> None:
+    """Adds to `run.json` where the time went, over all sessions so far."""
+    lease.confirm()
+    description = runs.read(run)
+    if description is None:  # It was stopped before it began.
+        return
+    seconds = {activity: round(spent, 3) for activity, spent in accounts.seconds().items()}
+    goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
+    runs.write(run, {**description, "seconds": seconds, "goodput": round(goodput, 4), **more})
+
+
+def _teller(log: Log, stop: Stop) -> Callable[[str], None]:
+    """Shows how far the staging of the data is, and ends it where that is asked for."""
+
+    def tell(text: str) -> None:
+        if stop.requested:
+            raise Stopped("stopped before the first step, what was copied is kept; run the same command again")
+        log.progress(text)
+
+    return tell
 
 
 def _finished(

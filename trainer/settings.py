@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from boceto import staging
 from boceto.errors import SettingsError
 from boceto.settings import option
 from trainer import nets
@@ -14,6 +15,7 @@ FREE = frozenset(
     {
         "data",
         "run",
+        "cache_dir",
         "epochs",
         "max_steps",
         "replicas",
@@ -24,6 +26,10 @@ FREE = frozenset(
         "patience",
         "save_every",
         "keep",
+        "keep_every",
+        "max_failed_saves",
+        "grace",
+        "lease",
         "log_every",
         "log_format",
         "metrics_port",
@@ -42,6 +48,7 @@ class Settings:
 
     data: str = option(help="folder of the data set")
     run: str = option(help="folder of the run; the same command run again goes on where it stopped")
+    cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     net: str = option("sknet", help="net", choices=nets.names())
     width: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
     embedding: int = option(1024, help="width of fc_1", at_least=1)
@@ -79,6 +86,10 @@ class Settings:
     verify: bool = option(True, help="check every byte of the data set against its manifest before training")
     save_every: int = option(0, help="steps between checkpoints; 0: at the end of each epoch", at_least=0)
     keep: int = option(3, help="newest checkpoints kept, besides the best", at_least=1)
+    keep_every: int = option(0, help="checkpoints of steps that are multiples of this stay too; 0: none", at_least=0)
+    max_failed_saves: int = option(3, help="saves in a row that may fail before the run ends", at_least=1)
+    grace: float = option(25.0, help="seconds from SIGTERM to the end, saved or not", at_least=1)
+    lease: float = option(20.0, help="seconds until another trainer may take over from a silent one", at_least=1)
     max_steps: int = option(0, help="stop after this many steps in all; 0: all epochs", at_least=0)
     log_every: int = option(50, help="steps between log points", at_least=1)
     log_format: str = option("text", help="form of the log on standard error", choices=("text", "json"))

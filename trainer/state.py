@@ -51,13 +51,26 @@ class State:
         """The variables of `group` on one replica, in order."""
         return [self.strategy.experimental_local_results(variable)[replica] for variable in group.values()]
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything as arrays; the replicas hold the same, so the first one's."""
+    def _named(self) -> dict[str, tf.Variable]:
+        """Every variable of the first replica, whose values are all replicas', by its name in a checkpoint."""
         return {
-            f"{group}/{name}": variable.numpy()
+            f"{group}/{name}": variable
             for group, variables in self.groups.items()
             for name, variable in zip(variables, self.local(0, variables), strict=True)
         }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays."""
+        return {name: variable.numpy() for name, variable in self._named().items()}
+
+    def buffers(self) -> dict[str, NDArray[Any]]:
+        """Memory for `copy_to`, with every page touched: the first use of fresh memory costs more than a copy."""
+        return {name: np.array(variable.numpy()) for name, variable in self._named().items()}
+
+    def copy_to(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copies everything into `buffers`."""
+        for name, variable in self._named().items():
+            np.copyto(arrays[name], np.asarray(variable.read_value()))  # On the host, it is read where it lies.
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Sets everything from `arrays()`.

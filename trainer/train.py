@@ -1,7 +1,8 @@
 """Puts the parts of a run together: data, net, state, checkpoint, loop, artefact."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +12,23 @@ import tensorflow as tf
 
 from boceto import __version__
 from boceto import run as runs
+from boceto.checkpoint import Commit, Progress
 from boceto.dataset import DataSet
 from boceto.errors import DataError, SettingsError
 from boceto.telemetry import Telemetry
+from boceto.tensors import Arrays
 from trainer import augment, devices, export, layers, loop, nets
 from trainer import state as states
+from trainer.accounts import Accounts
 from trainer.batches import Ahead, Call, Source, calls
-from trainer.checkpoints import Arrays, Checkpoints, Commit, Progress
+from trainer.checkpoints import Checkpoints
+from trainer.lease import Heartbeat, Lease
 from trainer.log import Log
 from trainer.loop import Plan, Run
 from trainer.meter import Meter
 from trainer.nets import Spec
 from trainer.report import Report, TensorBoard
+from trainer.saver import Saver
 from trainer.settings import Settings, check_batch, check_same
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
@@ -31,13 +37,15 @@ from trainer.validation import Held, divide
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is made of; `description` is what `run.json` says so far."""
+    """What a run is made of; `description` is what `run.json` says so far. The lease on the run is held."""
 
     settings: Settings
     data: DataSet
     log: Log
     telemetry: Telemetry
     stop: Stop
+    lease: Lease
+    accounts: Accounts
     description: Mapping[str, Any]
 
 
@@ -53,32 +61,42 @@ def run(job: Job) -> dict[str, Any]:
     total = source.steps(settings.epochs)
     plan = Plan(settings, source, total, min(total, settings.max_steps or total))
     checkpoints = Checkpoints(
-        settings.run, job.data.manifest.digest, settings.mathematics, settings.batch_size, settings.keep
+        settings.run,
+        job.data.manifest.digest,
+        settings.mathematics,
+        settings.batch_size,
+        settings.keep,
+        settings.keep_every,
+        job.lease.confirm,
     )
-    restored = _restored(job, checkpoints)
+    job.stop.check()
+    with job.accounts.spending("restoring"):
+        restored = _restored(job, checkpoints)
     with strategy.scope():
         model = nets.build(settings.net, spec(settings, job.data))
     state = states.create(strategy, model, settings)
-    progress = Progress()
-    if restored:
-        progress = restored[0].progress
-        state.restore(restored[1])
-        job.log.line(f"{settings.run}: goes on after step {progress.step} of {plan.last}", step=progress.step)
+    progress = _begin(job, plan, state, restored)
     report = _report(job, plan, model, progress, strategy.num_replicas_in_sync)
     steps = Steps(state, model, settings, xla=xla)
 
-    def read(call: Call) -> Placed:
-        return steps.place(source.read(call))
+    def read(call: Call) -> tuple[Placed, Sequence[bytes]]:
+        batches = source.read(call)
+        return steps.place(batches), batches.digests
 
-    batches = Ahead(calls(progress.step, plan.last, settings.steps_per_call, plan.ends_call), read, settings.readers)
-    meter = Meter(source, progress, lambda: batches.waited)
+    every = calls(progress.step, plan.last, settings.steps_per_call, plan.ends_call)
+    batches = Ahead(every, read, settings.readers, lambda: job.accounts.spending("waiting"))
+    meter = Meter(source, progress, lambda: batches.waited, job.accounts)
+    job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds())
+    saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     try:
-        progress = loop.train(Run(plan, steps, state, batches, meter, checkpoints, report, held, job.stop))
+        with contextlib.closing(saver):
+            progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
     except tf.errors.ResourceExhaustedError as error:
         raise SettingsError(
             f"train.batch_size = {settings.batch_size} does not fit into the devices' memory; use a smaller one"
         ) from error
     report.finished(progress)
+    job.accounts.begin("saving")
     return _export(job, *_best(job, progress, checkpoints, state), progress)
 
 
@@ -139,6 +157,22 @@ def _restored(job: Job, checkpoints: Checkpoints) -> tuple[Commit, Arrays] | Non
         )
     check_same(commit.settings, job.settings)
     return found
+
+
+def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Arrays] | None) -> Progress:
+    """Sets the state, and the time accounts, to where the run goes on."""
+    progress = Progress()
+    if restored:
+        with job.accounts.spending("restoring"):
+            state.restore(restored[1])
+        progress = restored[0].progress
+        job.log.line(
+            f"{job.settings.run}: goes on after step {progress.step} of {plan.last}, ledger {progress.ledger}",
+            step=progress.step,
+        )
+    last = job.lease.before
+    job.accounts.restore(progress.seconds, last.seconds, redone=last.step != progress.step)
+    return progress
 
 
 def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replicas: int) -> Report:
@@ -205,6 +239,7 @@ def _export(job: Job, step: int, arrays: Arrays, progress: Progress) -> dict[str
         "train_accuracy": progress.train_accuracy,
         "validation_accuracy": progress.best_accuracy if progress.best_step else None,
         "images_per_second": progress.images_per_second,
+        "ledger": progress.ledger,
         "artefact": url,
         "run": settings.run,
         "data_digest": manifest.digest,

@@ -75,7 +75,6 @@ def test_blocks_and_groups_change_nothing(monkeypatch):
     labels = random.integers(0, 9, 150)
     whole = found(embeddings, labels)
     monkeypatch.setattr(retrieval, "BLOCK", 16)
-    monkeypatch.setattr(retrieval, "PANEL_BYTES", 16 * 4 * 4 * 24)
     monkeypatch.setattr(retrieval, "GROUP_ENTRIES", 20 * retrieval.kernels.BUCKETS)
     assert len(list(retrieval.rankings(embeddings, labels))) > 2
     assert found(embeddings, labels) == whole == expected(embeddings, labels)

@@ -5,6 +5,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from boceto import checkpoint
 from boceto.console import quiet
 from trainer import environment
 
@@ -21,7 +22,6 @@ tf.config.set_logical_device_configuration(
 )
 
 from trainer.__main__ import main  # noqa: E402
-from trainer.checkpoints import ARRAYS, FOLDER  # noqa: E402
 
 SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--no-tensorboard", "--readers", "2")
 
@@ -40,11 +40,10 @@ class TrainedRun:
         return code, self._capsys.readouterr().err
 
     def arrays(self, step: int) -> dict[str, np.ndarray]:
-        with np.load(self.folder / FOLDER / f"{step:010}" / ARRAYS) as arrays:
-            return dict(arrays)
+        return dict(checkpoint.load(str(self.folder), step)[1])
 
     def steps(self) -> list[int]:
-        return sorted(int(path.name) for path in (self.folder / FOLDER).iterdir())
+        return sorted(int(path.name) for path in (self.folder / checkpoint.FOLDER).iterdir())
 
     def history(self) -> list[dict]:
         return [json.loads(line) for line in (self.folder / "history.jsonl").read_text().splitlines()]

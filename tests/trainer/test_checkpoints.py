@@ -3,11 +3,13 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from boceto import storage
+from boceto import checkpoint, contract, storage
+from boceto.checkpoint import COMMIT, Progress
 from boceto.console import Console
-from boceto.errors import DataError
-from trainer.checkpoints import ARRAYS, COMMIT, Checkpoints, Progress
+from boceto.errors import DataError, Stopped
+from trainer.checkpoints import Checkpoints, Damaged
 from trainer.log import Log
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -39,7 +41,11 @@ def save(checkpoints, *steps, **progress):
 
 
 def url(run, step, name):
-    return storage.join(run, "checkpoints", f"{step:010}", name)
+    return storage.join(checkpoint.folder_of(run, step), name)
+
+
+def arrays_url(run, step):
+    return url(run, step, checkpoint.commit(run, step).arrays.name)
 
 
 def test_what_was_saved_is_restored(checkpoints, log):
@@ -66,7 +72,7 @@ def test_damaged_ones_beyond_the_saved_step_make_room_for_it(run, log, keep):
     save(checkpoints, 1, 2)
     save(Checkpoints(run, "data", {"seed": 0}, 8, 9), 4, 5)
     for step in (4, 5):
-        storage.write_bytes(url(run, step, ARRAYS), b"damaged")
+        storage.write_bytes(arrays_url(run, step), b"damaged")
     save(checkpoints, 3)
     assert checkpoints.newest(log)[0].step == 3
     steps = {storage.relative(entry.url, run).split("/")[1] for entry in storage.list_files(run)}
@@ -76,10 +82,11 @@ def test_damaged_ones_beyond_the_saved_step_make_room_for_it(run, log, keep):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"files": []}, r"files is \[\], not an object"),
-        ({"files": {}}, "files has no arrays.npz"),
-        ({"files": {ARRAYS: {"bytes": "x", "crc32c": ""}}}, "files.arrays.npz.bytes is 'x', not a whole number"),
+        ({"arrays": []}, r"arrays is \[\], not an object"),
+        ({"arrays": {"name": "../arrays-0.safetensors", "bytes": 1, "crc32c": ""}}, "arrays.name is '../arrays-0"),
+        ({"arrays": {"name": "a", "bytes": "x", "crc32c": ""}}, "arrays.bytes is 'x', not a whole number"),
         ({"settings": 5}, "settings is 5, not an object"),
+        ({"settings": {"seed": 1}}, "settings_digest is not the settings'"),
         ({"progress": {"step": "x"}}, "progress.step is 'x', not a whole number"),
         ({"progress": {"step": 1}}, "it is of step 2 and progress.step 1, not 2"),
     ],
@@ -87,9 +94,21 @@ def test_damaged_ones_beyond_the_saved_step_make_room_for_it(run, log, keep):
 def test_a_field_of_another_type_is_named(checkpoints, run, change, message):
     save(checkpoints, 2)
     commit = json.loads(storage.read_bytes(url(run, 2, COMMIT)))
-    storage.write_bytes(url(run, 2, COMMIT), json.dumps(commit | change).encode())
+    storage.write_bytes(url(run, 2, COMMIT), contract.sealed(commit | change))
     with pytest.raises(DataError, match=f"0000000002/COMMIT is damaged: {message}"):
         checkpoints.load(2)
+
+
+def test_every_flipped_byte_is_noticed(checkpoints, run):
+    save(checkpoints, 2)
+    for path in (url(run, 2, COMMIT), arrays_url(run, 2)):
+        whole = storage.read_bytes(path)
+        for at in range(len(whole)):
+            storage.write_bytes(path, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with pytest.raises(DataError, match="damaged|missing"):
+                checkpoints.load(2)
+        storage.write_bytes(path, whole)
+    assert checkpoints.load(2)[0].step == 2
 
 
 def _torn(run):
@@ -97,13 +116,13 @@ def _torn(run):
 
 
 def _cut_off(run):
-    storage.write_bytes(url(run, 2, ARRAYS), storage.read_bytes(url(run, 2, ARRAYS))[:-10])
+    storage.write_bytes(arrays_url(run, 2), storage.read_bytes(arrays_url(run, 2))[:-10])
 
 
 def _flipped(run):
-    data = bytearray(storage.read_bytes(url(run, 2, ARRAYS)))
+    data = bytearray(storage.read_bytes(arrays_url(run, 2)))
     data[100] ^= 1
-    storage.write_bytes(url(run, 2, ARRAYS), bytes(data))
+    storage.write_bytes(arrays_url(run, 2), bytes(data))
 
 
 def _no_json(run):
@@ -111,7 +130,7 @@ def _no_json(run):
 
 
 def _no_arrays(run):
-    storage.delete(url(run, 2, ARRAYS))
+    storage.delete(arrays_url(run, 2))
 
 
 @pytest.mark.parametrize("damage", [_torn, _cut_off, _flipped, _no_json, _no_arrays])
@@ -133,19 +152,51 @@ def test_none_whole_is_an_error_and_no_new_start(checkpoints, run, log):
 
 
 def test_the_beginning_of_a_first_save_is_no_checkpoint(checkpoints, run, log):
-    storage.write_bytes(url(run, 2, f"{ARRAYS}.123-456.partial"), b"PK")
+    storage.write_bytes(url(run, 2, "arrays-0.safetensors.123-456.partial"), b"PK")
     assert checkpoints.newest(log) is None
 
 
 def test_a_first_save_without_its_commit_is_no_checkpoint_but_two_are_an_error(checkpoints, run, log, said):
-    save(checkpoints, 1)
-    storage.delete(url(run, 1, COMMIT))
+    storage.write_bytes(url(run, 1, "arrays-0.safetensors"), b"whole or not")
     assert checkpoints.newest(log) is None
     assert "torn" in said.getvalue()
-    save(checkpoints, 2)
-    storage.delete(url(run, 2, COMMIT))
+    storage.write_bytes(url(run, 2, "arrays-0.safetensors"), b"whole or not")
     with pytest.raises(DataError, match="2 checkpoints and none is whole"):
         checkpoints.newest(log)
+    save(checkpoints, 3)
+    assert list(checkpoint.files(run)) == [3]
+
+
+def test_every_so_many_steps_one_is_kept(run):
+    checkpoints = Checkpoints(run, "data", {}, 8, keep=1, keep_every=4)
+    save(checkpoints, *range(1, 11))
+    assert list(checkpoint.files(run)) == [4, 8, 10]
+
+
+def test_nothing_is_removed_before_the_next_one_is_verified(checkpoints, run, monkeypatch):
+    save(checkpoints, 1, 2)
+    monkeypatch.setattr(storage, "checksum", lambda path: (0, "00000000"))
+    with pytest.raises(Damaged, match="is the disk sound"):
+        save(checkpoints, 3)
+    monkeypatch.undo()
+    assert [step for step, urls in checkpoint.files(run).items() if checkpoint.is_committed(urls)] == [1, 2]
+
+
+def test_who_lost_the_run_commits_and_removes_nothing(checkpoints, run):
+    save(checkpoints, 1, 2)
+
+    def lost():
+        raise Stopped("taken over")
+
+    with pytest.raises(Stopped):
+        save(Checkpoints(run, "data", {"seed": 0}, 8, 1, 0, lost), 3)
+    assert [step for step, urls in checkpoint.files(run).items() if checkpoint.is_committed(urls)] == [1, 2]
+
+
+def test_the_safetensors_library_reads_the_arrays(checkpoints, run):
+    save(checkpoints, 2)
+    found = safetensors.numpy.load(storage.read_bytes(arrays_url(run, 2)))
+    assert (found["weights/a"] == ARRAY + 2).all()
 
 
 def test_what_is_not_finite_is_not_saved(checkpoints, log):
@@ -158,5 +209,4 @@ def test_the_same_state_is_the_same_bytes(run):
     first, second = (storage.join(run, name) for name in "ab")
     for folder in (first, second):
         save(Checkpoints(folder, "data", {"seed": 0}, 8, keep=2), 2)
-    for name in (ARRAYS, COMMIT):
-        assert storage.read_bytes(url(first, 2, name)) == storage.read_bytes(url(second, 2, name))
+    assert storage.read_bytes(arrays_url(first, 2)) == storage.read_bytes(arrays_url(second, 2))

@@ -1,0 +1,155 @@
+"""Contract 3, the checkpoint: `RUN/checkpoints/<step>/` holds `arrays-<token>.safetensors` and, written last, `COMMIT`.
+
+`COMMIT` is sealed JSON: the file's size and crc32c, the step, the position in the data, the digests of data set and
+settings, the settings that the mathematics depend on, and the progress of the run. A folder without it is none.
+The token is the writer's own, so that two writers never touch each other's file.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from boceto import contract, storage, tensors
+from boceto.errors import DataError
+from boceto.tensors import Arrays
+
+FOLDER = "checkpoints"
+COMMIT = "COMMIT"
+FORMAT = "boceto-checkpoint"
+VERSION = 2
+ARRAYS = re.compile(r"arrays-[0-9a-z]{1,32}\.safetensors")
+WHOLE, TORN, CORRUPT = "whole", "torn", "corrupt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, besides its arrays.
+
+    epoch_right, epoch_records: the running epoch's sums. ledger: `boceto.ledger`, over the keys of all records used so
+    far. seconds: wall time by activity, over all sessions of the run so far.
+    """
+
+    step: int = 0
+    epoch_right: int = 0
+    epoch_records: int = 0
+    train_accuracy: float = 0.0
+    images_per_second: float = 0.0
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = 0.0
+    validations_since_best: int = 0
+    validated: int = 0
+    ledger: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file's name, size in bytes and crc32c (hex)."""
+
+    name: str
+    bytes: int
+    crc32c: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What `COMMIT` says. `position` counts records."""
+
+    arrays: File
+    step: int
+    position: int
+    data_digest: str
+    settings_digest: str
+    settings: Mapping[str, Any]
+    progress: Progress
+    format: str = FORMAT
+    version: int = VERSION
+
+    def to_json(self) -> bytes:
+        """The bytes of `COMMIT`."""
+        return contract.sealed(dataclasses.asdict(self))
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits over the settings."""
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def folder_of(run: str, step: int) -> str:
+    """The URL of the checkpoint of `step`."""
+    return storage.join(run, FOLDER, f"{step:010}")
+
+
+def files(run: str) -> dict[int, list[str]]:
+    """The files in each step's folder, by step, in rising order."""
+    top = storage.join(run, FOLDER)
+    found: dict[int, list[str]] = {}
+    for entry in storage.list_files(top):
+        step, _, name = storage.relative(entry.url, top).partition("/")
+        if step.isdecimal() and name:
+            found.setdefault(int(step), []).append(entry.url)
+    return dict(sorted(found.items()))
+
+
+def is_committed(urls: list[str]) -> bool:
+    """Whether a step's files, out of `files`, have a `COMMIT` among them."""
+    return any(url.endswith(f"/{COMMIT}") for url in urls)
+
+
+def commit(run: str, step: int) -> Commit:
+    """What the `COMMIT` of a step says.
+
+    Raises:
+        DataError: it is missing, damaged or of another version.
+    """
+    path = storage.join(folder_of(run, step), COMMIT)
+    try:
+        found = contract.read(Commit, contract.parse_sealed(storage.read_bytes(path), FORMAT, VERSION))
+        if (found.step, found.progress.step) != (step, step):
+            raise ValueError(f"it is of step {found.step} and progress.step {found.progress.step}, not {step}")
+        if not ARRAYS.fullmatch(found.arrays.name):
+            raise ValueError(f"arrays.name is {found.arrays.name!r}")
+        if found.settings_digest != settings_digest(found.settings):
+            raise ValueError("settings_digest is not the settings'")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{folder_of(run, step)} is torn: it has no {COMMIT}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    return found
+
+
+def load(run: str, step: int) -> tuple[Commit, Arrays]:
+    """The checkpoint of one step, every byte of it checked.
+
+    Raises:
+        DataError: it is torn, damaged, or of another version.
+    """
+    found = commit(run, step)
+    path = storage.join(folder_of(run, step), found.arrays.name)
+    try:
+        data = storage.buffer(path)
+        if len(data) != found.arrays.bytes:
+            raise ValueError(f"it has {len(data)} bytes, its {COMMIT} says {found.arrays.bytes}")
+        if storage.crc32c(data) != found.arrays.crc32c:
+            raise ValueError(f"its checksum is not its {COMMIT}'s")
+        return found, tensors.read(data)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path} is missing") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+
+
+def state(run: str, step: int, urls: list[str]) -> tuple[str, str]:
+    """-> (WHOLE, TORN or CORRUPT; why, or ""), for a step and its files out of `files`."""
+    if not is_committed(urls):
+        return TORN, f"it has no {COMMIT}"
+    try:
+        load(run, step)
+    except DataError as error:
+        return CORRUPT, str(error)
+    return WHOLE, ""

@@ -1,0 +1,70 @@
+"""What fails at Google Cloud Storage, in our words: the value, the place and what to do."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from boceto.errors import SettingsError
+from boceto.stores import Unavailable
+from boceto.stores._gs_link import LOGIN, Broken, Link, Place
+
+
+def no_credentials(url: str) -> SettingsError:
+    """The error of who is nobody where that does not do."""
+    return SettingsError(f"{url}: no Google credentials; {LOGIN}; public buckets can be read without")
+
+
+@contextlib.contextmanager
+def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> Iterator[None]:
+    """Turns the library's errors into ours. right: what the block needs; missing: what a 404 means in the block."""
+    from google.api_core import exceptions as api
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except api.NotFound as error:
+        raise _not_found(place, _said(error), missing) from error
+    except (api.Unauthorized, api.Forbidden) as error:
+        raise no_credentials(place.url) if link.anonymous else _forbidden(place, _said(error), right) from error
+    except api.RetryError as error:
+        raise _unavailable(place, error.cause, link.patience.deadline) from error
+    except api.ClientError as error:
+        raise SettingsError(f"{place.url} was refused: {_said(error)}; check the names") from error
+    except GoogleAuthError as error:
+        raise SettingsError(f"{place.url}: the Google credentials were refused: {_said(error)}; {LOGIN}") from error
+    except (api.GoogleAPIError, RequestException, HTTPError, Broken) as error:
+        raise _unavailable(place, error, link.patience.deadline) from error
+
+
+def _not_found(place: Place, said: str, missing: str) -> Exception:
+    if missing == "bucket" or "bucket does not exist" in said:
+        return SettingsError(f"gs://{place.bucket}: there is no such bucket; check its name or make it")
+    return FileNotFoundError(f"{place.url} does not exist")
+
+
+def _forbidden(place: Place, said: str, right: str) -> SettingsError:
+    named = re.search(r"storage\.[a-zA-Z]+\.[a-zA-Z]+", said)
+    right = named.group() if named else right
+    return SettingsError(
+        f"{place.url}: the right {right} is missing ({said}); "
+        f"have it granted on gs://{place.bucket}, e.g. with the role storage.objectUser"
+    )
+
+
+def _unavailable(place: Place, cause: BaseException | None, deadline: float) -> Unavailable:
+    from google.api_core.exceptions import TooManyRequests
+
+    if isinstance(cause, TooManyRequests):
+        why, remedy = "the quota is used up", "ask for less at a time or for a larger quota"
+    else:
+        why, remedy = "no right answer", "check the network"
+    said = _said(cause) if cause else "silence"
+    return Unavailable(f"{place.url}: {why} within {deadline:g} s ({said}); {remedy}, then run the same command again")
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

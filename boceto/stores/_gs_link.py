@@ -1,0 +1,244 @@
+"""How a process speaks to Google Cloud Storage: who it is, one session, and what is tried again.
+
+Metadata goes through the library's client. Bytes go over the same session by hand, after the JSON API's reference
+(https://cloud.google.com/storage/docs/json_api): the library reads eight kilobytes at a time, and sends what is larger
+than eight megabytes in several requests, which a conditional write must not be.
+"""
+
+import contextlib
+import logging
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+from boceto.errors import SettingsError
+
+THREADS = 8
+_WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
+_METADATA_SERVER = 0.7  # seconds; inside Google's cloud it answers in milliseconds
+_FIRST_CONTACT = 2.0  # seconds
+LOGIN = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
+
+# Only the adapter's own line tells that there are no credentials.
+logging.getLogger("google.auth").addHandler(logging.NullHandler())
+
+
+class Broken(ConnectionError):  # noqa: N818 - it says what the bytes are
+    """What arrived is not what was sent. A ConnectionError, so that it is tried again like one."""
+
+
+class Stopped(Exception):  # noqa: N818 - it says what happened
+    """Nobody waits any more for what this thread does."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on with a storage that fails, all in seconds. A transfer that gets on starts its deadline anew.
+
+    Between two tries lies a random time from zero to a bound, which begins at `first_delay` and doubles.
+    """
+
+    deadline: float = 120.0
+    first_delay: float = 0.5
+    longest_delay: float = 16.0
+    connect: float = 10.0
+    silence: float = 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """An object of a bucket."""
+
+    bucket: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        """The object's URL."""
+        return f"gs://{self.bucket}/{self.name}"
+
+
+def place_of(url: str) -> Place:
+    """The bucket and the name in a `gs://` URL."""
+    bucket, _, name = url.removeprefix("gs://").partition("/")
+    if not bucket or not (bucket[0].isalnum() and bucket[-1].isalnum()):
+        raise SettingsError(f"{url} names no bucket; write gs://bucket/folder")
+    return Place(bucket, name)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A client and its session.
+
+    anonymous: the storage is Google's own and there are no credentials. stop: once set, threads on this link give up.
+    """
+
+    client: Any
+    session: Any
+    anonymous: bool
+    patience: Patience = field(default_factory=Patience)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def timeout(self) -> tuple[float, float]:
+        """Seconds to connect, and seconds without a byte, of one request."""
+        return self.patience.connect, self.patience.silence
+
+    @property
+    def retry(self) -> Any:
+        """A decorator that calls again after 408, 429, 5xx and broken connections, with backoff and full jitter."""
+        from google.api_core.retry import Retry
+
+        patience = self.patience
+        return Retry(
+            predicate=_passes,
+            initial=patience.first_delay,
+            maximum=patience.longest_delay,
+            multiplier=2.0,
+            timeout=patience.deadline,
+            on_error=self.go_on,
+        )
+
+    def go_on(self, _: object = None) -> None:
+        """Raises Stopped once `stop` is set."""
+        if self.stop.is_set():
+            raise Stopped
+
+    def blob(self, place: Place) -> Any:
+        """The library's object at `place`; asks nothing."""
+        return self.client.bucket(place.bucket).blob(place.name)
+
+    def get(self, place: Place, bytes_range: str | None, generation: str | None) -> Any:
+        """One request for an object's bytes as they are stored: an open response, whose `raw` is to be read."""
+        url = f"{self.client.api_endpoint}/download/storage/v1/b/{place.bucket}/o/{quote(place.name, safe='')}"
+        headers = {"accept-encoding": "gzip"}  # Without it, what is stored compressed would arrive otherwise.
+        if bytes_range:
+            headers["range"] = f"bytes={bytes_range}"
+        params = {"alt": "media"} | ({"generation": generation} if generation else {})
+        return _checked(self.session.get(url, params=params, headers=headers, stream=True, timeout=self.timeout))
+
+    def post(self, bucket: str, body: Any, content_type: str, params: dict[str, str]) -> dict[str, Any]:
+        """One upload in one request; returns what the storage says of the new object."""
+        url = f"{self.client.api_endpoint}/upload/storage/v1/b/{bucket}/o"
+        params = {"uploadType": "multipart", **params}
+        response = self.session.post(
+            url, params=params, data=body, headers={"content-type": content_type}, timeout=self.timeout
+        )
+        found: dict[str, Any] = _checked(response).json()
+        return found
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether an error may not come again."""
+    from http.client import HTTPException
+
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError, TransportError
+    from requests import exceptions as http
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(error, GoogleAPICallError):
+        return error.code in _WORTH_ANOTHER_TRY
+    if isinstance(error, GoogleAuthError):
+        return isinstance(error, TransportError) or error.retryable
+    broken = (http.ConnectionError, http.ChunkedEncodingError, http.Timeout, HTTPError, HTTPException)
+    return isinstance(error, (ConnectionError, TimeoutError, *broken))
+
+
+def _checked(response: Any) -> Any:
+    from google.api_core import exceptions
+
+    if not response.ok:
+        with response:
+            raise exceptions.from_http_response(response)
+    return response
+
+
+def connect(url: str, endpoint: str | None, patience: Patience) -> Link:
+    """A link as whoever this process is.
+
+    Raises:
+        SettingsError: the credentials cannot be used, or there are none and Google cannot be reached either.
+    """
+    from google.auth.credentials import AnonymousCredentials
+
+    # The library knows of the emulator (STORAGE_EMULATOR_HOST); that one is asked for is told by the endpoint.
+    nobody = _link(AnonymousCredentials(), endpoint, patience)
+    if not nobody.client.api_endpoint.endswith(".googleapis.com"):
+        return nobody
+    credentials = _credentials(url)
+    if credentials is not None:
+        return _link(credentials, endpoint, patience)
+    _reach(nobody.session, nobody.client.api_endpoint, url)
+    return replace(nobody, anonymous=True)
+
+
+def _link(credentials: Any, endpoint: str | None, patience: Patience) -> Link:
+    from google.cloud import storage as gcs
+
+    session = _session(credentials)
+    options = {"api_endpoint": endpoint} if endpoint else None
+    client = gcs.Client(project=None, credentials=credentials, client_options=options, _http=session)
+    # For its traces, which are off, the library would ask after the bucket in a thread of its own, with other rights.
+    client._bucket_metadata_cache = None  # noqa: SLF001 - there is no other way
+    return Link(client, session, anonymous=False, patience=patience)
+
+
+def _session(credentials: Any) -> Any:
+    from google.auth.transport.requests import AuthorizedSession
+    from requests.adapters import HTTPAdapter
+
+    session = AuthorizedSession(credentials)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=4 * THREADS))
+    return session
+
+
+def _credentials(url: str) -> Any | None:
+    """Those of this machine, or None. The library alone would ask an absent metadata server for many seconds."""
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+    from google.cloud import storage as gcs
+
+    try:
+        return google.auth.default(scopes=gcs.Client.SCOPE, request=_ask_briefly)[0]
+    except DefaultCredentialsError as error:
+        message = str(error).partition("\n")[0]
+        if message.startswith("Your default credentials were not found"):
+            return None
+        raise SettingsError(f"{url}: the Google credentials cannot be used: {message}; {LOGIN}") from error
+
+
+def _ask_briefly(url: str, method: str = "GET", headers: Any = None, **_: Any) -> Any:
+    """A google.auth request whose silence is an answer: not found."""
+    from google.auth.exceptions import TransportError
+    from google.auth.transport.requests import Request
+
+    try:
+        return Request()(url, method, headers=headers, timeout=_METADATA_SERVER)
+    except TransportError:
+        return _NoAnswer()
+
+
+@dataclass(frozen=True)
+class _NoAnswer:
+    status: int = 404
+    headers: dict[str, str] = field(default_factory=dict)
+    data: bytes = b""
+
+
+def _reach(session: Any, endpoint: str, url: str) -> None:
+    """Looking up a name knows no timeout, hence the thread."""
+    reached = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):
+            session.get(endpoint, timeout=_FIRST_CONTACT)
+            reached.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_FIRST_CONTACT)
+    if not reached.is_set():
+        raise SettingsError(f"{url}: no Google credentials, and {endpoint} does not answer; check the network, {LOGIN}")

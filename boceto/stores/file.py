@@ -1,0 +1,160 @@
+"""Files and folders of this machine."""
+
+import contextlib
+import fcntl
+import hashlib
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from boceto.stores import Changed, Entry, Progress, Stat
+
+_BUFFER = 1 << 18
+_CHUNK = 1 << 20
+
+
+def local_path(url: str) -> Path:
+    """The path behind a path or a `file://` URL."""
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else Path(url)
+
+
+class Store:
+    """The adapter. A file is written under a name of its own beside its place, flushed, and moved there."""
+
+    def list(self, url: str) -> list[Entry]:
+        folder = local_path(url)
+        if folder.is_file():
+            return [Entry(str(folder), folder.stat().st_size)]
+        files = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)  # noqa: PTH118 - many
+        return sorted(Entry(path, size) for path in files if (size := _size(path)) is not None)
+
+    def stat(self, url: str) -> Stat | None:
+        try:
+            found = local_path(url).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Stat(found.st_size, "", f"{found.st_ino}-{found.st_mtime_ns}")
+
+    def open(self, url: str) -> BinaryIO:
+        return local_path(url).open("rb", _BUFFER)
+
+    def read(self, url: str, start: int, end: int | None) -> bytes:
+        with self.open(url) as file:
+            file.seek(start)
+            return file.read(-1 if end is None else max(0, end - start))
+
+    def versioned(self, url: str) -> tuple[bytes, str]:
+        data = local_path(url).read_bytes()
+        return data, _version(data)
+
+    @contextlib.contextmanager
+    def writing(self, url: str) -> Iterator[BinaryIO]:
+        path = local_path(url)
+        with _partial(path) as (partial, file):
+            yield file
+            _to_disk(file)
+            partial.replace(path)
+            _folder_to_disk(path.parent)
+
+    def create(self, url: str, data: bytes) -> str:
+        path = local_path(url)
+        with _partial(path) as (partial, file):
+            file.write(data)
+            _to_disk(file)
+            try:
+                os.link(partial, path)  # The one way to make a whole file where there is none.
+            except FileExistsError:
+                raise FileExistsError(f"{path} is there already") from None
+            partial.unlink()
+            _folder_to_disk(path.parent)
+        return _version(data)
+
+    def replace(self, url: str, data: bytes, version: str) -> str:
+        path = local_path(url)
+        with _locked(path.parent):
+            try:
+                unchanged = self.versioned(url)[1] == version
+            except FileNotFoundError:
+                unchanged = False
+            if not unchanged:
+                raise Changed(f"{path} was changed by someone else")
+            with self.writing(url) as file:
+                file.write(data)
+        return _version(data)
+
+    def upload(self, path: Path, url: str, progress: Progress | None) -> None:
+        with path.open("rb") as source, self.writing(url) as target:
+            _copy(source, target, progress)
+
+    def download(self, url: str, path: Path, progress: Progress | None) -> None:
+        with self.open(url) as source, self.writing(str(path)) as target:
+            _copy(source, target, progress)
+
+    def delete(self, url: str) -> None:
+        local_path(url).unlink(missing_ok=True)
+
+    def buffer(self, url: str) -> memoryview:
+        with local_path(url).open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A file beside `path` to write in, which is gone afterwards unless it was moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield partial, file
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time into the block."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _folder_to_disk(folder: Path) -> None:
+    """A new name lasts only when its folder has been flushed too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, progress: Progress | None) -> None:
+    while chunk := source.read(_CHUNK):
+        target.write(chunk)
+        if progress:
+            progress(len(chunk))
+
+
+def _size(path: str) -> int | None:
+    """The size of a file; None for a link to nowhere, or a file that has gone since its folder was listed."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - a Path a file costs more than the call
+    except FileNotFoundError:
+        return None
+
+
+def _version(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,331 @@
+"""Staging out of `memory://`, and, where processes are what is tested, out of an emulator."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boceto import dataset, staging, storage
+from boceto.errors import DataError, SettingsError, Stopped
+
+KEY = "0123456789abcdef"
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def bucket(emulator):
+    return emulator.bucket
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return staging.cache(str(tmp_path / "cache"), "train.cache_dir", lambda text: None)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in storage with three files, which are copied in pieces of 1,000 bytes: (URL, files)."""
+    monkeypatch.setattr(staging, "CHUNK", 1000)
+    url = f"memory://staging/{tmp_path.name}"
+    files = []
+    for number, size in enumerate((4500, 0, 3000)):
+        data = np.random.default_rng(number).bytes(size)
+        storage.write_bytes(storage.join(url, f"shard-{number}"), data)
+        files.append(staging.File(f"shard-{number}", size, storage.crc32c(data)))
+    return url, files
+
+
+def reads(monkeypatch):
+    """What is read from storage from now on: a list of (name, start)."""
+    seen, read = [], storage.read_bytes
+
+    def recorded(url, start=0, end=None):
+        seen.append((url.rpartition("/")[2], start))
+        return read(url, start, end)
+
+    monkeypatch.setattr(storage, "read_bytes", recorded)
+    return seen
+
+
+def whole(url, files, copies):
+    return [copy.read_bytes() for copy in copies] == [bytes(storage.buffer(storage.join(url, f.name))) for f in files]
+
+
+def test_files_are_copied_once(folder, cache, monkeypatch):
+    url, files = folder
+    seen = reads(monkeypatch)
+    copies = cache.stage(url, KEY, files)
+    assert whole(url, files, copies)
+    assert len(seen) == 5 + 3
+    assert cache.stage(url, KEY, files) == copies
+    assert len(seen) == 5 + 3
+    assert sorted(path.name for path in copies[0].parent.iterdir()) == sorted(path.name for path in copies)
+
+
+def test_what_was_cut_off_is_gone_on_with(folder, cache, monkeypatch):
+    url, files = folder
+    copies = cache.stage(url, KEY, files)
+    data = copies[0].read_bytes()
+    copies[0].unlink()
+    copies[0].with_name(copies[0].name + ".partial").write_bytes(data[:2300])
+    seen = reads(monkeypatch)
+    assert whole(url, files, cache.stage(url, KEY, files))
+    assert seen == [("shard-0", 2300), ("shard-0", 3300), ("shard-0", 4300)]
+
+
+@pytest.mark.parametrize("rest", [b"x" * 2300, b"x" * 4500, b"x" * 5000])
+def test_a_wrong_beginning_is_thrown_away(folder, cache, rest):
+    url, files = folder
+    copies = cache.stage(url, KEY, files)
+    copies[0].unlink()
+    copies[0].with_name(copies[0].name + ".partial").write_bytes(rest)
+    assert whole(url, files, cache.stage(url, KEY, files))
+
+
+def test_a_damaged_copy_is_replaced_where_every_byte_is_checked(folder, cache):
+    url, files = folder
+    copies = cache.stage(url, KEY, files)
+    before = copies[0].read_bytes()
+    for damage in (before[:-1] + bytes([before[-1] ^ 1]), before[:-1], before + b"!"):
+        copies[0].write_bytes(damage)
+        assert whole(url, files, cache.stage(url, KEY, files))
+    copies[0].write_bytes(bytes(4500))
+    assert not whole(url, files, cache.stage(url, KEY, files, verify=False))
+
+
+def test_every_changed_byte_and_length_is_found_and_named(folder, cache):
+    url, files = folder
+    path = storage.join(url, "shard-2")
+    data = storage.read_bytes(path)
+    changes = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in (0, 999, 1000, 2999)]
+    for changed in [*changes, data[:-1], data + b"!", b""]:
+        storage.write_bytes(path, changed)
+        with pytest.raises(DataError, match=r"shard-2 is damaged: it.* its manifest says 3000 bytes with"):
+            cache.stage(url, KEY, files)
+    storage.delete(path)
+    with pytest.raises(DataError, match="shard-2 is missing; prepare it again"):
+        cache.stage(url, KEY, files)
+    storage.write_bytes(path, data)
+    assert whole(url, files, cache.stage(url, KEY, files))
+
+
+def test_a_storage_without_checksums_is_not_believed(folder, cache, monkeypatch):
+    url, files = folder
+    stat = storage.stat
+    monkeypatch.setattr(storage, "stat", lambda url: storage.Stat(stat(url).size, "", ""))
+    storage.write_bytes(storage.join(url, "shard-2"), bytes(3000))
+    with pytest.raises(DataError, match="shard-2 is damaged: its checksum is"):
+        cache.stage(url, KEY, files)
+    assert not list((cache.folder / KEY).glob("*shard-2*"))
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "a\0b", ".hidden", "a\n"])
+def test_names_are_not_trusted(folder, cache, name):
+    url, files = folder
+    with pytest.raises(DataError, match="which is no name of a file"):
+        cache.stage(url, KEY, [files[0]._replace(name=name)])
+    with pytest.raises(DataError, match="which is no name of a file"):
+        cache.stage(url, KEY, [files[0]._replace(crc32c=name)])
+    with pytest.raises(DataError, match="which is no name of a file"):
+        cache.stage(url, name, files)
+    assert not cache.folder.exists()
+
+
+def test_too_small_a_disk_is_said_before_a_byte_is_copied(folder, cache):
+    url, files = folder
+    with pytest.raises(
+        SettingsError, match=r"train.cache_dir = .*cache has [\d,]+ bytes free, 1,000,000,000,004,500 .*--cache-dir"
+    ):
+        cache.stage(url, KEY, [files[0], files[2]._replace(size=10**15)])
+    assert not list((cache.folder / KEY).iterdir())
+
+
+FULL = """
+import resource, sys
+from boceto import console, staging, storage
+staging.CHUNK = 1000
+storage.write_bytes("memory://a/b", bytes(9000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4500, 4500))
+cache = staging.cache(sys.argv[1], "train.cache_dir", lambda text: None)
+file = staging.File("b", 9000, storage.crc32c(bytes(9000)))
+sys.exit(console.run_program("train", lambda _: (cache.stage("memory://a", "key", [file]), False)))
+"""
+
+
+def test_a_disk_that_gets_full_is_one_line_and_the_rest_goes_on_later(tmp_path, monkeypatch):
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"train.cache_dir = {tmp_path} is full; make room, or give another --cache-dir" in done.stderr
+    assert done.stderr.count("\n") == 1
+    storage.write_bytes("memory://a/b", bytes(9000))
+    seen = reads(monkeypatch)
+    file = staging.File("b", 9000, storage.crc32c(bytes(9000)))
+    (copy,) = staging.cache(str(tmp_path), "s", lambda text: None).stage("memory://a", "key", [file])
+    assert copy.read_bytes() == bytes(9000)
+    assert seen == [("b", 4500)]
+
+
+def test_a_folder_that_cannot_be_one_is_refused_by_its_setting(folder, tmp_path):
+    url, files = folder
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        cache = staging.cache(str(place), "eval.cache_dir", lambda text: None)
+        with pytest.raises((SettingsError, FileNotFoundError), match=rf"{place}"):
+            cache.stage(url, KEY, files)
+    for wrong in ("", "gs://bucket/cache"):
+        with pytest.raises(SettingsError, match="train.cache_dir = .* is no folder of this machine"):
+            staging.cache(wrong, "train.cache_dir", lambda text: None)
+
+
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert staging.cache(staging.DEFAULT, "s", lambda text: None).folder == Path("/home/someone/.cache/boceto")
+
+
+def test_progress_is_told_and_can_end_it(folder, tmp_path, monkeypatch):
+    url, files = folder
+    told = []
+    staging.cache(str(tmp_path / "a"), "s", told.append).stage(url, KEY, files)
+    assert "0.0 of 0.0 MB" in told[-1]
+    read = storage.read_bytes
+
+    def slow(*words):
+        time.sleep(0.3)
+        return read(*words)
+
+    monkeypatch.setattr(storage, "read_bytes", slow)
+
+    def stop(text):
+        raise Stopped(text)
+
+    with pytest.raises(Stopped, match=f"(copying|checking the copy of) {url}"):
+        staging.cache(str(tmp_path / "b"), "s", stop).stage(url, KEY, files)
+    assert list((tmp_path / "b" / KEY).glob("*.partial"))
+    assert whole(url, files, staging.cache(str(tmp_path / "b"), "s", told.append).stage(url, KEY, files))
+
+
+STAGE = """
+import sys, time, json
+from boceto import staging, storage
+staging.CHUNK = 1 << 16
+read = storage.read_bytes
+def counted(url, start=0, end=None):
+    print("read", start, flush=True)
+    time.sleep(0.01)
+    return read(url, start, end)
+storage.read_bytes = counted
+cache = staging.cache(sys.argv[1], "train.cache_dir", lambda text: None)
+files = [staging.File(*file) for file in json.loads(sys.argv[3])]
+cache.stage(sys.argv[2], "key", files)
+print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def stage_apart(bucket, tmp_path):
+    """Starts a process that stages two files of 4 MiB in 64 pieces each; returns it. `.copies()` are their contents."""
+    data = [np.random.default_rng(number).bytes(4 << 20) for number in range(2)]
+    for number, content in enumerate(data):
+        storage.write_bytes(f"{bucket}/shard-{number}", content)
+    files = json.dumps([(f"shard-{number}", 4 << 20, storage.crc32c(content)) for number, content in enumerate(data)])
+    started = []
+
+    def start():
+        command = [sys.executable, "-c", STAGE, str(tmp_path / "cache"), bucket, files]
+        started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    def copies():
+        paths = (tmp_path / "cache" / "key").iterdir()
+        return [path.read_bytes() for path in sorted(paths, key=lambda path: path.name.partition("-")[2])] == data
+
+    yield start, copies
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_two_processes_share_the_work_and_copy_nothing_twice(stage_apart):
+    start, copies = stage_apart
+    outputs = [process.communicate(timeout=60)[0].splitlines() for process in [start(), start(), start()]]
+    assert [lines[-1] for lines in outputs] == ["done"] * 3
+    assert sum(len(lines) - 1 for lines in outputs) == 128
+    assert copies()
+
+
+def test_a_killed_process_gives_its_files_back_and_its_beginnings_are_used(stage_apart):
+    start, copies = stage_apart
+    first, second = start(), None
+    for number, line in enumerate(first.stdout):
+        if number == 30:
+            second = start()
+        if number == 60:
+            assert line.startswith("read")
+            break
+    os.kill(first.pid, signal.SIGKILL)
+    lines = second.communicate(timeout=60)[0].splitlines()
+    assert lines[-1] == "done"
+    assert len(lines) - 1 <= 128 - 60 + 4
+    assert copies()
+    third = start().communicate(timeout=60)[0]
+    assert third == "done\n"
+    assert copies()
+
+
+def _in_memory(folder, tmp_path):
+    url = f"memory://sets/{tmp_path.name}"
+    for entry in storage.list_files(folder):
+        storage.write_bytes(storage.join(url, storage.relative(entry.url, folder)), storage.read_bytes(entry.url))
+    return url
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_staged_data_set_is_the_local_one(make_data, tmp_path, cache, encoding):
+    local = dataset.load(make_data(encoding=encoding))
+    url = _in_memory(local.url, tmp_path)
+    staged, unstaged = dataset.load(url, cache), dataset.load(url)
+    expected = local.split("train")
+    for data in (staged, unstaged):
+        train = data.split("train")
+        assert (train.labels == expected.labels).all()
+        assert (train.images(np.arange(24)) == expected.images(np.arange(24))).all()
+    # The test split was not asked for.
+    assert len(list((cache.folder / local.manifest.digest).iterdir())) == 2
+    storage.delete_folder(url)
+    assert len(staged.split("train")) == 24
+    with pytest.raises(DataError, match="memory://.*test-0000.-of-00002.tfrecord is missing"):
+        staged.split("test")
+
+
+def test_two_encodings_of_one_digest_do_not_meet_in_the_cache(make_data, tmp_path, cache):
+    for encoding in ("raw", "png", "raw"):
+        local = make_data(encoding=encoding, name=encoding)
+        url = _in_memory(local, tmp_path)
+        images = dataset.load(url, cache).split("test").images(np.arange(12))
+        assert (images == dataset.load(local).split("test").images(np.arange(12))).all()
+
+
+def test_any_flipped_byte_of_a_data_set_is_found(make_data, tmp_path, cache):
+    url = _in_memory(make_data(classes=2, train=2, test=0, shards=1), tmp_path)
+    for name in ("dataset.json", "train-00000-of-00001.tfrecord"):
+        path = storage.join(url, name)
+        whole_file = storage.read_bytes(path)
+        for at in range(0, len(whole_file), max(1, len(whole_file) // 150)):
+            changed = bytearray(whole_file)
+            changed[at] ^= 1 << at % 8
+            storage.write_bytes(path, bytes(changed))
+            staging_again = staging.cache(str(tmp_path / f"cache-{name}-{at}"), "s", lambda text: None)
+            try:
+                split = dataset.load(url, staging_again).split("train")
+            except DataError:
+                continue
+            assert name == "dataset.json"  # A note, such as the seed, may say something else: what is read may not.
+            storage.write_bytes(path, whole_file)
+            assert (split.images(np.arange(4)) == dataset.load(url).split("train").images(np.arange(4))).all()
+        storage.write_bytes(path, whole_file)

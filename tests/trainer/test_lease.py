@@ -1,0 +1,170 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from boceto import storage
+from boceto.errors import Stopped
+from trainer import lease as leases
+from trainer.lease import NAME, Heartbeat, Holder, held
+from trainer.stop import Stop
+
+TERM = 1.0
+
+
+@pytest.fixture(params=["memory", "files"])
+def run(request, tmp_path):
+    return f"memory://lease/{tmp_path.name}" if request.param == "memory" else str(tmp_path)
+
+
+def hold(run, stop=None, said=None, seconds=dict, term=TERM):
+    return held(run, term, stop or Stop(), (said if said is not None else []).append, seconds)
+
+
+def written(run):
+    return json.loads(storage.read_bytes(storage.join(run, NAME)))
+
+
+def elsewhere(run, **changes):
+    """Leaves the lease of a holder on another machine."""
+    holder = Holder("token", "far", "kernel/namespace", 7, "1", TERM, 0.0, released=False, heartbeat=Heartbeat(5))
+    text = dataclasses.replace(holder, **changes).to_json()
+    storage.write_bytes(storage.join(run, NAME), text)
+    return text
+
+
+def test_it_is_renewed_and_given_back(run):
+    with hold(run, seconds=lambda: {"computing": 2.0}):
+        first = written(run)
+        assert (first["process"], first["released"]) == (os.getpid(), False)
+        time.sleep(TERM)
+        assert written(run)["renewed"] > first["renewed"]
+    last = written(run)
+    assert last["released"]
+    assert last["heartbeat"] == {"step": 0, "seconds": {"computing": 2.0}}
+    with hold(run, seconds=lambda: {"computing": 1.0}) as lease:
+        assert lease.before == Heartbeat(0, {"computing": 2.0})
+    assert written(run)["heartbeat"]["seconds"] == {"computing": 3.0}
+
+
+def test_a_second_one_on_this_machine_is_told_who_holds_it(run):
+    with hold(run), pytest.raises(Stopped, match=rf"process {os.getpid()} on .* is training this run"), hold(run):
+        pass
+    assert written(run)["released"]
+
+
+def test_one_that_is_renewed_elsewhere_is_left_alone(run):
+    elsewhere(run)
+    beats = threading.Timer(0.3, elsewhere, (run,), {"renewed": 1.0})
+    beats.start()
+    with pytest.raises(Stopped, match="process 7 on far is training this run"), hold(run):
+        pass
+    assert written(run)["host"] == "far"
+
+
+def test_a_dead_holder_elsewhere_loses_it_after_a_term(run):
+    elsewhere(run)
+    said = []
+    began = time.monotonic()
+    with hold(run, said=said) as lease:
+        assert time.monotonic() - began >= TERM
+        assert lease.before.step == 5
+    assert said == ["process 7 on far held this run's lease; it is ours if it is not renewed within 1 s"]
+
+
+def test_a_clock_that_was_set_back_or_forward_changes_nothing(run):
+    for renewed in (0.0, time.time() + 1e9):
+        elsewhere(run, renewed=renewed)
+        with hold(run) as lease:
+            lease.confirm()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"format": "boceto-lease", "version": 1, "process": "x"}'])
+def test_one_that_cannot_be_read_is_taken_over_after_a_term(run, text):
+    storage.write_bytes(storage.join(run, NAME), text)
+    said = []
+    with hold(run, said=said):
+        assert written(run)["process"] == os.getpid()
+    assert "cannot be read" in said[0]
+
+
+def test_who_lost_it_stops_and_leaves_the_winner_alone(run):
+    stop = Stop()
+    with hold(run, stop) as lease:
+        text = elsewhere(run)
+        assert stop.wait(2 * TERM)
+        with pytest.raises(Stopped, match="taken over by process 7 on far; nothing more is written here"):
+            lease.confirm()
+    assert storage.read_bytes(storage.join(run, NAME)) == text
+
+
+def test_a_storage_that_is_away_for_a_while_costs_nothing(run, monkeypatch):
+    def away(*_):
+        raise storage.Unavailable("away")
+
+    with hold(run) as lease:
+        monkeypatch.setattr(storage, "replace_bytes", away)
+        time.sleep(1.2 * TERM)
+        with pytest.raises(storage.Unavailable):
+            lease.confirm()
+        monkeypatch.undo()
+        lease.confirm()
+
+
+def test_a_stop_ends_the_waiting(run):
+    elsewhere(run, term=60.0)
+    stop = Stop()
+    threading.Timer(0.2, stop.request).start()
+    with pytest.raises(Stopped, match="before its first step"), hold(run, stop):
+        pass
+
+
+def test_one_of_many_gets_it(run):
+    won, lost = [], []
+    begin = threading.Barrier(8)
+
+    def contend():
+        begin.wait()
+        try:
+            with hold(run):
+                won.append(written(run)["token"])
+                time.sleep(0.5)
+        except Stopped:
+            lost.append(1)
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 7)
+
+
+HOLDER = """
+import sys, time
+from trainer.lease import held
+from trainer.stop import Stop
+with held(sys.argv[1], 60.0, Stop(), print, dict):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_holder_of_this_machine_loses_it_at_once(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(Stopped, match=f"process {process.pid} on"), hold(str(tmp_path)):
+            pass
+        process.send_signal(signal.SIGKILL)
+        while leases._begun(process.pid):  # Until it is gone, or only its exit status is left.
+            time.sleep(0.01)
+        began = time.monotonic()
+        with hold(str(tmp_path)):
+            assert time.monotonic() - began < 10
+    assert process.returncode == -signal.SIGKILL

@@ -1,0 +1,134 @@
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from boceto.checkpoint import Progress
+from boceto.console import Console
+from boceto.errors import DataError, Stopped
+from boceto.telemetry import Telemetry
+from trainer.log import Log
+from trainer.saver import SaveFailed, Saver
+
+
+class Counted(Telemetry):
+    def __init__(self):
+        self.results = []
+
+    def saved(self, *, well):
+        self.results.append(well)
+
+
+class State:
+    """A state of one number."""
+
+    value = 0.0
+
+    def buffers(self):
+        return {"a": np.zeros(1)}
+
+    def copy_to(self, arrays):
+        arrays["a"][:] = self.value
+
+
+class Checkpoints:
+    """Keeps what is saved; goes through `errors` first, one a save."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.saved = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def save(self, arrays, progress):
+        self.go.wait()
+        error = self.errors.pop(0) if self.errors else None
+        if error:
+            raise error
+        self.saved.append((progress.step, float(arrays["a"][0])))
+
+
+@pytest.fixture
+def make():
+    def make(*errors, most_failed=3):
+        checkpoints, state, said, counted = Checkpoints(*errors), State(), io.StringIO(), Counted()
+        saver = Saver(checkpoints, state, Log(Console(said), "text"), counted, most_failed)
+        made.append(saver)
+        return saver, checkpoints, state, said, counted
+
+    made = []
+    yield make
+    for saver in made:
+        saver.close()
+
+
+def test_the_loop_goes_on_and_what_is_saved_is_the_state_of_its_step(make):
+    saver, checkpoints, state, _, counted = make()
+    checkpoints.go.clear()
+    state.value = 1.0
+    saver.save(Progress(step=1))
+    state.value = 2.0  # The loop goes on while the save is under way.
+    assert checkpoints.saved == []
+    checkpoints.go.set()
+    assert saver.settle()
+    assert checkpoints.saved == [(1, 1.0)]
+    assert counted.results == [True]
+
+
+def test_at_most_one_is_under_way(make):
+    saver, checkpoints, *_ = make()
+    checkpoints.go.clear()
+    saver.save(Progress(step=1))
+    threading.Timer(0.2, checkpoints.go.set).start()
+    began = time.monotonic()
+    saver.save(Progress(step=2))
+    assert time.monotonic() - began > 0.15
+    saver.settle()
+    assert [step for step, _ in checkpoints.saved] == [1, 2]
+
+
+def test_a_failed_save_is_told_counted_and_made_up_for(make):
+    saver, checkpoints, _, said, counted = make(OSError(28, "No space left on device"))
+    saver.save(Progress(step=1))
+    assert not saver.settle()
+    assert "the save of step 1 failed: [Errno 28] No space left on device (1 in a row); it is tried again" in (
+        said.getvalue()
+    )
+    saver.save(Progress(step=2))
+    assert saver.settle()
+    assert checkpoints.saved == [(2, 0.0)]
+    assert counted.results == [False, True]
+
+
+def test_too_many_failures_in_a_row_end_the_run(make):
+    saver, *_ = make(*[OSError("disk") for _ in range(3)], None, OSError("disk"))
+    saver.save(Progress(step=1))
+    saver.save(Progress(step=2))
+    saver.save(Progress(step=3))
+    with pytest.raises(SaveFailed, match=r"step 3 failed: disk; that is train.max_failed_saves = 3 in a row"):
+        saver.settle()
+
+
+def test_the_last_save_is_tried_until_it_is_durable_or_hopeless(make):
+    saver, checkpoints, *_ = make(OSError("disk"), MemoryError())
+    saver.save_for_sure(Progress(step=9))
+    assert checkpoints.saved == [(9, 0.0)]
+    saver, checkpoints, *_ = make(*[OSError("disk")] * 5)
+    with pytest.raises(SaveFailed):
+        saver.save_for_sure(Progress(step=9))
+    assert checkpoints.saved == []
+
+
+@pytest.mark.parametrize("error", [DataError("not finite"), Stopped("taken over")])
+def test_what_no_later_save_could_mend_ends_the_run(make, error):
+    saver, checkpoints, *_ = make(error)
+    checkpoints.go.clear()
+    saver.save(Progress(step=1))
+    saver.poll()
+    checkpoints.go.set()
+    with pytest.raises(type(error)):
+        while True:
+            saver.poll()
+            time.sleep(0.01)

@@ -1,0 +1,90 @@
+"""Saves beside the loop: the loop waits for a copy of the state into host memory, a thread does the rest."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from boceto import storage
+from boceto.checkpoint import Progress
+from boceto.errors import BocetoError
+from boceto.telemetry import Telemetry
+from trainer.checkpoints import Checkpoints, Damaged
+from trainer.log import Log
+from trainer.state import State
+
+# What may go better the next time: a full disk may be cleared, a storage may answer again.
+PASSING = (OSError, MemoryError, storage.Unavailable, storage.Changed, Damaged)
+
+
+class SaveFailed(BocetoError):  # noqa: N818 - it says what happened
+    """Too many saves in a row have failed."""
+
+
+class Saver:
+    """At most one save is under way; the next one waits for it.
+
+    most_failed: saves in a row that may fail before the run ends.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, state: State, log: Log, telemetry: Telemetry, most_failed: int
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._state = state
+        self._log = log
+        self._telemetry = telemetry
+        self._most_failed = most_failed
+        self._failed = 0
+        self._arrays = state.buffers()
+        self._pool = ThreadPoolExecutor(1, "saver")
+        self._under_way: tuple[Progress, Future[None]] | None = None
+
+    def save(self, progress: Progress) -> None:
+        """Begins to save the state as it is now.
+
+        Raises:
+            SaveFailed: too many saves in a row have failed.
+            BocetoError: what an earlier save found that no later one could mend.
+        """
+        self.settle()
+        self._state.copy_to(self._arrays)
+        self._begin(progress)
+
+    def save_for_sure(self, progress: Progress) -> None:
+        """As `save`, and waits until it is durable."""
+        self.save(progress)
+        while not self.settle():
+            self._begin(progress)
+
+    def settle(self) -> bool:
+        """Waits for the save under way; returns whether it went well, or there was none."""
+        if not self._under_way:
+            return True
+        progress, future = self._under_way
+        self._under_way = None
+        try:
+            future.result()
+        except PASSING as error:
+            self._telemetry.saved(well=False)
+            self._failed += 1
+            what = f"the save of step {progress.step} failed: {error or type(error).__name__}"
+            if self._failed >= self._most_failed:
+                raise SaveFailed(
+                    f"{what}; that is train.max_failed_saves = {self._most_failed} in a row; mend the storage and run "
+                    "the same command again: it goes on from the newest checkpoint"
+                ) from error
+            self._log.alert(f"{what} ({self._failed} in a row); it is tried again")
+            return False
+        self._failed = 0
+        self._telemetry.saved(well=True)
+        return True
+
+    def poll(self) -> None:
+        """Looks whether the save under way has ended; raises as `save` does."""
+        if self._under_way and self._under_way[1].done():
+            self.settle()
+
+    def close(self) -> None:
+        """Waits for the save under way, whatever becomes of it."""
+        self._pool.shutdown(wait=True)
+
+    def _begin(self, progress: Progress) -> None:
+        self._under_way = progress, self._pool.submit(self._checkpoints.save, self._arrays, progress)

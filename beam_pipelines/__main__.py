@@ -1,13 +1,31 @@
 """`python -m beam_pipelines` and `boceto prepare`."""
 
+import contextlib
 import gc
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from boceto.console import Console, run_program
 from boceto.settings import parse
+
+# Clients of MongoDB and of Google Cloud, which Beam imports where they are installed and does without where not.
+_CLIENTS = ("bson", "google.cloud.storage", "requests")
+
+
+@contextlib.contextmanager
+def _quick_imports(unused: Sequence[str]) -> Iterator[None]:
+    """Within it, the modules `unused` cannot be imported for the first time, and no garbage is collected."""
+    hidden: dict[str, Any] = {name: None for name in unused if name not in sys.modules}
+    sys.modules.update(hidden)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        for name in hidden:
+            del sys.modules[name]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
         # Beam tells of its fallbacks in many lines of log; its failures come as exceptions.
         logging.disable(logging.CRITICAL)
         try:
-            from beam_pipelines.prepare import prepare
+            # With another runner, Beam may have to use Google Cloud itself.
+            with _quick_imports(_CLIENTS if asked.settings.runner == "DirectRunner" else ()):
+                from beam_pipelines.prepare import prepare
 
             gc.freeze()  # What the imports left stays for good: collecting garbage need not look at it again.
             return prepare(asked.settings, asked.rest, console), asked.json

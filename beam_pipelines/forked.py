@@ -6,6 +6,7 @@ each start an interpreter and import everything again. These are processes that 
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -98,6 +99,7 @@ def forked_workers(count: int) -> Iterator[str]:
     """
     processes: list[int] = []
     pipes: list[int] = []
+    gc.freeze()  # Collecting garbage would write to, and so copy, every page that the workers share with this process.
     for _ in range(count):
         process, pipe = _fork(pipes)
         processes.append(process)

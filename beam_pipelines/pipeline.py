@@ -1,15 +1,17 @@
 """The Beam job: parts -> candidates of a class -> drawings of a shard -> shards -> `dataset.json`.
 
-    parts ─ Read ─▶ (class, candidates) ─ group, Merge ─▶ Deal ─▶ ((split, shard), drawings) ─ group, Write ─▶ Commit
-              └─ what was read and refused ────────────────┴─ counts ─▶ verdict ──────────────────┘
+    parts ─ Read ─▶ (class, file) ─ group, Merge ─▶ Deal ─▶ (shard, place in a file) ─ Write ─▶ Commit
+              └─ what was read and refused ──────────┴─ counts ─▶ verdict ─────┘
 
-What passes from stage to stage is strokes (some 100 bytes a drawing) in one packed value a class and shard; pixels
-exist only inside `Write`. Nothing is shared between workers but the output folder.
+The strokes (some 100 bytes a drawing) pass from stage to stage in files of the output's work folder; the runner
+carries their names, and the ids of the ink. Pixels exist only inside `Write`. Nothing is shared between workers but
+that folder. A stage that runs twice writes the same file again, or one of another name.
 """
 
 import hashlib
 import json
 import pickle
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +19,13 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 from apache_beam import pvalue
+from apache_beam.transforms.window import GlobalWindows
 
 from beam_pipelines import select, sources
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.select import Smallest
 from beam_pipelines.settings import Settings
-from beam_pipelines.shards import Drawing, ShardWriter
+from beam_pipelines.shards import Drawings, ShardWriter
 from beam_pipelines.sources import Part, Refused, Sketch
 from boceto import __version__, storage
 from boceto.dataset import MANIFEST, SPLITS, Manifest, Shard, SourceFile, SplitInfo, content_digest
@@ -34,12 +37,17 @@ PROBLEM = "problem.json"
 OWNER = "owner.json"
 MOST_SHARDS = 4096
 BATCH = 32
-# Each class is spread over this many shards at most: what is grouped grows with the classes, not with their product.
+# Each class is spread over this many shards at most: the pieces grow with the classes, not with their product.
 SPREAD = 32
+# Strokes that a worker holds before it writes them to a file of all shards, bytes.
+HELD = 64 << 20
 _BUCKETS = 16
 _READ, _COUNTS, _IDS = "read", "counts", "ids"
 
-ShardKey = tuple[str, int]
+ShardKey = tuple[str, int]  # split and number
+Row = tuple[bytes, int, str, bytes]  # rank, class, key, strokes
+Place = tuple[str, int, int]  # file of strokes, first byte, size
+Piece = tuple[ShardKey, Place]
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,23 @@ class Job:
         """The URL of a file that exists only while the data set is unfinished."""
         return storage.join(self.settings.output, WORK, name)
 
+    def strokes_file(self, name: str) -> str:
+        """The URL of a file of strokes, which no other job in this folder can mistake for its own."""
+        return self.work_file(f"strokes-{self.token}-{name}")
+
+    def read_strokes(self, name: str, first: int = 0, size: int = -1) -> bytes:
+        """`size` bytes, from `first` on, of a file of strokes."""
+        try:
+            with storage.open_file(self.strokes_file(name)) as file:
+                file.seek(first)
+                return file.read(size)
+        except FileNotFoundError:
+            self.check_owner()
+            raise
+
 
 class Read(beam.DoFn):
-    """A part of the input -> (class, packed candidates); beside it, what was read and refused."""
+    """A part of the input -> (class, file of its candidates); beside it, what was read and refused."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -94,94 +116,135 @@ class Read(beam.DoFn):
             else:
                 filtered += 1
         report = {"name": part.name, "bytes": part.size, "drawings": read, "filtered": filtered, "refused": refused}
-        name = hashlib.blake2b(part.name.encode(), digest_size=12).hexdigest()
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        storage.write_bytes(self._job.work_file(f"refused-{name}"), text.encode("utf-8", "replace"))
+        name = _file_name(part.name)
+        if lines:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            storage.write_bytes(self._job.work_file(f"refused-{name}"), text.encode("utf-8", "replace"))
+        storage.write_bytes(self._job.strokes_file(name), smallest.value().pack())
         storage.write_bytes(self._job.work_file(f"read-{name}.json"), json.dumps(report).encode())
         yield pvalue.TaggedOutput(_READ, json.dumps(report))
-        candidates = smallest.value()
-        yield part.category, select.pack(smallest.full, candidates)
+        yield part.category, name
+
+
+def _file_name(part: str) -> str:
+    return hashlib.blake2b(part.encode(), digest_size=12).hexdigest()
+
+
+def _candidates(job: Job, category: str, names: Iterable[str]) -> select.Candidates:
+    """The candidates of one class, out of the files of its parts."""
+    parts = [select.unpack(job.read_strokes(name)) for name in names]
+    return select.merge(parts, job.settings.wanted, job.settings.seed, category)
 
 
 class Merge(beam.DoFn):
-    """(class, packed candidates of its parts) -> the same in one; beside it, the ids of its ink by bucket."""
+    """(class, files of its parts) -> the same; beside it, the ids of its ink by bucket."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[Any]:
-        """Merges one class."""
-        category, parts = element
-        settings = self._job.settings
-        merged = select.merge(parts, settings.wanted, settings.seed, category)
+    def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Any]:
+        """Looks at one class's ink."""
+        category, names = element[0], list(element[1])
         buckets: dict[int, list[bytes]] = {}
-        for candidate in select.unpack(merged)[1]:
-            buckets.setdefault(candidate.ink_id[0] % _BUCKETS, []).append(candidate.ink_id)
+        for ink_id in _candidates(self._job, category, names).ink_ids:
+            buckets.setdefault(ink_id[0] % _BUCKETS, []).append(ink_id)
         for bucket, ids in buckets.items():
             yield pvalue.TaggedOutput(_IDS, (bucket, (category, b"".join(ids))))
-        yield category, merged
+        yield category, names
 
 
 class Deal(beam.DoFn):
-    """(class, packed candidates) -> ((split, shard), packed drawings); beside it, the class's counts."""
+    """(class, files of its parts) -> files of strokes by shard, as `Piece`s; beside them, the class's counts."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def process(self, element: tuple[str, bytes], shared: list[tuple[bytes, list[str]]]) -> Iterator[Any]:
+    def start_bundle(self) -> None:
+        """Holds nothing yet."""
+        self._held: dict[ShardKey, list[Row]] = {}
+        self._size = 0
+
+    def process(self, element: tuple[str, list[str]], shared: list[tuple[bytes, list[str]]]) -> Iterator[Any]:
         """Deals one class's drawings out over the shards of each split, evenly."""
-        category, packed = element
+        category, names = element
         settings = self._job.settings
-        full, found = select.unpack(packed)
+        found = _candidates(self._job, category, names)
         elsewhere = {
             ink_id
             for ink_id, owners in shared
             if category in owners and select.owner(settings.seed, ink_id, owners) != category
         }
-        candidates = [candidate for candidate in found if candidate.ink_id not in elsewhere]
-        dealt = select.deal(candidates, settings.per_class)
+        mine = [number for number, ink_id in enumerate(found.ink_ids) if ink_id not in elsewhere]
+        dealt = select.deal(mine, settings.per_class)
         label = self._job.classes.index(category)
-        for split, mine in dealt.items():
+        for split, numbers in dealt.items():
             shards = self._job.shards[split]
             spread = min(shards, SPREAD)
-            for place in range(min(spread, len(mine))):
-                rows = [(row.rank, label, row.key, row.ink) for row in mine[place::spread]]
+            for place in range(min(spread, len(numbers))):
                 # Each class begins elsewhere, so the shards become about equally large.
-                yield (split, (label * (spread + 1) + place) % shards), pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
-        taken = [candidate for mine in dealt.values() for candidate in mine]
+                held = self._held.setdefault((split, (label * (spread + 1) + place) % shards), [])
+                for number in numbers[place::spread]:
+                    held.append((found.ranks[number], label, found.keys[number], found.inks[number]))
+                    self._size += len(found.inks[number])
+        taken = [number for numbers in dealt.values() for number in numbers]
         counts = {
             "category": category,
-            "available": len(candidates),
-            "more": full,
-            "taken": {split: len(mine) for split, mine in dealt.items()},
-            "duplicates": sum(row.times - 1 for row in taken)
-            + sum(row.times for row in found if row.ink_id in elsewhere),
+            "available": len(mine),
+            "more": found.full,
+            "taken": {split: len(numbers) for split, numbers in dealt.items()},
+            "duplicates": sum(found.times[number] - 1 for number in taken)
+            + sum(times for ink_id, times in zip(found.ink_ids, found.times, strict=True) if ink_id in elsewhere),
         }
         yield pvalue.TaggedOutput(_COUNTS, json.dumps(counts))
+        if self._size > HELD:
+            yield from self._write()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        """Writes what is held."""
+        yield from map(GlobalWindows.windowed_value, self._write())
+
+    def _write(self) -> list[Piece]:
+        name = secrets.token_hex(12)
+        pieces, at = [], 0
+        held, self._held, self._size = self._held, {}, 0
+        with storage.writing(self._job.strokes_file(name)) as file:
+            for (split, shard), rows in held.items():
+                data = pickle.dumps(list(zip(*rows, strict=True)), pickle.HIGHEST_PROTOCOL)
+                file.write(data)
+                pieces.append(((split, shard), (name, at, len(data))))
+                at += len(data)
+        return pieces
 
 
 class Write(beam.DoFn):
-    """((split, shard), packed drawings of many classes) -> one shard file and its description."""
+    """((split, shard), where its drawings stand) -> one shard file and its description."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def process(self, element: tuple[ShardKey, Iterable[bytes]], problem: str) -> Iterator[str]:
+    def process(self, element: tuple[ShardKey, Iterable[Place]], problem: str) -> Iterator[str]:
         """Draws and writes one shard, unless the job has failed already."""
         if problem:
             return
         self._job.check_owner()
-        (split, shard), packed = element
-        rows = sorted(row for part in packed for row in pickle.loads(part))  # noqa: S301 - between the workers of one job
-        drawings = [Drawing(label, key, ink) for _, label, key, ink in rows]
+        (split, shard), places = element
+        rows = sorted(row for place in places for row in self._rows(place))
         settings = self._job.settings
         rasteriser = Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink)
         writer = ShardWriter(settings.output, settings.size, settings.encoding, list(self._job.classes))
-        batches = (drawings[at : at + BATCH] for at in range(0, len(drawings), BATCH))
+        columns = (list(zip(*rows[at : at + BATCH], strict=True)) for at in range(0, len(rows), BATCH))
+        batches = (Drawings(labels, keys, inks) for _, labels, keys, inks in columns)
         pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)  # Fresh memory for each batch costs more.
-        drawn = ((batch, rasteriser.draw([drawing.ink for drawing in batch], pixels)) for batch in batches)
+        drawn = ((batch, rasteriser.draw(batch.inks, pixels)) for batch in batches)
         written, per_class = writer.write(split, shard, self._job.shards[split], drawn)
         yield json.dumps({"split": split, "shard": written.__dict__, "per_class": per_class})
+
+    def _rows(self, place: Place) -> Iterator[Row]:
+        name, first, size = place
+        if not size:
+            return iter(())
+        columns = pickle.loads(self._job.read_strokes(name, first, size))  # noqa: S301 - between the workers of one job
+        return zip(*columns, strict=True)
 
 
 def problem_of(reads: Iterable[str], counts: Iterable[str], job: Job) -> str:
@@ -248,8 +311,8 @@ class Commit(beam.DoFn):
         output = self._job.settings.output
         with storage.writing(storage.join(output, REFUSED)) as file:
             for part in parts:
-                name = hashlib.blake2b(part["name"].encode(), digest_size=12).hexdigest()
-                file.write(storage.read_bytes(self._job.work_file(f"refused-{name}")))
+                if part["refused"]:
+                    file.write(storage.read_bytes(self._job.work_file(f"refused-{_file_name(part['name'])}")))
         manifest = _manifest(
             self._job, [json.loads(text) for text in shards], parts, [json.loads(text) for text in counts]
         )
@@ -321,17 +384,15 @@ def build(pipeline: beam.Pipeline, job: Job, parts: Iterable[Part]) -> None:
         | "ByInk" >> beam.GroupByKey()
         | "Shared" >> beam.FlatMap(lambda bucket: select.shared_ink(bucket[1]))
     )
-    dealt = merged.merged | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(shared)).with_outputs(
-        _COUNTS, main="drawings"
-    )
+    dealt = merged.merged | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(shared)).with_outputs(_COUNTS, main="pieces")
     once = pipeline | "Once" >> beam.Create([None])
     reads, counts = pvalue.AsList(read[_READ]), pvalue.AsList(dealt[_COUNTS])
     problem = pvalue.AsSingleton(
         once | "Verdict" >> beam.Map(lambda _, reads, counts: problem_of(reads, counts, job), reads, counts)
     )
-    empty = [((split, shard), pickle.dumps([])) for split, count in job.shards.items() for shard in range(count)]
+    empty = [((split, shard), ("", 0, 0)) for split, count in job.shards.items() for shard in range(count)]
     written = (
-        (dealt.drawings, pipeline | "Shards" >> beam.Create(empty))
+        (dealt.pieces, pipeline | "Shards" >> beam.Create(empty))
         | "All" >> beam.Flatten()
         | "ByShard" >> beam.GroupByKey()
         | "Write" >> beam.ParDo(Write(job), problem)

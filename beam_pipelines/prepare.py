@@ -18,7 +18,7 @@ from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
-from boceto import contract, dataset, storage, strokes
+from boceto import contract, dataset, records, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
 from boceto.errors import DataError, SettingsError
@@ -35,8 +35,9 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         SettingsError: settings that cannot be carried out; the folder is as it was.
         DataError: too many bad drawings, or too few good ones; there is no `dataset.json`.
     """
-    # Refuses what cannot be drawn, and compiles the kernel once for all workers.
+    # Refuses what cannot be drawn, and compiles the kernels once for all workers.
     Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink).draw([strokes.pack([[[0], [0]]])])
+    records.Encoder(1, 1, "raw", ["a"]).frames([0], [b"0"], ["0"], [b"0"])
     storage.check_lasting(settings.output, "prepare.output")
     parts, job = _plan(settings)
     there = _finished(job, parts)

@@ -7,14 +7,15 @@ A drawing whose ink occurs again in its class counts once; ink that occurs in se
 import difflib
 import hashlib
 import pickle
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch
 from boceto import storage
 from boceto.errors import SettingsError
+
+T = TypeVar("T")
 
 ID_BYTES = 16
 # Candidates kept beyond those wanted, to stand in for ink that turns out to belong to another class.
@@ -44,7 +45,7 @@ class Smallest:
         self._key = hashlib.blake2b(f"{seed}/{category}".encode(), digest_size=32).digest()
         self._found: dict[bytes, Candidate] = {}
         self._bound = b"\xff" * (ID_BYTES + 1)
-        self.full = False
+        self._full = False
 
     def add_sketch(self, sketch: Sketch) -> None:
         """Offers one drawing."""
@@ -53,14 +54,14 @@ class Smallest:
         if rank < self._bound:
             self._offer(Candidate(rank, ink_id, sketch.key or ink_id.hex(), sketch.ink, 1))
         else:
-            self.full = True
+            self._full = True
 
     def add(self, candidate: Candidate) -> None:
         """Offers a candidate of this class that another worker kept."""
         if candidate.rank < self._bound:
             self._offer(candidate)
         else:
-            self.full = True
+            self._full = True
 
     def _offer(self, candidate: Candidate) -> None:
         there = self._found.get(candidate.rank)
@@ -73,14 +74,15 @@ class Smallest:
     def _cut(self) -> None:
         ranks = sorted(self._found)
         if len(ranks) > self._keep:
-            self.full = True
+            self._full = True
             self._found = {rank: self._found[rank] for rank in ranks[: self._keep]}
             self._bound = ranks[self._keep]
 
-    def value(self) -> list[Candidate]:
-        """The candidates, smallest rank first; `full` says whether there were more than are kept."""
+    def value(self) -> "Candidates":
+        """What was kept."""
         self._cut()
-        return [self._found[rank] for rank in sorted(self._found)]
+        rows = [self._found[rank] for rank in sorted(self._found)]
+        return Candidates(self._full, *(list(zip(*rows, strict=True)) or [()] * len(Candidate._fields)))
 
 
 def keep_of(wanted: int) -> int:
@@ -88,37 +90,53 @@ def keep_of(wanted: int) -> int:
     return wanted + max(SPARE_LEAST, int(wanted * SPARE_SHARE))
 
 
-def pack(full: bool, candidates: Sequence[Candidate]) -> bytes:  # noqa: FBT001 - the pair that `unpack` returns
-    """One value for Beam to carry: a coder that knew the fields would cost more than the drawing's work."""
-    return pickle.dumps((full, [tuple(candidate) for candidate in candidates]), pickle.HIGHEST_PROTOCOL)
+class Candidates(NamedTuple):
+    """Candidates of one class side by side, smallest rank first. full: there were more than are kept."""
+
+    full: bool
+    ranks: Sequence[bytes]
+    ink_ids: Sequence[bytes]
+    keys: Sequence[str]
+    inks: Sequence[bytes]
+    times: Sequence[int]
+
+    def rows(self) -> list[Candidate]:
+        """One after the other."""
+        return list(map(Candidate, self.ranks, self.ink_ids, self.keys, self.inks, self.times))
+
+    def pack(self) -> bytes:
+        """One value, for a file between the stages."""
+        return pickle.dumps(tuple(self), pickle.HIGHEST_PROTOCOL)
 
 
-def unpack(data: bytes) -> tuple[bool, list[Candidate]]:
-    """The opposite of `pack`; only ever given bytes that this job's own workers packed."""
-    full, rows = pickle.loads(data)  # noqa: S301 - between the workers of one job
-    return full, [Candidate(*row) for row in rows]
+def unpack(data: bytes) -> Candidates:
+    """The opposite of `Candidates.pack`; only ever given bytes that this job's own workers packed."""
+    return Candidates(*pickle.loads(data))  # noqa: S301 - between the workers of one job
 
 
-def merge(parts: Iterable[bytes], wanted: int, seed: int, category: str) -> bytes:
-    """The packed candidates of one class, out of those of its parts."""
+def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str) -> Candidates:
+    """The candidates of one class, out of those of its parts."""
+    if len(parts) == 1:
+        return parts[0]
     smallest = Smallest(keep_of(wanted), seed, category)
-    full = False
     for part in parts:
-        part_full, candidates = unpack(part)
-        full |= part_full
-        for candidate in candidates:
+        for candidate in part.rows():
             smallest.add(candidate)
-    candidates = smallest.value()
-    return pack(full or smallest.full, candidates)
+    merged = smallest.value()
+    return merged._replace(full=merged.full or any(part.full for part in parts))
 
 
 def shared_ink(ids: Iterable[tuple[str, bytes]]) -> list[tuple[bytes, list[str]]]:
     """(class, its ink ids joined) of many classes -> (ink id, classes) of the ink that occurs in more than one."""
-    owners: dict[bytes, list[str]] = defaultdict(list)
+    first: dict[bytes, str] = {}
+    shared: dict[bytes, list[str]] = {}
     for category, joined in ids:
         for at in range(0, len(joined), ID_BYTES):
-            owners[joined[at : at + ID_BYTES]].append(category)
-    return [(ink_id, sorted(categories)) for ink_id, categories in owners.items() if len(categories) > 1]
+            ink_id = joined[at : at + ID_BYTES]
+            other = first.setdefault(ink_id, category)
+            if other != category:
+                shared.setdefault(ink_id, [other]).append(category)
+    return [(ink_id, sorted(categories)) for ink_id, categories in shared.items()]
 
 
 def owner(seed: int, ink_id: bytes, categories: Iterable[str]) -> str:
@@ -126,7 +144,7 @@ def owner(seed: int, ink_id: bytes, categories: Iterable[str]) -> str:
     return min((_keyed(seed, category, ink_id), category) for category in categories)[1]
 
 
-def deal(candidates: Sequence[Candidate], per_class: Mapping[str, int]) -> dict[str, Sequence[Candidate]]:
+def deal(candidates: Sequence[T], per_class: Mapping[str, int]) -> dict[str, Sequence[T]]:
     """Splits a class's candidates, smallest rank first: the test drawings stay the same when training takes more."""
     dealt = {}
     first = 0

@@ -1,6 +1,6 @@
 """Writes one shard: drawings with their pixels in, a TFRecord file and its description out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import google_crc32c
@@ -11,12 +11,12 @@ from boceto import images, records, storage
 from boceto.dataset import Shard, ShardDigest, shard_name
 
 
-class Drawing(NamedTuple):
-    """A drawing on its way into a record: class number, key, and strokes in the form of `boceto.strokes`."""
+class Drawings(NamedTuple):
+    """B drawings on their way into records: class numbers, keys, and strokes in the form of `boceto.strokes`."""
 
-    label: int
-    key: str
-    ink: bytes
+    labels: Sequence[int]
+    keys: Sequence[str]
+    inks: Sequence[bytes]
 
 
 class ShardWriter:
@@ -30,9 +30,9 @@ class ShardWriter:
         self._png = images.PngEncoder(size, size)
 
     def write(
-        self, split: str, shard: int, shards: int, batches: Iterable[tuple[list[Drawing], NDArray[np.uint8]]]
+        self, split: str, shard: int, shards: int, batches: Iterable[tuple[Drawings, NDArray[np.uint8]]]
     ) -> tuple[Shard, list[int]]:
-        """Writes the drawings of `batches`, each a list of B drawings and their pixels uint8[B, H, W], in order.
+        """Writes the drawings of `batches`, each B drawings and their pixels uint8[B, H, W], in order.
 
         Returns the shard's description and its records a class.
         """
@@ -42,16 +42,13 @@ class ShardWriter:
         per_class = [0] * self._classes
         size = 0
         with storage.writing(storage.join(self._folder, name)) as file:
-            for drawings, pixels in batches:
-                content.add(pixels, ((drawing.label, drawing.key.encode(), drawing.ink) for drawing in drawings))
-                data = b"".join(map(self._frame, drawings, pixels))
+            for (labels, keys, inks), pixels in batches:
+                content.add(pixels, zip(labels, (key.encode() for key in keys), inks, strict=True))
+                encoded = [image.tobytes() if self._raw else self._png.encode(image) for image in pixels]
+                data = self._encoder.frames(labels, encoded, keys, inks)
                 checksum.update(data)
                 file.write(data)
                 size += len(data)
-                for drawing in drawings:
-                    per_class[drawing.label] += 1
+                for label in labels:
+                    per_class[label] += 1
         return Shard(name, sum(per_class), size, checksum.hexdigest().decode(), content.hexdigest()), per_class
-
-    def _frame(self, drawing: Drawing, image: NDArray[np.uint8]) -> bytes:
-        encoded = image.tobytes() if self._raw else self._png.encode(image)
-        return records.frame(self._encoder.encode(drawing.label, encoded, drawing.key, drawing.ink))

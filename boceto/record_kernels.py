@@ -5,6 +5,112 @@ import numpy as np
 
 
 @numba.njit(cache=True, nogil=True)
+def _put_varint(out, at, value):
+    while value >> 7:
+        out[at] = value & 0x7F | 0x80
+        value >>= 7
+        at += 1
+    out[at] = value
+    return at + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _varint_size(value):
+    size = np.int64(1)
+    while value >> 7:
+        value >>= 7
+        size += 1
+    return size
+
+
+@numba.njit(cache=True, nogil=True)
+def _put(out, at, data, ends, number):
+    """Copies piece `number` of `data`, whose pieces end at `ends`."""
+    begin = ends[number - 1] if number else 0
+    after = at + ends[number] - begin
+    target, source = out[at:after], data[begin : ends[number]]
+    for byte in range(target.size):  # Not indexed from `at`, so that it is compiled to a copy of memory.
+        target[byte] = source[byte]
+    return after
+
+
+@numba.njit(cache=True, nogil=True)
+def _feature_sizes(name, value):
+    """(entry, feature, list) of a bytes feature: what their lengths say, for a name and a value of these sizes."""
+    items = 1 + _varint_size(value) + value
+    feature = 1 + _varint_size(items) + items
+    return name + _varint_size(feature) + feature, feature, items
+
+
+@numba.njit(cache=True, nogil=True)
+def write_frames(out, frames, labels, values, value_ends, classes, class_ends, names, name_ends, fixed, fixed_ends):
+    """Writes N frames, all but their checksums, into `out`, uint8[enough]; returns their size.
+
+    frames: int64[N, 2], filled with the (offset, length) of each Example.
+
+    An Example is what its class always has, classes[label]; then, for each of its F values, a bytes feature and what
+    stands behind that in all records, fixed[f]. labels: int64[N]. values, value_ends: N * F pieces. names: F pieces,
+    the name with its tag and length and the tag of what follows.
+    """
+    fields = name_ends.size
+    at = np.int64(0)
+    for record in range(labels.size):
+        label = labels[record]
+        size = class_ends[label] - (class_ends[label - 1] if label else 0) + fixed_ends[-1]
+        for field in range(fields):
+            piece = record * fields + field
+            value = value_ends[piece] - (value_ends[piece - 1] if piece else 0)
+            name = name_ends[field] - (name_ends[field - 1] if field else 0)
+            entry = _feature_sizes(name, value)[0]
+            size += 1 + _varint_size(entry) + entry
+        begin = at + 12
+        out[begin] = 0x0A
+        at = _put_varint(out, begin + 1, size)
+        at = _put(out, at, classes, class_ends, label)
+        for field in range(fields):
+            piece = record * fields + field
+            value = value_ends[piece] - (value_ends[piece - 1] if piece else 0)
+            name = name_ends[field] - (name_ends[field - 1] if field else 0)
+            entry, feature, items = _feature_sizes(name, value)
+            out[at] = 0x0A
+            at = _put_varint(out, at + 1, entry)
+            at = _put(out, at, names, name_ends, field)
+            at = _put_varint(out, at, feature)
+            out[at] = 0x0A
+            at = _put_varint(out, at + 1, items)
+            out[at] = 0x0A
+            at = _put_varint(out, at + 1, value)
+            at = _put(out, at, values, value_ends, piece)
+            at = _put(out, at, fixed, fixed_ends, field)
+        frames[record, 0] = begin
+        frames[record, 1] = at - begin
+        _put_number(out, begin - 12, at - begin, 8)
+        at += 4
+    return at
+
+
+@numba.njit(cache=True, nogil=True)
+def seal_frames(out, frames, crcs):
+    """Puts the checksums into N frames. crcs: int64[N, 2], the CRC-32C of (length, data) of each."""
+    for record in range(frames.shape[0]):
+        begin, end = frames[record, 0], frames[record, 0] + frames[record, 1]
+        _put_number(out, begin - 4, _masked(crcs[record, 0]), 4)
+        _put_number(out, end, _masked(crcs[record, 1]), 4)
+
+
+@numba.njit(cache=True, nogil=True)
+def _masked(crc):
+    return ((crc >> 15) | (crc << 17)) + 0xA282EAD8
+
+
+@numba.njit(cache=True, nogil=True)
+def _put_number(out, at, value, size):
+    """The last `size` bytes of a number, little-endian."""
+    for byte in range(size):
+        out[at + byte] = (value >> (8 * byte)) & 0xFF
+
+
+@numba.njit(cache=True, nogil=True)
 def find_frames(shard, overhead):
     """int64[N, 2], (offset, length) of each frame's data; a broken frame ends it with offset -1."""
     found = 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from beam_pipelines.shards import Drawing, ShardWriter
+from beam_pipelines.shards import Drawings, ShardWriter
 from boceto import storage, strokes
 from boceto.dataset import MANIFEST, Manifest, SplitInfo, content_digest
 
@@ -49,10 +49,11 @@ def make_data(tmp_path) -> MakeData:
             written = []
             for shard in range(shards if count else 0):
                 mine = every[shard::shards]
-                drawings = [
-                    Drawing(label, f"{label}-{number}", strokes.pack([[[label, 9], [number % 256, 9]]]))
-                    for label, number in mine
-                ]
+                drawings = Drawings(
+                    [label for label, _ in mine],
+                    [f"{label}-{number}" for label, number in mine],
+                    [strokes.pack([[[label, 9], [number % 256, 9]]]) for label, number in mine],
+                )
                 pixels = np.stack([_square(label, number, size) for label, number in mine])
                 written.append(writer.write(split, shard, shards, [(drawings, pixels)])[0])
             splits[split] = SplitInfo([count] * classes, written)

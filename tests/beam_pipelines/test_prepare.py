@@ -93,6 +93,24 @@ def test_the_same_bytes_whatever_the_workers_and_the_files(strokes_folder, tmp_p
     assert _shards(tmp_path / "two") == expected
 
 
+def test_the_same_bytes_where_a_worker_may_hold_little(strokes_folder, tmp_path, monkeypatch):
+    assert _prepare(strokes_folder, tmp_path / "one") == 0
+    monkeypatch.setattr("beam_pipelines.pipeline.HELD", 0)  # Every class becomes a file of its own.
+    assert _prepare(strokes_folder, tmp_path / "many") == 0
+    assert _shards(tmp_path / "many") == _shards(tmp_path / "one")
+
+
+def test_what_the_imports_leave_out_can_be_imported_later(strokes_folder, tmp_path):
+    script = (
+        "import sys, test_prepare as t\n"
+        "assert t._prepare(*sys.argv[1:]) == 0 and 'bson' not in sys.modules\n"
+        "import bson, requests, google.cloud.storage\n"
+    )
+    words = [sys.executable, "-c", script, strokes_folder, tmp_path / "data"]
+    done = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def job_service(tmp_path):
     """Beam's own portable job service and a worker pool, in a process of their own: (job endpoint, pool address)."""

@@ -22,8 +22,8 @@ def _smallest(inks, keep=3, seed=0, category="cat"):
 def test_neither_order_nor_repeats_change_the_choice(inks, random):
     shuffled = list(inks)
     random.shuffle(shuffled)
-    ranks = [candidate.rank for candidate in _smallest(inks).value()]
-    assert ranks == [candidate.rank for candidate in _smallest(shuffled + shuffled[:5]).value()]
+    ranks = _smallest(inks).value().ranks
+    assert ranks == _smallest(shuffled + shuffled[:5]).value().ranks
     assert len(ranks) == min(3, len(set(inks)))
 
 
@@ -35,32 +35,25 @@ def test_parts_merged_are_the_whole(inks, parts):
         piece = Smallest(select.keep_of(3), 0, "cat")
         for number, ink in list(enumerate(inks))[part::parts]:
             piece.add_sketch(Sketch(ink, f"{number:03}"))
-        candidates = piece.value()
-        split.append(select.pack(piece.full, candidates))
-    full, merged = select.unpack(select.merge(split, 3, 0, "cat"))
-    assert merged == whole.value()
-    assert full == whole.full
+        split.append(select.unpack(piece.value().pack()))
+    assert select.merge(split, 3, 0, "cat") == whole.value()
 
 
 def test_equal_ink_keeps_the_smallest_key_and_is_counted():
-    (candidate,) = _smallest([b"a", b"a", b"a"]).value()
+    (candidate,) = _smallest([b"a", b"a", b"a"]).value().rows()
     assert (candidate.key, candidate.times) == ("000", 3)
 
 
 def test_a_drawing_without_a_key_gets_the_hash_of_its_ink():
     smallest = Smallest(3, 0, "cat")
     smallest.add_sketch(Sketch(b"a", ""))
-    (candidate,) = smallest.value()
+    (candidate,) = smallest.value().rows()
     assert candidate.key == candidate.ink_id.hex()
 
 
 def test_seed_and_class_change_the_choice():
     inks = [b"ink %d" % number for number in range(100)]
-    chosen = {
-        tuple(candidate.ink for candidate in _smallest(inks, 5, seed, category).value())
-        for seed in (0, 1)
-        for category in ("cat", "dog")
-    }
+    chosen = {_smallest(inks, 5, seed, category).value().inks for seed in (0, 1) for category in ("cat", "dog")}
     assert len(chosen) == 4
 
 
@@ -73,7 +66,7 @@ def test_ink_of_several_classes_has_one_owner_whatever_the_order():
 
 
 def test_the_test_drawings_stay_when_training_takes_more():
-    candidates = _smallest([b"ink %d" % number for number in range(50)], 50).value()
+    candidates = _smallest([b"ink %d" % number for number in range(50)], 50).value().rows()
     small = select.deal(candidates, {"test": 5, "validation": 3, "train": 10})
     large = select.deal(candidates, {"test": 5, "validation": 3, "train": 40})
     assert small["test"] == large["test"]

@@ -26,6 +26,23 @@ def test_a_record_is_the_example_that_tensorflow_would_write(label, encoded, key
     assert example.SerializeToString(deterministic=True) == record
 
 
+RECORDS = st.tuples(st.integers(0, 1), st.binary(max_size=40_000), st.text(max_size=50), st.binary(max_size=300))
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=8))
+def test_many_frames_are_the_bytes_of_one_after_the_other(drawings):
+    labels, encoded, keys, strokes = zip(*drawings, strict=True)
+    assert ENCODER.frames(labels, encoded, keys, strokes) == b"".join(
+        records.frame(ENCODER.encode(*drawing)) for drawing in drawings
+    )
+
+
+@pytest.mark.parametrize("size", [0, 127, 128, 16_383, 16_384, 1 << 21])
+def test_many_frames_where_a_length_takes_one_more_byte(size):
+    frames = [records.frame(ENCODER.encode(1, b"e" * near, "", b"")) for near in (size, size + 1)]
+    assert ENCODER.frames([1, 1], [b"e" * size, b"e" * (size + 1)], ["", ""], [b"", b""]) == b"".join(frames)
+
+
 def test_tensorflow_reads_the_frames(tmp_path):
     path = tmp_path / "shard"
     path.write_bytes(b"".join(records.frame(b"x" * size) for size in (0, 1, 70_000)))

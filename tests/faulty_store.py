@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boceto import storage
-from boceto.stores import Unavailable, _gs_transfer
+from boceto.stores import Unavailable, _gs_writing
 from boceto.stores import file as local
 
 KILLS = ("kill-before", "kill-after", "truncated")
@@ -131,7 +131,7 @@ class FaultyStore:
             yield data[: len(data) // 2]
             _die()
 
-        _gs_transfer.Data.chunks = _gs_transfer.Part.chunks = half
+        _gs_writing.Data.chunks = _gs_writing.Part.chunks = half
         self._inner.create(url, data)
         raise AssertionError("it was sent whole")
 

@@ -155,7 +155,8 @@ def _clear(job: Job) -> None:
         shard, _, suffix = name.partition(".tfrecord")
         is_shard = bool(SHARD_NAME.fullmatch(f"{shard}.tfrecord")) and (not suffix or suffix.endswith(".partial"))
         is_work = name.startswith(f"{WORK}/") and name != f"{WORK}/{OWNER}"
-        if is_shard or is_work or name in {REFUSED, PREVIEW}:
+        is_cut_off = name.startswith(f"{MANIFEST}.") and name.endswith(".partial")
+        if is_shard or is_work or is_cut_off or name in {REFUSED, PREVIEW}:
             storage.delete(entry.url)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from boceto.errors import SettingsError
 
-THREADS = 8
+THREADS = 4
 _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
 _METADATA_SERVER = 0.7  # seconds; inside Google's cloud it answers in milliseconds
 _FIRST_CONTACT = 2.0  # seconds
@@ -191,7 +191,7 @@ def _session(credentials: Any) -> Any:
 
     session = AuthorizedSession(credentials)
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=4 * THREADS))
+        session.mount(scheme, HTTPAdapter(pool_maxsize=8 * THREADS))
     return session
 
 

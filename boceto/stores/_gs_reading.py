@@ -23,7 +23,8 @@ from boceto.stores._gs_parallel import Told, in_parallel
 
 CHUNK = 1 << 20
 TRIES = 3  # of a whole file whose parts all came, but not as they are stored
-_PART = 16 << 20
+_PART = 32 << 20
+_POLYNOMIAL = 0x82F63B78  # reflected
 
 
 def hexadecimal(crc32c: str | None) -> str:
@@ -34,6 +35,28 @@ def hexadecimal(crc32c: str | None) -> str:
 def stat_of(blob: Any) -> Stat:
     """What the library's object with its metadata tells."""
     return Stat(blob.size, hexadecimal(blob.crc32c), str(blob.generation))
+
+
+def joined_crc32c(first: int, second: int, size: int) -> int:
+    """The CRC-32C of two pieces of bytes in a row, out of each one's; size: of the second, in bytes.
+
+    The first one's is multiplied by x to the power of the bits that follow it, modulo CRC-32C's polynomial (as in
+    zlib's crc32_combine); bit 31 is the power 0.
+    """
+    power, square = 1 << 31, 1 << 23
+    while size:
+        power = _product(power, square) if size & 1 else power
+        square = _product(square, square)
+        size >>= 1
+    return _product(power, first) ^ second
+
+
+def _product(one: int, other: int) -> int:
+    product = 0
+    for bit in range(31, -1, -1):
+        product ^= other if one >> bit & 1 else 0
+        other = other >> 1 ^ (_POLYNOMIAL if other & 1 else 0)
+    return product
 
 
 def file_crc32c(path: Path, start: int, end: int) -> str:
@@ -82,6 +105,7 @@ class Pinned:
     link: Link
     place: Place
     version: str
+    size: int
 
     def read(self, start: int, end: int, put: Callable[[int, bytes], object]) -> None:
         """Hands `put` the bytes from `start` to `end`, each piece with its offset; goes on where a connection broke."""
@@ -93,7 +117,8 @@ class Pinned:
         from urllib3.exceptions import HTTPError
 
         at = start
-        with self.link.get(self.place, f"{start}-{end - 1}", self.version) as response:
+        wanted = f"{start}-{end - 1}" if (start, end) != (0, self.size) else None
+        with self.link.get(self.place, wanted, self.version) as response:
             if start > 0 and response.status_code != HTTPStatus.PARTIAL_CONTENT:
                 raise Broken("the whole object came in place of a range")
             try:
@@ -129,20 +154,27 @@ def _download_once(link: Link, place: Place, found: Stat, file: BinaryIO, told: 
 
     descriptor = file.fileno()
     os.truncate(descriptor, found.size)
+    crcs: dict[int, int] = {}
 
     def part(link: Link, start: int) -> None:
+        crcs[start] = 0
+
         def put(at: int, data: bytes) -> None:
             link.go_on()
             os.pwrite(descriptor, data, at)
+            crcs[start] = google_crc32c.extend(crcs[start], data)
             told.at(start, at + len(data))
 
-        Pinned(link, place, found.version).read(start, min(start + _PART, found.size), put)
+        Pinned(link, place, found.version, found.size).read(start, min(start + _PART, found.size), put)
 
     try:
         in_parallel(link, part, range(0, found.size, _PART))
     except NotFound:
         return False
-    return not found.crc32c or file_crc32c(Path(file.name), 0, found.size) == found.crc32c
+    crc = 0
+    for start in sorted(crcs):
+        crc = joined_crc32c(crc, crcs[start], min(_PART, found.size - start))
+    return found.crc32c in {"", f"{crc:08x}"}
 
 
 class Reader(io.RawIOBase):
@@ -180,7 +212,7 @@ class Reader(io.RawIOBase):
             self._verify(at, data)
 
         with self._named():
-            Pinned(self._link, self._place, self._found.version).read(first, end, put)
+            Pinned(self._link, self._place, self._found.version, self._found.size).read(first, end, put)
         self._at = max(first, end)
         return self._at - first
 

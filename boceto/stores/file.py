@@ -54,7 +54,7 @@ class Store:
     @contextlib.contextmanager
     def writing(self, url: str) -> Iterator[BinaryIO]:
         path = local_path(url)
-        with _partial(path) as (partial, file):
+        with partial_file(path) as (partial, file):
             yield file
             _to_disk(file)
             partial.replace(path)
@@ -62,7 +62,7 @@ class Store:
 
     def create(self, url: str, data: bytes) -> str:
         path = local_path(url)
-        with _partial(path) as (partial, file):
+        with partial_file(path) as (partial, file):
             file.write(data)
             _to_disk(file)
             try:
@@ -105,7 +105,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _partial(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+def partial_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A file beside `path` to write in, which is gone afterwards unless it was moved."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")

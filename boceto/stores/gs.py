@@ -122,8 +122,9 @@ class Store:
 
     def download(self, url: str, path: Path, progress: Progress | None) -> None:
         link, place = self._open(url)
-        with errors(link, place, _GET), local.Store().writing(str(path)) as file:
+        with errors(link, place, _GET), local.partial_file(path) as (partial, file):
             _gs_reading.download(link, place, file, progress)
+            partial.replace(path)  # Not flushed to disk, which takes longer than the download: there is the original.
 
     def delete(self, url: str) -> None:
         link, place = self._open_to_write(url)

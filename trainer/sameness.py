@@ -1,0 +1,105 @@
+"""Are two checkpoints the same, to the bit, and if not, where do they first differ?"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto.checkpoint import Commit, Progress
+from boceto.tensors import Arrays
+
+GROUPS = {
+    "weights": "weights",
+    "statistics": "batch-norm statistics",
+    "average": "moving average",
+    "scale": "loss scale",
+}
+# Of the machine's speed, not of the run.
+TIMES = frozenset({"images_per_second", "seconds"})
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the state: how many arrays and bytes it has, and its digests in both checkpoints."""
+
+    name: str
+    arrays: int
+    bytes: int
+    first: str
+    second: str
+
+    @property
+    def same(self) -> bool:
+        """Whether it is equal to the bit."""
+        return self.first == self.second
+
+
+def compare(first: tuple[Commit, Arrays], second: tuple[Commit, Arrays]) -> tuple[list[Part], list[str]]:
+    """-> (the parts of both, what differs: the first SHOWN arrays by name, and all else)."""
+    names = list(dict.fromkeys([*first[1], *second[1]]))
+    parts = []
+    for group in dict.fromkeys(name.partition("/")[0] for name in names):
+        mine = [name for name in names if name.partition("/")[0] == group]
+        arrays = [first[1][name] for name in mine if name in first[1]]
+        digests = (_arrays_digest(found[1], mine) for found in (first, second))
+        size = sum(array.nbytes for array in arrays)
+        parts.append(Part(GROUPS.get(group, f"optimiser slot {group}"), len(arrays), size, *digests))
+    differences = [said for name in names if (said := _difference(name, first[1].get(name), second[1].get(name)))]
+    texts = [_texts(commit) for commit, _ in (first, second)]
+    parts += [Part(name, 0, 0, _hash(text.encode()), _hash(texts[1][name].encode())) for name, text in texts[0].items()]
+    more = [f"{name}: {text} and {texts[1][name]}" for name, text in texts[0].items() if text != texts[1][name]]
+    return parts, [*differences[:SHOWN], *_rest(len(differences) - SHOWN), *more]
+
+
+def _texts(commit: Commit) -> dict[str, str]:
+    """What a checkpoint says besides its arrays."""
+    kept = {field.name for field in dataclasses.fields(Progress)} - TIMES - {"ledger", "step"}
+    progress = {name: getattr(commit.progress, name) for name in sorted(kept)}
+    return {
+        "step and position": f"{commit.step}, {commit.position}",
+        "progress": json.dumps(progress),
+        "ledger": commit.progress.ledger,
+        "data and settings": f"{commit.data_digest}, {commit.settings_digest}",
+    }
+
+
+def _rest(count: int) -> list[str]:
+    return [f"and {count} more arrays"] if count > 0 else []
+
+
+def _arrays_digest(arrays: Arrays, names: list[str]) -> str:
+    hashed = hashlib.blake2b(digest_size=16)
+    for name in names:
+        if name in arrays:
+            array = arrays[name]
+            hashed.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return hashed.hexdigest()
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _difference(name: str, first: NDArray[Any] | None, second: NDArray[Any] | None) -> str:
+    """How two arrays differ, "" where they do not."""
+    if first is None or second is None:
+        return f"{name} is in one of them only"
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return f"{name} is {first.dtype}{list(first.shape)} and {second.dtype}{list(second.shape)}"
+    if first.tobytes() == second.tobytes():
+        return ""
+    bits = first.view(f"u{first.itemsize}") if first.ndim else first.reshape(1).view(f"u{first.itemsize}")
+    others = second.reshape(bits.shape).view(bits.dtype)
+    most = np.abs(first.astype(np.float64) - second.astype(np.float64)).max()
+    return f"{name}: {int((bits != others).sum()):,} of {first.size:,} values differ, by up to {most:.3g}"
+
+
+def as_json(parts: list[Part]) -> list[Mapping[str, Any]]:
+    """The parts as they go into a result."""
+    return [{**dataclasses.asdict(part), "same": part.same} for part in parts]

@@ -21,7 +21,6 @@ GROUPS = {
 }
 # Of the machine's speed, not of the run.
 TIMES = frozenset({"images_per_second", "seconds"})
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -41,36 +40,35 @@ class Part:
 
 
 def compare(first: tuple[Commit, Arrays], second: tuple[Commit, Arrays]) -> tuple[list[Part], list[str]]:
-    """-> (the parts of both, what differs: the first SHOWN arrays by name, and all else)."""
-    names = list(dict.fromkeys([*first[1], *second[1]]))
-    parts = []
-    for group in dict.fromkeys(name.partition("/")[0] for name in names):
-        mine = [name for name in names if name.partition("/")[0] == group]
-        arrays = [first[1][name] for name in mine if name in first[1]]
-        digests = (_arrays_digest(found[1], mine) for found in (first, second))
+    """-> (the parts of both, what differs: of each part the first array by name, or its text)."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*first[1], *second[1]]):
+        groups.setdefault(name.partition("/")[0], []).append(name)
+    parts, differences = [], []
+    for group, names in groups.items():
+        arrays = [first[1][name] for name in names if name in first[1]]
+        digests = (_arrays_digest(found[1], names) for found in (first, second))
         size = sum(array.nbytes for array in arrays)
         parts.append(Part(GROUPS.get(group, f"optimiser slot {group}"), len(arrays), size, *digests))
-    differences = [said for name in names if (said := _difference(name, first[1].get(name), second[1].get(name)))]
-    texts = [_texts(commit) for commit, _ in (first, second)]
-    parts += [Part(name, 0, 0, _hash(text.encode()), _hash(texts[1][name].encode())) for name, text in texts[0].items()]
-    more = [f"{name}: {text} and {texts[1][name]}" for name, text in texts[0].items() if text != texts[1][name]]
-    return parts, [*differences[:SHOWN], *_rest(len(differences) - SHOWN), *more]
+        other = [said for name in names if (said := _difference(name, first[1].get(name), second[1].get(name)))]
+        differences += [f"{other[0]} (and {len(other) - 1} more of {len(names)} arrays)"] if other else []
+    for name, (one, another) in _texts(first[0], second[0]).items():
+        parts.append(Part(name, 0, 0, _hash(json.dumps(one)), _hash(json.dumps(another))))
+        differences += [
+            f"{name}: {field} is {one[field]} and {another[field]}" for field in one if one[field] != another[field]
+        ]
+    return parts, differences
 
 
-def _texts(commit: Commit) -> dict[str, str]:
-    """What a checkpoint says besides its arrays."""
-    kept = {field.name for field in dataclasses.fields(Progress)} - TIMES - {"ledger", "step"}
-    progress = {name: getattr(commit.progress, name) for name in sorted(kept)}
+def _texts(*commits: Commit) -> dict[str, list[dict[str, Any]]]:
+    """What checkpoints say besides their arrays: by part, for each of them, by field."""
+    kept = sorted({field.name for field in dataclasses.fields(Progress)} - TIMES - {"ledger", "step"})
     return {
-        "step and position": f"{commit.step}, {commit.position}",
-        "progress": json.dumps(progress),
-        "ledger": commit.progress.ledger,
-        "data and settings": f"{commit.data_digest}, {commit.settings_digest}",
+        "step and position": [{"step": commit.step, "position": commit.position} for commit in commits],
+        "progress": [{name: getattr(commit.progress, name) for name in kept} for commit in commits],
+        "ledger": [{"ledger": commit.progress.ledger} for commit in commits],
+        "data and settings": [{"data": commit.data_digest, "settings": commit.settings_digest} for commit in commits],
     }
-
-
-def _rest(count: int) -> list[str]:
-    return [f"and {count} more arrays"] if count > 0 else []
 
 
 def _arrays_digest(arrays: Arrays, names: list[str]) -> str:
@@ -82,8 +80,8 @@ def _arrays_digest(arrays: Arrays, names: list[str]) -> str:
     return hashed.hexdigest()
 
 
-def _hash(text: bytes) -> str:
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _difference(name: str, first: NDArray[Any] | None, second: NDArray[Any] | None) -> str:

@@ -69,7 +69,8 @@ def settings_link(here: str, settings: Mapping[str, Any], run: Mapping[str, Any]
 def digest_link(here: str, digest: str, run: Mapping[str, Any]) -> Link:
     """Whether the data set is that of `run.json`."""
     theirs = run["data_digest"]
-    return Link(here, f"data set of {runs.DESCRIPTION}", digest == theirs, f"{digest} here, {theirs} there")
+    said = "" if digest == theirs else f"{digest} here, {theirs} there"
+    return Link(here, f"data set of {runs.DESCRIPTION}", digest == theirs, said)
 
 
 def checkpoint_link(here: str, run: str, step: int) -> Link:

@@ -1,6 +1,7 @@
 """An artefact: `artefact.json` and the SavedModel beside it."""
 
 from boceto import artefact, contract, storage
+from boceto import run as runs
 from boceto.artefact import DESCRIPTION, FORMAT, MODEL, VERSION, Artefact
 from boceto.errors import DataError
 from boceto.inspection import Found, Link, Table, Tell
@@ -64,12 +65,20 @@ def _link(found: Found, described: Artefact) -> None:
         return
     must_match(found, digest_link(DESCRIPTION, described.data_digest, run))
     must_match(found, settings_link(DESCRIPTION, described.settings, run))
-    result = run.get("result") or {}
-    for name, here in (("exported_step", described.step), ("parameters", described.parameters), ("net", described.net)):
-        if name in result:
-            must_match(
-                found, Link(f"{name} in {DESCRIPTION}", "run.json", here == result[name], f"{here}, {result[name]}")
-            )
+    result = run.get("result")
+    if not result:  # The run goes on, and the artefact is of the time before.
+        return
+    said = {
+        "exported_step": (described.step, result),
+        "parameters": (described.parameters, result),
+        "net": (described.net, result),
+        "settings": (described.settings, run),
+    }
+    for name, (here, there) in said.items():
+        if name in there:
+            same = here == there[name]
+            text = "" if same else f"{here} here, {there[name]} there"
+            must_match(found, Link(f"{name} in {DESCRIPTION}", runs.DESCRIPTION, same, text))
 
 
 def at(run: str) -> str:

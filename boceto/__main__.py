@@ -13,12 +13,17 @@ SUMMARIES = {
     "prepare": "strokes to TFRecord shards",
     "train": "shards to checkpoints and an artefact",
     "eval": "artefact and shards to accuracy, mAP and a report",
+    "inspect": "what a data set, run, checkpoint, artefact or scores hold, and whether they are whole",
+    "preflight": "whether a training would run here: data, storage, memory, disk, devices, time to save",
+    "verify-resume": "whether a training that is killed and goes on ends the same, to the bit",
 }
+# Verbs that come with another one's extra.
+EXTRAS = {"preflight": "train", "verify-resume": "train"}
 
 
 def usage(verbs: Sequence[str]) -> str:
     """The text of `boceto --help`."""
-    rows = "\n".join(f"  boceto {verb:10} {SUMMARIES.get(verb, '')}".rstrip() for verb in sorted(verbs))
+    rows = "\n".join(f"  boceto {verb:14} {SUMMARIES.get(verb, '')}".rstrip() for verb in sorted(verbs))
     return (
         f"Boceto {__version__}: trains sketch recognisers.\n\n{rows}\n\n`boceto VERB --help` lists a verb's settings."
     )
@@ -41,7 +46,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         program = programs[verb].load()
     except ModuleNotFoundError as error:
-        print(f"`boceto {verb}` needs `pip install 'boceto[{verb}]'`: no module {error.name!r}", file=sys.stderr)
+        print(
+            f"`boceto {verb}` needs `pip install 'boceto[{EXTRAS.get(verb, verb)}]'`: no module {error.name!r}",
+            file=sys.stderr,
+        )
         return EXIT_SETTINGS
     return int(program(rest))
 

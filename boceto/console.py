@@ -80,12 +80,15 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain text table: the first column to the left, the others to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A plain text table: the first `left` columns to the left, the others to the right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
@@ -106,10 +109,26 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
     """Runs `work`, which returns (result, print it as JSON?), and turns its errors into one line and an exit code."""
+
+    def done(console: Console) -> tuple[Mapping[str, Any], bool, None]:
+        return *work(console), None
+
+    return run_check(verb, done)
+
+
+def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool, BocetoError | None]]) -> int:
+    """As `run_program`, for a program that looks for errors: `work` returns (result, print it as JSON?, what is wrong).
+
+    What is wrong is told behind the result.
+    """
     console = Console()
     try:
         with _interrupted_by_sigterm():
-            result, as_json = work(console)
+            result, as_json, wrong = work(console)
+        if as_json:
+            print(json.dumps(result, allow_nan=False), flush=True)
+        if wrong:
+            raise wrong
     except BocetoError as error:
         console.line(f"boceto {verb}: error: {error}")
         return error.exit_code
@@ -119,6 +138,4 @@ def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bo
     except (OSError, MemoryError) as error:
         console.line(f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again")
         return EXIT_FAULT
-    if as_json:
-        print(json.dumps(result, allow_nan=False), flush=True)
     return EXIT_DONE

@@ -22,20 +22,36 @@ from typing import Any, Generic, NoReturn, TypeVar
 from boceto.errors import SettingsError
 
 T = TypeVar("T")
-PROGRAMS = ("demo", "prepare", "train", "eval")
+PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume")
 
 
-def option(
+def option(  # noqa: PLR0913 - what help and check need
     default: Any = dataclasses.MISSING,
     *,
     help: str,
     at_least: float | None = None,
     at_most: float | None = None,
     choices: Sequence[str] | None = None,
+    positional: bool = False,
 ) -> Any:
-    """A dataclass field with what its flag's help and its check need; without a default it is required."""
-    metadata = {"help": help, "at_least": at_least, "at_most": at_most, "choices": choices}
+    """A dataclass field with what its flag's help and its check need; without a default it is required.
+
+    A `positional` one is given on the command line without its name.
+    """
+    metadata = {
+        "help": help, "at_least": at_least, "at_most": at_most, "choices": choices, "positional": positional,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def fixed(value: Any) -> Any:
+    """A dataclass field that is no setting of this program, for one whose settings build on another program's."""
+    return dataclasses.field(default=value, metadata={"fixed": True})
+
+
+def _settings(cls: Any) -> list[dataclasses.Field[Any]]:
+    """The fields that people may set."""
+    return [field for field in dataclasses.fields(cls) if "fixed" not in field.metadata]
 
 
 def _plain_type(annotation: Any) -> Any:
@@ -55,13 +71,15 @@ def _parser(verb: str, cls: type, description: str) -> _Parser:
     parser.add_argument("--config", metavar="FILE.toml", help=f"settings as TOML, in a table [{verb}]; flags win")
     parser.add_argument("--json", action="store_true", help="one machine-readable result on standard output")
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in _settings(cls):
         kind = _plain_type(hints[field.name])
         required = field.default is dataclasses.MISSING
         shown = "required" if required else f"default: {_shown(field.default)}"
         text = f"{field.metadata['help']} ({shown})".replace("%", "%%")
         flag = "--" + field.name.replace("_", "-")
-        if kind is bool:
+        if field.metadata["positional"]:
+            parser.add_argument(field.name, nargs="?", default=None, help=text, metavar=field.name.upper())
+        elif kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             metavar = "|".join(field.metadata["choices"]) if field.metadata["choices"] else None
@@ -132,7 +150,7 @@ def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "sett
     Raises:
         SettingsError: an unknown name, a missing or ill-typed value, or one out of its range.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in _settings(cls)}
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(given) - set(fields))
     if unknown:
@@ -145,11 +163,24 @@ def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "sett
         if name in given:
             values[name] = _converted(where, given[name], _plain_type(hints[name]))
         elif field.default is dataclasses.MISSING:
-            raise SettingsError(f"{where} is missing; give --{name.replace('_', '-')}")
+            flag = name.upper() if field.metadata["positional"] else f"--{name.replace('_', '-')}"
+            raise SettingsError(f"{where} is missing; give {flag}")
         else:
             values[name] = field.default
         _check(where, values[name], field.metadata)
     return cls(**values)
+
+
+def to_flags(settings: Any) -> list[str]:
+    """The command line that says `settings` again: `["--epochs", "30", "--no-flip", ...]`."""
+    words: list[str] = []
+    for field in _settings(settings):
+        flag, value = field.name.replace("_", "-"), getattr(settings, field.name)
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +192,10 @@ class Invocation(Generic[T]):
     rest: tuple[str, ...]
 
 
-def parse(cls: type[T], verb: str, argv: Sequence[str], description: str) -> Invocation[T]:
+def parse(cls: type[T], verb: str, argv: Sequence[str], description: str, base: str = "") -> Invocation[T]:
     """Reads a program's command line. `--help` prints and raises SystemExit(0).
+
+    base: another program whose table in the TOML file counts too, where this one's says nothing else.
 
     Raises:
         SettingsError: as `build`, or for a flag or file that cannot be read.
@@ -171,6 +204,8 @@ def parse(cls: type[T], verb: str, argv: Sequence[str], description: str) -> Inv
     cut = words.index("--") if "--" in words else len(words)
     flags = vars(_parser(verb, cls, description).parse_args(words[:cut]))
     config, as_json = flags.pop("config"), flags.pop("json")
-    given: dict[str, Any] = _read_table(config, verb) if config else {}
+    given: dict[str, Any] = {}
+    if config:
+        given = (_read_table(config, base) if base else {}) | _read_table(config, verb)
     given.update({name: value for name, value in flags.items() if value is not None})
     return Invocation(build(cls, verb, given, config or "settings"), as_json, tuple(words[cut + 1 :]))

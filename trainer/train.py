@@ -15,6 +15,7 @@ from boceto import run as runs
 from boceto.checkpoint import Commit, Progress
 from boceto.dataset import DataSet
 from boceto.errors import DataError, SettingsError
+from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
 from trainer import augment, devices, export, layers, loop, nets
@@ -22,7 +23,7 @@ from trainer import state as states
 from trainer.accounts import Accounts
 from trainer.batches import Ahead, Call, Source, calls
 from trainer.checkpoints import Checkpoints
-from trainer.lease import Heartbeat, Lease
+from trainer.lease import Lease
 from trainer.log import Log
 from trainer.loop import Plan, Run
 from trainer.meter import Meter

@@ -11,8 +11,8 @@ import pytest
 
 from boceto import storage
 from boceto.errors import Stopped
-from trainer import lease as leases
-from trainer.lease import NAME, Heartbeat, Holder, held
+from boceto.lease import NAME, Heartbeat, Holder, begun
+from trainer.lease import held
 from trainer.stop import Stop
 
 TERM = 1.0
@@ -162,7 +162,7 @@ def test_a_killed_holder_of_this_machine_loses_it_at_once(tmp_path):
         with pytest.raises(Stopped, match=f"process {process.pid} on"), hold(str(tmp_path)):
             pass
         process.send_signal(signal.SIGKILL)
-        while leases._begun(process.pid):  # Until it is gone, or only its exit status is left.
+        while begun(process.pid):  # Until it is gone, or only its exit status is left.
             time.sleep(0.01)
         began = time.monotonic()
         with hold(str(tmp_path)):

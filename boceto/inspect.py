@@ -1,0 +1,59 @@
+"""`boceto inspect PATH`: what something that Boceto wrote holds, where it comes from, and whether it is whole."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from boceto import inspection
+from boceto.console import Console, run_check, table
+from boceto.errors import BocetoError, DataError
+from boceto.inspection import Found
+from boceto.settings import option, parse
+
+DESCRIPTION = (
+    "Says what a data set, a run, one of its checkpoints, its artefact (RUN/export) or scores (RUN/eval/<digest>) "
+    "holds, where it comes from, and whether every byte is what its manifest says. It changes nothing. "
+    "Exit code 0: whole; 65: damaged; 2: nothing of ours."
+)
+_MATCHES = {True: "matches", False: "DOES NOT MATCH", None: "not checked"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The words of `boceto inspect`."""
+
+    path: str = option(help="folder: a path or gs://", positional=True)
+
+
+def report(found: Found) -> str:
+    """What was found, for people."""
+    lines = [f"{found.url}: a {found.kind}" if found.kind[0] not in "aeiou" else f"{found.url}: an {found.kind}"]
+    width = max(map(len, found.facts), default=0)
+    lines += [f"  {name.replace('_', ' '):{width}}  {value}" for name, value in found.facts.items()]
+    for part in found.details.get("parts", ()):
+        lines.append(f"  with {part['kind']} {part['path']}")
+    for entry in found.tables:
+        lines += ["", entry.title, table(entry.header, entry.rows, entry.left) if entry.rows else "none"]
+    if found.chain:
+        rows = [[link.here, link.there, _MATCHES[link.matches], link.said] for link in found.chain]
+        lines += ["", "where it comes from", table(["", "", "", ""], rows, 4).partition("\n")[2].partition("\n")[2]]
+    verdict = [f"DAMAGED: {what}" for what in found.damaged] or ["whole: every byte is what its manifest says"]
+    return "\n".join([*lines, "", *verdict])
+
+
+def _more(found: Found) -> str:
+    count = len(found.damaged) - 1
+    return f"; and {count} more, above" if count else ""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `boceto inspect` with these words; returns the exit code."""
+
+    def work(console: Console) -> tuple[Mapping[str, Any], bool, BocetoError | None]:
+        invocation = parse(Settings, "inspect", argv, DESCRIPTION)
+        found = inspection.look(invocation.settings.path, console.progress)
+        console.line(report(found))
+        wrong = DataError(f"{found.url} is damaged: {found.damaged[0]}{_more(found)}") if found.damaged else None
+        return inspection.as_json(found), invocation.json, wrong
+
+    return run_check("inspect", work)

@@ -1,0 +1,86 @@
+"""An artefact: `artefact.json` and the SavedModel beside it."""
+
+from boceto import artefact, contract, storage
+from boceto import run as runs
+from boceto.artefact import DESCRIPTION, FORMAT, MODEL, VERSION, Artefact
+from boceto.errors import DataError
+from boceto.inspection import Found, Link, Table, Tell
+from boceto.inspection._parts import (
+    check_file,
+    checkpoint_link,
+    data_link,
+    digest_link,
+    must_match,
+    parent,
+    run_of,
+    settings_link,
+)
+
+MARKS = (DESCRIPTION, f"{MODEL}/*")
+AGAIN = "export it again with `boceto train`"
+
+
+def look(url: str, tell: Tell) -> Found:
+    """Reads the description and every byte of the SavedModel."""
+    found = Found("artefact", url)
+    path = storage.join(url, DESCRIPTION)
+    try:
+        described = contract.read(Artefact, contract.parse(storage.read_bytes(path), FORMAT, VERSION))
+        if "saved_model.pb" not in described.files:
+            raise ValueError("it lists no saved_model.pb")
+        files = {name: storage.below(storage.join(url, MODEL), name) for name in described.files}
+    except (FileNotFoundError, NotADirectoryError):
+        found.damaged.append(f"{path} is missing, so that it is no artefact; {AGAIN}")
+        return found
+    except (ValueError, DataError) as error:
+        found.damaged.append(f"{path} is damaged: {error}; {AGAIN}")
+        return found
+    states = {}
+    for name, file in files.items():
+        tell(name)
+        states[name] = check_file(found, file, described.files[name])
+    found.facts = {
+        "net": described.net,
+        "parameters": described.parameters,
+        "number_of_classes": len(described.classes),
+        "images": f"{described.height}x{described.width}",
+        "embedding": described.embedding,
+        "step": described.step,
+        "data_digest": described.data_digest,
+        "boceto": described.boceto,
+    }
+    found.details = {"classes": described.classes, "settings": described.settings, "files": states}
+    found.tables = [Table("files", ["file", "state"], [[name, state] for name, state in states.items()], 2)]
+    _link(found, described)
+    return found
+
+
+def _link(found: Found, described: Artefact) -> None:
+    """Where it comes from, as far as the run around it tells."""
+    folder = parent(found.url)
+    run = run_of(folder)
+    found.chain.append(data_link(DESCRIPTION, described.data_digest, run))
+    found.chain.append(checkpoint_link(DESCRIPTION, folder, described.step))
+    if run is None:
+        return
+    must_match(found, digest_link(DESCRIPTION, described.data_digest, run))
+    must_match(found, settings_link(DESCRIPTION, described.settings, run))
+    result = run.get("result")
+    if not result:  # The run goes on, and the artefact is of the time before.
+        return
+    said = {
+        "exported_step": (described.step, result),
+        "parameters": (described.parameters, result),
+        "net": (described.net, result),
+        "settings": (described.settings, run),
+    }
+    for name, (here, there) in said.items():
+        if name in there:
+            same = here == there[name]
+            text = "" if same else f"{here} here, {there[name]} there"
+            must_match(found, Link(f"{name} in {DESCRIPTION}", runs.DESCRIPTION, same, text))
+
+
+def at(run: str) -> str:
+    """The folder of the artefact of a run."""
+    return storage.join(run, artefact.FOLDER)

@@ -1,0 +1,92 @@
+"""A data set: `dataset.json` and its shards."""
+
+import fnmatch
+
+from boceto import dataset, storage
+from boceto.dataset import MANIFEST, Manifest
+from boceto.errors import DataError
+from boceto.inspection import Found, Link, Table, Tell
+from boceto.inspection._parts import OK, check_file
+
+MARKS = (MANIFEST, *(f"{split}-*-of-*.tfrecord" for split in dataset.SPLITS), "_work/*")
+BESIDE = ("refused.jsonl", "preview.png")
+_SHOWN = 20
+
+
+def look(url: str, tell: Tell) -> Found:
+    """Reads the manifest and every byte of the shards."""
+    found = Found("data set", url)
+    try:
+        manifest = dataset.load(url).manifest
+    except DataError as error:
+        found.damaged.append(str(error))
+        return found
+    found.facts = _facts(manifest)
+    shards = [(split, shard) for split, info in manifest.splits.items() for shard in info.shards]
+    states = []
+    for number, (_, shard) in enumerate(shards):
+        tell(f"{number} of {len(shards)} shards")
+        states.append(check_file(found, storage.join(url, shard.name), shard.crc32c, shard.bytes))
+    found.details = {
+        "classes": manifest.classes,
+        "per_class": {split: info.per_class for split, info in manifest.splits.items()},
+        "shards": [
+            {"name": shard.name, "records": shard.records, "bytes": shard.bytes, "state": state}
+            for (_, shard), state in zip(shards, states, strict=True)
+        ],
+        "options": manifest.options,
+        "refused": manifest.refused,
+        "short": manifest.short,
+        "sources": [vars(source) for source in manifest.sources],
+        "other_files": _others(url, {shard.name for _, shard in shards}),
+    }
+    found.tables = _tables(manifest, found.details["shards"])
+    found.chain = [_sources(manifest), Link(MANIFEST, f"data set {manifest.digest}", matches=True)]
+    return found
+
+
+def _facts(manifest: Manifest) -> dict[str, object]:
+    return {
+        "digest": manifest.digest,
+        "boceto": manifest.boceto,
+        "seed": manifest.seed,
+        "images": f"{manifest.height}x{manifest.width} {manifest.encoding}",
+        "number_of_classes": len(manifest.classes),
+        "drawings_read": manifest.drawings,
+        "drawings_refused": sum(manifest.refused.values()),
+        "drawings_filtered": manifest.filtered,
+        "duplicates": manifest.duplicates,
+    }
+
+
+def _tables(manifest: Manifest, shards: list[dict[str, str]]) -> list[Table]:
+    rows = []
+    for split, info in manifest.splits.items():
+        mine = [shard["state"] for shard in shards if shard["name"].startswith(f"{split}-")]
+        size = sum(shard.bytes for shard in info.shards)
+        row = [split, f"{info.records:,}", f"{len(mine)}", f"{size:,}", f"{mine.count(OK)} of {len(mine)} ok"]
+        rows.append(row)
+    tables = [Table("splits", ["split", "records", "shards", "bytes", "state"], rows)]
+    refused = [[reason, f"{count:,}"] for reason, count in manifest.refused.items() if count]
+    if refused:
+        tables.append(Table("refused", ["reason", "drawings"], refused))
+    sources = [[source.name, f"{source.bytes:,}", f"{source.drawings:,}"] for source in manifest.sources]
+    if sources:
+        rest = [[f"and {len(sources) - _SHOWN} more", "", ""]] if len(sources) > _SHOWN else []
+        tables.append(Table("sources", ["source", "bytes", "drawings"], sources[:_SHOWN] + rest))
+    return tables
+
+
+def _sources(manifest: Manifest) -> Link:
+    """A source's bytes are not in the manifest, so that only the counts can be compared."""
+    read = sum(source.drawings for source in manifest.sources)
+    there = f"{len(manifest.sources)} source files"
+    if not manifest.sources or read == manifest.drawings:
+        return Link(MANIFEST, there, None, "only their names, sizes and counts are known")
+    return Link(MANIFEST, there, matches=False, said=f"{read:,} drawings are in them, {manifest.drawings:,} were read")
+
+
+def _others(url: str, shards: set[str]) -> list[str]:
+    names = [storage.relative(entry.url, url) for entry in storage.list_files(url)]
+    known = {MANIFEST, *BESIDE, *shards}
+    return [name for name in names if name not in known and not fnmatch.fnmatch(name, "_work/*")]

@@ -1,0 +1,161 @@
+"""A run: its description, checkpoints, history and lease, its artefact and its scores."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from boceto import checkpoint, contract, lease, storage
+from boceto import run as runs
+from boceto.console import clock_time
+from boceto.errors import DataError
+from boceto.inspection import Found, Link, Table, Tell, artefact, scores
+from boceto.inspection._parts import data_link, digest_link, must_match, settings_link
+
+MARKS = (runs.DESCRIPTION, f"{checkpoint.FOLDER}/*", lease.NAME, runs.HISTORY)
+
+
+def look(url: str, tell: Tell) -> Found:
+    """Reads everything in a run's folder but the curves."""
+    found = Found("run", url)
+    run = _description(found)
+    rows = [_checkpoint(found, run, step, urls, tell) for step, urls in checkpoint.files(url).items()]
+    _mark(found, rows)
+    found.details |= {"checkpoints": rows, "lease": _lease(url, found), "history_lines": _history(url, found)}
+    found.details["seconds"] = _seconds(run, found.details["lease"])
+    found.tables = _tables(found.details)
+    _below(found, tell)
+    return found
+
+
+def _description(found: Found) -> Mapping[str, Any] | None:
+    """What `run.json` says."""
+    try:
+        run = runs.read(found.url)
+    except DataError as error:
+        found.damaged.append(str(error))
+        return None
+    found.facts["description"] = runs.DESCRIPTION if run else f"no {runs.DESCRIPTION}"
+    if run:
+        result = run.get("result") or {}
+        found.facts |= {
+            "net": run["mathematics"].get("net"),
+            "parameters": run.get("parameters"),
+            "data_digest": run["data_digest"],
+            "finished": f"at step {result['step']}" if result else "no",
+            "boceto": (run.get("versions") or {}).get("boceto"),
+            "ledger": result.get("ledger"),
+        }
+        found.details |= {"settings": run.get("settings"), "versions": run.get("versions"), "result": run.get("result")}
+        found.chain.append(data_link(runs.DESCRIPTION, run["data_digest"], run))
+    return run
+
+
+def _checkpoint(found: Found, run: Mapping[str, Any] | None, step: int, urls: list[str], tell: Tell) -> dict[str, Any]:
+    """One checkpoint's row."""
+    tell(f"checkpoint {step}")
+    state, why = checkpoint.state(found.url, step, urls)
+    size = sum(entry.size for entry in storage.list_files(checkpoint.folder_of(found.url, step)))
+    row: dict[str, Any] = {"step": step, "state": state, "bytes": size, "ledger": "", "marks": [], "why": why}
+    if state == checkpoint.CORRUPT:
+        found.damaged.append(why)
+    if state != checkpoint.WHOLE:
+        return row
+    commit = checkpoint.commit(found.url, step)
+    if run is not None:
+        here = f"checkpoint {step}"
+        must_match(found, digest_link(here, commit.data_digest, run))
+        must_match(found, settings_link(here, commit.settings, run))
+    return row | {"ledger": commit.progress.ledger, "best_step": commit.progress.best_step}
+
+
+def _mark(found: Found, rows: list[dict[str, Any]]) -> None:
+    """Marks the newest whole checkpoint and the best one by it; nothing whole, where there should be, is damage."""
+    whole = [row for row in rows if row["state"] == checkpoint.WHOLE]
+    if not whole:
+        if len(rows) > 1:
+            found.damaged.append(
+                f"{storage.join(found.url, checkpoint.FOLDER)}: none of {len(rows)} checkpoints is whole"
+            )
+        return
+    whole[-1]["marks"].append("newest")
+    best = whole[-1]["best_step"]
+    for row in whole:
+        if row["step"] == best:
+            row["marks"].append("best")
+    there = best in [row["step"] for row in whole]
+    if best:
+        must_match(
+            found, Link(f"checkpoint {whole[-1]['step']}", f"the best, {best}", there, "it is not whole any more")
+        )
+
+
+def _lease(url: str, found: Found) -> dict[str, Any]:
+    """Who trains the run, or did."""
+    path = storage.join(url, lease.NAME)
+    holder, version = lease.read(path)
+    if holder is None:
+        if version:
+            found.damaged.append(f"{path} cannot be read; a trainer takes it over after a while")
+        return {"state": "unreadable" if version else "none"}
+    age = time.time() - holder.renewed
+    silent = "is silent, and may be dead" if age > holder.term else "holds it"
+    state = "released" if holder.released else "its process is gone" if holder.is_gone else silent
+    return {
+        "state": state,
+        "holder": str(holder),
+        "seconds_since_renewal": round(age, 1),
+        "term": holder.term,
+        "step": holder.heartbeat.step,
+        "seconds": dict(holder.heartbeat.seconds),
+    }
+
+
+def _history(url: str, found: Found) -> int:
+    """How many lines the history has."""
+    path = storage.join(url, runs.HISTORY)
+    try:
+        lines = storage.read_bytes(path).splitlines()
+        for line in lines:
+            contract.field(contract.decode(line), "step", int)
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        found.damaged.append(f"{path} is damaged: {error}")
+        return 0
+    return len(lines)
+
+
+def _seconds(run: Mapping[str, Any] | None, holder: Mapping[str, Any]) -> dict[str, float]:
+    """Where the time went, as it was last heard of."""
+    heard: dict[str, float] = holder.get("seconds") or (run or {}).get("seconds") or {}
+    return heard
+
+
+def _tables(details: Mapping[str, Any]) -> list[Table]:
+    rows = [
+        [str(row["step"]), row["state"], f"{row['bytes']:,}", row["ledger"] or "-", ", ".join(row["marks"]) or "-"]
+        for row in details["checkpoints"]
+    ]
+    tables = [Table("checkpoints", ["step", "state", "bytes", "ledger", ""], rows)]
+    seconds = details["seconds"]
+    total = max(1e-9, sum(seconds.values()))
+    spent = [[name, clock_time(value), f"{value / total:.1%}"] for name, value in seconds.items()]
+    if spent:
+        tables.append(Table("time over all sessions", ["activity", "time", "share"], spent))
+    holder = {name: str(value) for name, value in details["lease"].items() if name != "seconds"}
+    tables.append(Table("lease", list(holder), [list(holder.values())], len(holder)))
+    return tables
+
+
+def _below(found: Found, tell: Tell) -> None:
+    """Adds the artefact and the scores in the run's folder."""
+    parts = []
+    if storage.list_files(artefact.at(found.url)):
+        parts.append(artefact.look(artefact.at(found.url), tell))
+    top = storage.join(found.url, scores.FOLDER)
+    folders = {storage.relative(entry.url, top).partition("/")[0] for entry in storage.list_files(top)}
+    parts += [scores.look(storage.join(top, name), tell) for name in sorted(folders)]
+    for part in parts:
+        found.damaged += part.damaged
+        found.chain += part.chain
+    found.details["parts"] = [{"kind": part.kind, "path": part.url, **part.facts} for part in parts]

@@ -1,0 +1,92 @@
+"""The scores of a run on one data set: `scores.json`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from boceto import artefact, contract, dataset, storage
+from boceto.errors import BocetoError, DataError
+from boceto.inspection import Found, Link, Tell
+from boceto.inspection._parts import parent
+
+SCORES = "scores.json"
+FORMAT = "boceto-scores"
+VERSION = 1
+FOLDER = "eval"
+MARKS = (SCORES, "report.txt")
+BESIDE = ("report.txt", "neighbours.png")
+
+
+def look(url: str, tell: Tell) -> Found:
+    """Reads the scores, and compares what they say was measured with what is there."""
+    found = Found("scores", url)
+    path = storage.join(url, SCORES)
+    tell(path)
+    try:
+        scores = contract.parse(storage.read_bytes(path), FORMAT, VERSION)
+        found.facts = _facts(scores)
+        described = contract.field(scores, "artefact", dict[str, Any])
+    except (FileNotFoundError, NotADirectoryError):
+        found.damaged.append(f"{path} is missing; run `boceto eval` again")
+        return found
+    except ValueError as error:
+        found.damaged.append(f"{path} is damaged: {error}; run `boceto eval` again")
+        return found
+    for name in BESIDE:
+        if not storage.exists(storage.join(url, name)):
+            found.damaged.append(f"{storage.join(url, name)} is missing; run `boceto eval` again")
+    digest = found.facts["data_digest"]
+    if not url.rstrip("/").endswith(f"/{digest}"):
+        found.damaged.append(f"{path} says it is of data set {digest}, its folder says otherwise")
+    run = parent(parent(url))
+    found.chain = [_data(scores, digest), _artefact(run, described)]
+    return found
+
+
+def _facts(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The few numbers that people look for.
+
+    Raises:
+        ValueError: they are not there.
+    """
+    splits = contract.field(scores, "splits", Mapping[str, dict[str, Any]])
+    retrieval = contract.field(scores, "retrieval", dict[str, Any])
+    rankings = contract.field(retrieval, "rankings", Mapping[str, dict[str, Any]])
+    facts: dict[str, Any] = {
+        "data_digest": contract.field(contract.field(scores, "data", dict[str, Any]), "digest", str),
+        "trained_with_this_data": contract.field(scores, "trained_with_this_data", bool),
+        "boceto": contract.field(scores, "boceto", str),
+    }
+    for name, split in splits.items():
+        facts[f"{name}_accuracy"] = _value(split, "accuracy")
+    for name, ranking in rankings.items():
+        facts[f"map_{name}"] = _value(ranking, "mean_average_precision")
+    return facts
+
+
+def _value(entry: Mapping[str, Any], name: str) -> float | None:
+    found = contract.field(entry, name, dict[str, Any]).get("value")
+    return None if found is None else float(contract.check(float, found, name))
+
+
+def _data(scores: Mapping[str, Any], digest: str) -> Link:
+    path = scores.get("settings", {}).get("data", "")
+    try:
+        there = dataset.load(path).manifest.digest
+    except (BocetoError, OSError):
+        return Link(SCORES, f"data set {digest}", None, f"not at {path or '?'} any more, or not readable from here")
+    return Link(
+        SCORES, f"data set {digest}", there == digest, f"at {path}" if there == digest else f"{path} is {there}"
+    )
+
+
+def _artefact(run: str, described: Mapping[str, Any]) -> Link:
+    there = f"artefact of step {described.get('step')}"
+    try:
+        now = dataclasses.asdict(artefact.load(run))
+    except DataError:
+        return Link(SCORES, there, None, "no artefact that can be read is there")
+    other = [name for name in now if now[name] != described.get(name)]
+    return Link(
+        SCORES, there, not other, f"the artefact has another {other[0]} now: evaluate it again" if other else ""
+    )

@@ -1,0 +1,93 @@
+"""The lease of a run, `RUN/lease.json`: who trains it, or trained it last."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boceto import contract, storage
+
+NAME = "lease.json"
+FORMAT = "boceto-lease"
+VERSION = 1
+_DEAD = (b"Z", b"X")
+_BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Where the run stood when the lease was renewed: its step, and its seconds by activity."""
+
+    step: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What `lease.json` says. term: seconds without renewal after which it is over. machine: of the kernel and the
+    process namespace, "" where there is none; begun: when the process began, by that kernel's count.
+    """
+
+    token: str
+    host: str
+    machine: str
+    process: int
+    begun: str
+    term: float
+    renewed: float
+    released: bool
+    heartbeat: Heartbeat
+    format: str = FORMAT
+    version: int = VERSION
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+    def to_json(self) -> bytes:
+        """The bytes of `lease.json`."""
+        return (json.dumps(dataclasses.asdict(self)) + "\n").encode()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is a process of this machine that has ended."""
+        return self._is_ours and begun(self.process) != self.begun
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine that still runs."""
+        return self._is_ours and begun(self.process) == self.begun
+
+    @property
+    def _is_ours(self) -> bool:
+        return bool(self.machine) and self.machine == machine()
+
+
+def read(path: str) -> tuple[Holder | None, str]:
+    """-> (the holder, or None where it cannot be read; its version, or "" where there is no lease)."""
+    try:
+        data, version = storage.read_versioned(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, ""
+    try:
+        return contract.read(Holder, contract.parse(data, FORMAT, VERSION)), version
+    except ValueError:
+        return None, version
+
+
+def machine() -> str:
+    """What tells this kernel's process namespace from all others; "" where there is no such thing."""
+    try:
+        kernel = storage.read_bytes("/proc/sys/kernel/random/boot_id").decode().strip()
+        return f"{kernel}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def begun(process: int) -> str:
+    """When a process of this machine began, in the kernel's ticks; "" where there is none, or only its exit status."""
+    try:
+        fields = storage.read_bytes(f"/proc/{process}/stat").rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in _DEAD else fields[_BEGUN].decode()

@@ -1,0 +1,332 @@
+import dataclasses
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boceto import artefact, checkpoint, dataset, inspection, lease, storage
+from boceto import run as runs
+from boceto.artefact import Artefact
+from boceto.checkpoint import Progress
+from boceto.errors import SettingsError
+from boceto.inspect import main
+from boceto.lease import Heartbeat, Holder
+from trainer.checkpoints import Checkpoints
+
+MATHEMATICS = {"net": "sknet", "seed": 0}
+LEDGER = "ab" * 16
+ARRAYS = {"weights/a": np.arange(6, dtype=np.float32), "m/a": np.ones(6, np.float32)}
+MODEL = b"a model"
+SECONDS = {"computing": 90.0, "saving": 10.0}
+
+
+def look(url):
+    return inspection.look(str(url), lambda _: None)
+
+
+def contents(folder):
+    """Every name below a folder, its bytes and when it was changed."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+@pytest.fixture
+def data(make_data):
+    return make_data()
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """A finished run with all that may be in one, as the programs write it."""
+    run = str(tmp_path / "run")
+    digest = dataset.load(data).manifest.digest
+    checkpoints = Checkpoints(run, digest, MATHEMATICS, 8, keep=2)
+    for step in (2, 4, 6):
+        checkpoints.save(ARRAYS, Progress(step=step, ledger=LEDGER, best_step=2, seconds=SECONDS))
+    storage.write_bytes(storage.join(checkpoint.folder_of(run, 5), "arrays-0.safetensors"), b"cut off")
+    result = {"step": 6, "exported_step": 2, "parameters": 6, "net": "sknet", "ledger": LEDGER}
+    described = {
+        "goal": {},
+        "mathematics": MATHEMATICS,
+        "data_digest": digest,
+        "settings": {**MATHEMATICS, "data": data},
+    }
+    runs.write(run, {**described, "versions": {"boceto": "test"}, "parameters": 6, "result": result})
+    storage.write_bytes(storage.join(run, runs.HISTORY), b'{"step": 1}\n{"step": 2}\n')
+    _hold(run, released=True)
+    export = storage.join(run, artefact.FOLDER)
+    storage.write_bytes(storage.join(export, artefact.MODEL, "saved_model.pb"), MODEL)
+    storage.write_bytes(storage.join(export, artefact.MODEL, "variables", "variables.index"), b"index")
+    files = {"saved_model.pb": storage.crc32c(MODEL), "variables/variables.index": storage.crc32c(b"index")}
+    shape = {"height": 16, "width": 16, "embedding": 8}
+    names = dataset.load(data).manifest.classes
+    told = Artefact("sknet", 6, names, **shape, step=2, data_digest=digest, files=files,
+                    settings={**MATHEMATICS, "data": data},
+                    images_per_second=1.5, boceto="test")  # fmt: skip
+    storage.write_bytes(storage.join(export, artefact.DESCRIPTION), told.to_json())
+    _score(run, data, digest, told)
+    return run
+
+
+def _hold(run, **changes):
+    holder = Holder("token", socket.gethostname(), "kernel/namespace", 7, "1", 20.0, 0.0, released=False,
+                    heartbeat=Heartbeat(6, SECONDS))  # fmt: skip
+    storage.write_bytes(storage.join(run, lease.NAME), dataclasses.replace(holder, **changes).to_json())
+
+
+def _score(run, data, digest, told):
+    score = {"value": 0.5, "low": 0.4, "high": 0.6}
+    scores = {
+        "format": "boceto-scores",
+        "version": 1,
+        "boceto": "test",
+        "settings": {"data": data},
+        "data": {"digest": digest},
+        "artefact": dataclasses.asdict(told),
+        "trained_with_this_data": True,
+        "splits": {"test": {"accuracy": score}},
+        "retrieval": {"rankings": {"l2": {"mean_average_precision": score}}},
+    }
+    folder = storage.join(run, "eval", digest)
+    for name, text in (("scores.json", json.dumps(scores)), ("report.txt", "report"), ("neighbours.png", "png")):
+        storage.write_bytes(storage.join(folder, name), text.encode())
+
+
+def flip(path, at=-1):
+    whole = Path(path).read_bytes()
+    at %= len(whole)
+    Path(path).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+
+
+def one(folder, pattern):
+    return next(Path(folder).glob(pattern))
+
+
+def test_a_whole_data_set(data, capsys):
+    before = contents(data)
+    assert main([data, "--json"]) == 0
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    manifest = dataset.load(data).manifest
+    assert (told["kind"], told["whole"], told["damaged"]) == ("data set", True, [])
+    assert told["digest"] == manifest.digest
+    assert told["classes"] == ["class 0", "class 1", "class 2"]
+    assert [shard["state"] for shard in told["shards"]] == ["ok"] * 4
+    assert "2 of 2 ok" in said.err
+    assert "whole: every byte" in said.err
+    assert contents(data) == before
+
+
+def test_every_damaged_and_missing_shard_is_named(data, capsys):
+    shards = sorted(Path(data).glob("*.tfrecord"))
+    flip(shards[0], 40)
+    shards[1].write_bytes(shards[1].read_bytes()[:-1])
+    shards[2].unlink()
+    assert main([data, "--json"]) == 65
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert sorted(shard["state"] for shard in told["shards"]) == ["DAMAGED", "DAMAGED", "missing", "ok"]
+    assert len(told["damaged"]) == 3
+    for shard in shards[:3]:
+        assert f"DAMAGED: {shard}" in said.err
+    assert str(shards[3]) not in said.err
+
+
+def test_flips_of_a_manifest_are_found_wherever_it_is_covered(data):
+    path = Path(data) / dataset.MANIFEST
+    whole = path.read_bytes()
+    text = json.loads(whole)
+    # Nothing covers what only tells of the making: it stands before and behind.
+    first = whole.index(b'"classes"')
+    last = whole.index(b'"drawings"')
+    for at in range(first, last):
+        flip(path, at)
+        found = look(data)
+        changed = path.read_bytes()
+        path.write_bytes(whole)
+        try:
+            same = json.loads(changed) == text
+        except ValueError:
+            same = False
+        assert found.damaged or same, at
+
+
+def test_an_unfinished_data_set_is_one(data):
+    (Path(data) / dataset.MANIFEST).unlink()
+    found = look(data)
+    assert found.kind == "data set"
+    assert "unfinished" in found.damaged[0]
+
+
+def test_a_whole_run_with_all_that_is_in_it(run, data, capsys):
+    before = contents(run) | contents(data)
+    assert main([run, "--json"]) == 0
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    rows = {row["step"]: row for row in told["checkpoints"]}
+    assert {step: row["state"] for step, row in rows.items()} == {2: "whole", 4: "whole", 5: "torn", 6: "whole"}
+    assert {step: row["marks"] for step, row in rows.items()} == {2: ["best"], 4: [], 5: [], 6: ["newest"]}
+    assert rows[6]["ledger"] == LEDGER
+    assert rows[6]["bytes"] == sum(path.stat().st_size for path in (Path(run) / "checkpoints" / f"{6:010}").iterdir())
+    assert told["seconds"] == SECONDS
+    assert "01:30  90.0%" in said.err
+    assert told["lease"]["state"] == "released"
+    assert told["history_lines"] == 2
+    assert [part["kind"] for part in told["parts"]] == ["artefact", "scores"]
+    assert told["parts"][1]["map_l2"] == 0.5
+    assert {link["matches"] for link in told["chain"]} == {True}
+    assert {link["here"] for link in told["chain"]} >= {"run.json", "artefact.json", "scores.json", "checkpoint 6"}
+    assert contents(run) | contents(data) == before
+
+
+DAMAGES = {
+    "arrays": ("checkpoints/0000000004/arrays-*", 300, "arrays-"),
+    "COMMIT": ("checkpoints/0000000006/COMMIT", 99, "COMMIT is damaged"),
+    "model": ("export/saved_model/saved_model.pb", 3, "saved_model.pb has 7 bytes"),
+    "variables": ("export/saved_model/variables/variables.index", 0, "variables.index has 5 bytes"),
+    "artefact.json": ("export/artefact.json", 0, "artefact.json is damaged"),
+    "run.json": ("run.json", 0, "run.json is not a run's description"),
+    "history": ("history.jsonl", 0, "history.jsonl is damaged"),
+    "lease": ("lease.json", 0, "lease.json cannot be read"),
+    "scores": ("eval/*/scores.json", 0, "scores.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_one_flipped_byte_in_a_run_is_found_and_named(run, capsys, what):
+    pattern, at, said = DAMAGES[what]
+    path = one(run, pattern)
+    flip(path, at)
+    assert main([run]) == 65
+    assert said in capsys.readouterr().err
+    flip(path, at)
+    assert main([run]) == 0
+
+
+def test_every_flip_of_an_artefacts_description_that_the_run_covers_is_found(run):
+    path = Path(run) / "export" / "artefact.json"
+    whole = path.read_bytes()
+    text = json.loads(whole)
+    uncovered = {"classes", "height", "width", "embedding", "images_per_second", "boceto"}
+    for at in range(len(whole)):
+        flip(path, at)
+        try:
+            changed = json.loads(path.read_bytes())
+        except ValueError:
+            changed = {}
+        covered = {**changed, **{name: text[name] for name in uncovered}} != text
+        found = look(run)
+        # What the run does not know, the scores do.
+        noticed = found.damaged or [link for link in found.chain if link.matches is False]
+        assert noticed or changed == text, at
+        assert found.damaged or not covered or changed == text, at
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("missing", ["export/artefact.json", "export/saved_model/saved_model.pb", "eval/*/report.txt"])
+def test_what_is_missing_is_named(run, missing):
+    path = one(run, missing)
+    path.unlink()
+    assert [what for what in look(run).damaged if f"{path} is missing" in what]
+
+
+def test_a_lost_best_checkpoint_and_none_whole_are_damage(run):
+    shutil.rmtree(checkpoint.folder_of(run, 2))
+    assert look(run).damaged == ["checkpoint 6 does not fit the best, 2: it is not whole any more"]
+    for step in (4, 6):
+        storage.delete(storage.join(checkpoint.folder_of(run, step), checkpoint.COMMIT))
+    assert "none of 3 checkpoints is whole" in look(run).damaged[0]
+
+
+def test_a_checkpoint(run, capsys):
+    folder = checkpoint.folder_of(run, 4)
+    assert main([folder, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["step"], told["state"], told["arrays"]) == ("checkpoint", 4, "whole", 2)
+    assert told["ledger"] == LEDGER
+    flip(one(folder, "arrays-*"))
+    found = look(folder)
+    assert (found.facts["state"], len(found.damaged)) == ("corrupt", 1)
+    torn = look(checkpoint.folder_of(run, 5))
+    assert torn.facts["state"] == "torn"
+    assert "it has no COMMIT" in torn.damaged[0]
+    copy = Path(run) / "copy"
+    shutil.copytree(checkpoint.folder_of(run, 6), copy)
+    with pytest.raises(SettingsError, match=r"outside of a run; put it back to RUN/checkpoints/<step>"):
+        look(copy)
+
+
+def test_an_artefact_and_scores_by_themselves(run, tmp_path):
+    export = storage.join(run, "export")
+    assert [link.matches for link in look(export).chain][:2] == [True, True]
+    moved = tmp_path / "served"
+    shutil.copytree(export, moved)
+    found = look(moved)
+    assert (found.kind, found.damaged) == ("artefact", [])
+    assert [link.matches for link in found.chain] == [None, None]
+    scores = one(run, "eval/*")
+    assert look(scores).facts["test_accuracy"] == 0.5
+    scores.rename(scores.with_name("other"))
+    assert "its folder says otherwise" in look(scores.with_name("other")).damaged[0]
+
+
+def test_what_does_not_match_is_told(run, data, make_data, capsys):
+    other = make_data(name="other", classes=4)
+    shutil.rmtree(data)
+    Path(other).rename(data)
+    assert main([run]) == 0
+    said = capsys.readouterr().err
+    assert said.count("DOES NOT MATCH") >= 2
+    shutil.rmtree(data)
+    assert main([run]) == 0
+    assert "any more, or not readable from here" in capsys.readouterr().err
+
+
+def test_an_artefact_of_another_data_set_than_its_run_is_damage(run):
+    path = Path(run) / "export" / "artefact.json"
+    text = json.loads(path.read_text())
+    path.write_text(json.dumps(text | {"data_digest": "0" * 32}))
+    found = look(run)
+    assert any("artefact.json does not fit data set of run.json" in what for what in found.damaged)
+    assert any(link.here == "scores.json" and link.matches is False for link in found.chain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"renewed": 4e9}, "holds it"),
+        ({"renewed": 0.0}, "is silent, and may be dead"),
+        ({"machine": lease.machine(), "process": os.getpid(), "begun": "1"}, "its process is gone"),
+        ({"released": True}, "released"),
+    ],
+)
+def test_who_holds_the_lease(run, changes, state):
+    _hold(run, **changes)
+    assert look(run).details["lease"]["state"] == state
+
+
+@pytest.mark.parametrize("place", ["empty", "other", "nowhere"])
+def test_what_is_nothing_of_ours_is_told_with_what_was_looked_for(tmp_path, capsys, place):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").write_bytes(b"")
+    assert main([str(tmp_path / place)]) == 2
+    said = capsys.readouterr().err
+    assert "looked for (artefact: artefact.json" in said
+    assert "dataset.json" in said
+    assert main([]) == 2
+    assert "inspect.path is missing; give PATH" in capsys.readouterr().err
+
+
+def test_a_file_stands_for_its_folder_and_object_storage_is_as_good(run, data, emulator):
+    assert look(storage.join(data, dataset.MANIFEST)).url == data
+    for entry in storage.list_files(run):
+        storage.upload(Path(entry.url), f"{emulator.bucket}/run/{storage.relative(entry.url, run)}")
+    found = look(f"{emulator.bucket}/run")
+    assert (found.kind, found.damaged) == ("run", [])
+    storage.write_bytes(f"{emulator.bucket}/run/export/saved_model/saved_model.pb", b"A MODEL")
+    assert "saved_model.pb has 7 bytes" in look(f"{emulator.bucket}/run").damaged[0]

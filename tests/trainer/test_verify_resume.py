@@ -1,0 +1,227 @@
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from boceto import storage
+from boceto.console import Console
+from boceto.errors import DataError, SettingsError
+from boceto.settings import parse
+from trainer import kills
+from trainer.kills import FIRST, SAVE, START, STEP
+from trainer.verify_resume import ChildFailed, NotKilled, Settings, main, verify
+
+SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--steps", "20", "--save-every", "4")
+
+
+@pytest.fixture
+def data(make_data):
+    return make_data(train=16)
+
+
+LATE = "24"  # Its first kill comes after the second checkpoint.
+
+
+def settings(data, tmp_path, *flags):
+    words = ["--data", data, "--work", str(tmp_path / "work"), "--seed-of-kills", "5", *SMALL, *flags]
+    return parse(Settings, "verify-resume", words, "").settings
+
+
+def test_real_trainings_killed_and_gone_on_are_equal(data, tmp_path, capsys):
+    work = tmp_path / "work"
+    flags = ["--data", data, "--work", str(work), *SMALL, "--kills", "2", "--seed-of-kills", "3", "--json"]
+    assert main(flags) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert result["equal"]
+    assert [kill["status"] for kill in result["kills"]] == [-signal.SIGKILL] * 2
+    assert said.err.count(" -9 ") >= 2
+    assert "seed 3" in said.err
+    assert "sessions went on from a checkpoint. The two runs are EQUAL to the bit." in said.err
+    named = {part["name"] for part in result["parts"]}
+    assert named >= {"weights", "batch-norm statistics", "optimiser slot m", "moving average", "ledger", "progress"}
+    assert all(part["bytes"] > 0 for part in result["parts"] if part["arrays"])
+    assert not work.exists()
+
+
+# A trainer whose resume is broken: what a session that goes on does before it trains.
+BREAK = """
+import sys
+from trainer import environment
+environment.prepare()
+from trainer import order, state, train
+{fault}
+from trainer.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+LOST_SLOT = """
+restore = state.State.restore
+state.State.restore = lambda self, arrays: restore(
+    self, {name: value * (not name.startswith("m/")) for name, value in arrays.items()})
+"""
+OTHER_ORDER = """
+begin, rows = train._begin, order.rows
+def other(seed, *rest):
+    return rows(seed + 1, *rest)
+def begin_otherwise(job, plan, state, restored):
+    if restored:
+        order.rows = other
+    return begin(job, plan, state, restored)
+train._begin = begin_otherwise
+"""
+
+
+@pytest.mark.parametrize(("fault", "named"), [(LOST_SLOT, ["m/conv1_1/kernel"]), (OTHER_ORDER, ["ledger: "])])
+def test_a_real_training_whose_resume_is_broken_is_found_out(data, tmp_path, fault, named):
+    asked = settings(data, tmp_path, "--kills", "1", "--seed-of-kills", LATE)
+    script = BREAK.replace("{fault}", fault)
+    result, wrong = verify(asked, Console(), (sys.executable, "-c", script))
+    assert not result["equal"]
+    assert wrong.exit_code == 1
+    for name in ("weights/conv1_1/kernel", *named):
+        assert any(difference.startswith(name) for difference in result["differences"])
+        assert name in str(wrong)
+    assert wrong.args[0].endswith(f"both are in {tmp_path}/work")
+    assert (tmp_path / "work" / "killed" / "checkpoints").is_dir()
+
+
+# A trainer without TensorFlow: the same log, the same checkpoints, steps of a few milliseconds.
+FAKE = """
+import io, json, sys, time
+import numpy as np
+from boceto import checkpoint, ledger, storage
+from boceto.checkpoint import Progress
+from boceto.console import Console
+from trainer.checkpoints import Checkpoints
+from trainer.log import Log
+flag = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+words = sys.argv
+run, last, every = (words[words.index(name) + 1] for name in ("--run", "--max-steps", "--save-every"))
+log = Log(Console(), "json")
+checkpoints = Checkpoints(run, "data", {}, 8, 3)
+found = checkpoints.newest(log)
+fault = "{fault}"
+weights, kept, progress = np.zeros(4, np.float32), np.ones(4, np.float32), Progress(ledger=ledger.EMPTY)
+if found:
+    weights, kept, progress = found[1]["weights/a"], found[1]["weights/b"].copy(), found[0].progress
+    log.line("goes on", step=progress.step)
+    if fault == "array":
+        kept[1] = np.nextafter(np.float32(1), np.float32(9))
+    if fault == "fails":
+        print("the disk is on fire", file=sys.stderr)
+        sys.exit(65)
+if fault == "at once":
+    last = "1"
+time.sleep(0.3 * (fault != "at once"))
+for step in range(progress.step, int(last)):
+    weights = weights + np.float32(0.1) * (step + 1)
+    rolled = ledger.roll(progress.ledger, ledger.digest([b"%d" % (step + (fault == "ledger" and bool(found)))]))
+    progress = Progress(step=step + 1, ledger=rolled, seconds={"computing": time.monotonic()})
+    time.sleep(0.005)
+    log.point("progress", step=step + 1)
+    if (step + 1) % int(every) == 0 or step + 1 == int(last):
+        checkpoints.save({"weights/a": weights, "weights/b": kept}, progress)
+time.sleep(0.1)
+"""
+
+
+def fake(fault=""):
+    return sys.executable, "-c", FAKE.replace("{fault}", fault)
+
+
+def test_many_kills_spread_over_the_run_all_hit(data, tmp_path, capsys):
+    result, wrong = verify(settings(data, tmp_path, "--kills", "9", "--steps", "60"), Console(), fake())
+    assert wrong is None
+    assert [kill["status"] for kill in result["kills"]] == [-9] * 9
+    assert {kill["moment"] for kill in result["kills"]} >= {START, STEP, SAVE}
+    lasts = [kill["last_step"] for kill in result["kills"] if kill["moment"] in {STEP, SAVE}]
+    assert lasts == sorted(lasts)
+    assert lasts[-1] > 30
+    assert result["kills"][-1]["whole"]
+    assert all(not part["name"].startswith("scale") for part in result["parts"])
+    assert not (tmp_path / "work").exists()
+    assert capsys.readouterr().err.count(" -9 ") == 9
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("array", "weights/b: 1 of 4 values differ, by up to 1.19e-07"), ("ledger", "ledger: ")]
+)
+def test_one_bit_is_enough(data, tmp_path, fault, said):
+    result, wrong = verify(settings(data, tmp_path), Console(), fake(fault))
+    assert (result["equal"], wrong.exit_code) == (False, 1)
+    assert any(said in difference for difference in result["differences"])
+    assert said in str(wrong)
+    assert result["work"] == str(tmp_path / "work")
+
+
+def test_a_run_that_is_done_before_its_kill_shows_nothing(data, tmp_path, capsys):
+    quick = fake("at once")[2]
+    # The reference is slow, the run to be killed is done at once.
+    script = f"import sys\nif sys.argv[sys.argv.index('--run') + 1].endswith('reference'):\n    quick = {fake()[2]!r}\n"
+    script += f"else:\n    quick = {quick!r}.replace('range(progress.step', 'range(10**6')\nexec(quick)"
+    script = script.replace("time.sleep(0.1)\\n", "")
+    with pytest.raises(NotKilled, match=r"was done before kill 1 of 3, so nothing is shown; give more --steps"):
+        verify(settings(data, tmp_path, "--seed-of-kills", "1"), Console(), (sys.executable, "-c", script))
+    assert f"the two runs are in {tmp_path}/work" in capsys.readouterr().err
+
+
+def test_a_training_that_fails_is_told_with_its_exit_code(data, tmp_path):
+    with pytest.raises(ChildFailed, match=r"exit status 65: .*the disk is on fire") as failed:
+        verify(settings(data, tmp_path), Console(), fake("fails"))
+    assert failed.value.exit_code == 65
+
+
+def test_who_is_killed_by_someone_else_was_not_killed_by_us(data, tmp_path):
+    script = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    kill = kills.Kill(START, 1, 1.0)
+    session = kills.Child((sys.executable, "-c", script), kill, kills.Pace(60.0, 0, 0, 0)).run()
+    assert session.status == -signal.SIGKILL
+    assert not session.was_killed
+
+
+def test_a_child_does_not_outlive_an_error():
+    script = "import json, os, sys, time\n"
+    script += "print(json.dumps({'message': 'progress', 'step': os.getpid()}), file=sys.stderr)\ntime.sleep(60)"
+    seen = []
+
+    def fails(step):
+        seen.append(step)
+        raise DataError("no")
+
+    began = time.monotonic()
+    with pytest.raises(DataError):
+        kills.Child((sys.executable, "-c", script)).run(fails)
+    assert time.monotonic() - began < 30
+    assert not Path(f"/proc/{seen[0]}").exists()
+
+
+def test_a_work_folder_that_is_not_empty_is_left_alone(data, tmp_path):
+    asked = settings(data, tmp_path)
+    storage.write_bytes(storage.join(asked.work, "mine"), b"mine")
+    with pytest.raises(SettingsError, match=r"verify-resume\.work = .* is not empty; give another folder"):
+        verify(asked, Console(), fake())
+    assert storage.read_bytes(storage.join(asked.work, "mine")) == b"mine"
+
+
+def test_the_runs_may_stay_and_may_be_in_object_storage(data, tmp_path, emulator):
+    work = f"{emulator.bucket}/work"
+    asked = settings(data, tmp_path, "--work", work, "--kills", "2", "--keep-work")
+    result, wrong = verify(asked, Console(), fake())
+    assert (wrong, result["work"]) == (None, work)
+    assert storage.list_files(f"{work}/killed/checkpoints")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_plan_has_every_kind_and_goes_forward(seed):
+    plan = kills.plan(10, 40, 5, seed)
+    assert plan == kills.plan(10, 40, 5, seed)
+    assert len(plan) == 10
+    assert {kill.moment for kill in plan} >= {STEP, SAVE}
+    assert {kill.moment for kill in plan} & {START, FIRST}
+    assert all(0 < kill.step < 40 and 0 <= kill.share < 1 for kill in plan)
+    steps = [kill.step for kill in plan if kill.moment == STEP]
+    assert steps == sorted(steps)
+    assert all(kill.step % 5 == 0 == 5 % kill.every for kill in plan if kill.moment == SAVE)

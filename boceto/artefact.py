@@ -6,7 +6,6 @@ float32[B, D], with its preprocessing inside.
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ FOLDER = "export"
 DESCRIPTION = "artefact.json"
 MODEL = "saved_model"
 FORMAT = "boceto-artefact"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Artefact:
     version: int = VERSION
 
     def to_json(self) -> bytes:
-        """The bytes of `artefact.json`."""
-        return (json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+        """The bytes of `artefact.json`, sealed: a changed byte is told when it is read."""
+        return contract.sealed(dataclasses.asdict(self))
 
 
 def load(run: str) -> Artefact:
@@ -55,7 +54,7 @@ def load(run: str) -> Artefact:
     """
     path = storage.join(run, FOLDER, DESCRIPTION)
     try:
-        return contract.read(Artefact, contract.parse(storage.read_bytes(path), FORMAT, VERSION))
+        return contract.read(Artefact, contract.parse_sealed(storage.read_bytes(path), FORMAT, VERSION))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{path} does not exist: the run has not exported yet; run `boceto train --run {run}`"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "dataset.json"
 FORMAT = "boceto-dataset"
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "validation", "test")
 ENCODINGS = ("png", "raw")
 AGAIN = "prepare it again with --overwrite"
@@ -97,8 +97,8 @@ class Manifest:
     version: int = VERSION
 
     def to_json(self) -> bytes:
-        """The bytes of `dataset.json`."""
-        return (json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+        """The bytes of `dataset.json`, sealed: a changed byte is told when it is read."""
+        return contract.sealed(dataclasses.asdict(self))
 
 
 class ShardDigest:
@@ -151,7 +151,7 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         DataError: it is none, of another version, or its numbers contradict each other.
     """
     try:
-        manifest = contract.read(Manifest, contract.parse(text, FORMAT, VERSION))
+        manifest = contract.read(Manifest, contract.parse_sealed(text, FORMAT, VERSION))
         for name, split in manifest.splits.items():
             _check_split(name, split, len(manifest.classes))
         if manifest.encoding not in ENCODINGS or min(manifest.height, manifest.width) < 1:

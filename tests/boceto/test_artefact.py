@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from boceto import artefact, storage
+from boceto import artefact, contract, storage
 from boceto.artefact import Artefact
 from boceto.errors import DataError
 
@@ -52,9 +52,17 @@ def test_what_was_written_is_read_and_verified(url):
     ],
 )
 def test_a_field_of_another_type_is_named(url, change, message):
-    write(url, json.dumps(json.loads(DESCRIBED.to_json()) | change).encode())
+    write(url, contract.sealed(json.loads(DESCRIBED.to_json()) | change))
     with pytest.raises(DataError, match=rf"artefact.json is not an .*{message}.*`boceto train --run {url}`"):
         artefact.load(url)
+
+
+def test_a_flipped_byte_is_refused_wherever_it_is(url):
+    whole = DESCRIBED.to_json()
+    for at in range(len(whole)):
+        write(url, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DataError, match="artefact.json is not an artefact's description"):
+            artefact.load(url)
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000, b"5"])

@@ -7,7 +7,7 @@ from boceto import __main__ as command
 
 def test_an_unknown_verb_says_which_there_are(capsys):
     assert command.main(["trian"]) == 2
-    assert "the verbs are demo, eval, prepare, train" in capsys.readouterr().err
+    assert "the verbs are demo, eval, inspect, " in capsys.readouterr().err
 
 
 def test_without_a_verb_help_is_shown(capsys):

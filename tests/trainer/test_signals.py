@@ -65,35 +65,31 @@ def test_handlers_are_there_before_the_imports():
     assert done.stdout == "['boceto.process', 'boceto.process'] []\n", done.stderr
 
 
-@pytest.mark.parametrize("moment", ["at once", "in the imports", "restoring", "training"])
-def test_a_run_that_is_asked_to_stop_at_any_moment_ends_with_75_and_goes_on(make_data, tmp_path, namespace, moment):
+def test_a_run_that_is_asked_to_stop_at_any_moment_ends_with_75_and_goes_on(make_data, tmp_path, namespace):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "boceto", "train", "--data", make_data(train=8), "--run", str(run), *SMALL]
-    before = 0
-    if moment == "restoring":
-        assert subprocess.run([*command, "--max-steps", "4"], check=False, capture_output=True).returncode == 0
-        before = 4
-    with subprocess.Popen(
-        [*namespace, *command, *FLAGS], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        trainer = trainer_of(process, namespace)
-        moments = {
-            "at once": lambda: listens(trainer),
-            "in the imports": lambda: "tensorflow" in Path(f"/proc/{trainer}/maps").read_text(),
-            "restoring": lambda: (run / "lease.json").exists() and not _lease(run)["released"],
-            "training": lambda: list(run.glob(f"{checkpoint.FOLDER}/*/{checkpoint.COMMIT}")),
-        }
-        until(moments[moment], process)
-        Path(f"/proc/{trainer}/status").read_text()
-        subprocess.run(["kill", "-TERM", str(trainer)], check=True)
-        said = process.stderr.read()
-    assert process.returncode == 75, said
-    assert "run the same command again" in said
-    last = max(checkpoint.files(str(run)), default=0)
-    assert last >= before
-    if moment == "training":
-        assert f"stopped after step {last}" in said
-        checkpoint.load(str(run), last)
+    command = [sys.executable, "-m", "boceto", "train", "--data", make_data(train=8), "--run", str(run), *SMALL, *FLAGS]
+
+    def stopped(happened):
+        with subprocess.Popen(
+            [*namespace, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            trainer = trainer_of(process, namespace)
+            until(lambda: happened(trainer), process)
+            subprocess.run(["kill", "-TERM", str(trainer)], check=True)
+            said = process.stderr.read()
+        assert process.returncode == 75, said
+        assert "run the same command again" in said
+        return said
+
+    assert "before anything began" in stopped(listens)
+    stopped(lambda trainer: "tensorflow" in Path(f"/proc/{trainer}/maps").read_text())
+    assert not checkpoint.files(str(run))
+    said = stopped(lambda _: list(run.glob(f"{checkpoint.FOLDER}/*/{checkpoint.COMMIT}")))
+    last = max(checkpoint.files(str(run)))
+    assert f"stopped after step {last}" in said
+    stopped(lambda _: not _lease(run)["released"])  # Now it imports, and has something to restore.
+    assert max(checkpoint.files(str(run))) >= last
+    checkpoint.load(str(run), max(checkpoint.files(str(run))))
 
 
 def _lease(run):

@@ -43,20 +43,21 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
 
     Raises:
         DataError: the data set, the artefact or the net's outputs are damaged, or do not belong together.
-        SettingsError: the data set has no test split.
+        SettingsError: the data set has no test split, or the run's folder cannot be written.
     """
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "eval.cache_dir", console.progress))
     description = artefact.load(settings.run)
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
+    folder = storage.join(settings.run, FOLDER, data.manifest.digest)
+    storage.check_writable(folder, "eval.run")  # Now, and not when all is computed.
     test = data.split("test")
     net = model.load(settings.run, description)
     job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console)
     splits = {"train": _train_scores(job)} if data.manifest.splits["train"].records else {}
     splits["test"], embeddings = _classify(job, test, np.arange(len(test)), keep=True)
     scores = _header(job, same=same) | {"splits": splits, "retrieval": _retrieve(job, embeddings, test.labels)}
-    folder = storage.join(settings.run, FOLDER, data.manifest.digest)
     _write(folder, scores, _picture(job, test, embeddings))
     console.line(report.summary(scores))
     return _result(scores, folder, net)

@@ -7,8 +7,11 @@ from urllib.parse import quote
 
 import pytest
 import requests
+from faulty_proxy import FaultyProxy, answer
 
 from boceto import checkpoint, storage
+from boceto.stores import gs
+from boceto.stores._gs_link import Patience
 from trainer import batches
 
 LONG = ("--epochs", "400")  # More than it takes to be hit; were it not, the run would end with 0.
@@ -190,3 +193,30 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(make
     assert code == 2
     assert f"train.cache_dir = {there}" in text
     assert "give another --cache-dir" in text
+
+
+def test_a_quota_that_stays_used_up_is_a_fault_and_the_run_goes_on_when_there_is_more(make_run, emulator, monkeypatch):
+    run = make_run(classes=3, train=8)
+    far = f"{emulator.bucket}/run"
+    hasty = Patience(deadline=0.5, first_delay=0.01, longest_delay=0.1)
+    with FaultyProxy(emulator.url) as proxy:
+        store = gs.Store(hasty, proxy.url)
+        monkeypatch.setattr(gs, "Store", lambda: store)
+        storage._of_scheme.cache_clear()
+
+        def saved():
+            return any(checkpoint.is_committed(urls) for urls in checkpoint.files(far).values())
+
+        with once(saved, lambda: proxy.add(answer(429), method="POST", count=10**6)):
+            code, text = run.train(*LONG, "--run", far)
+        assert code == 1, text
+        assert "the quota is used up within 0.5 s" in text
+        assert "(2 in a row); it is tried again" in text
+        tries = [request for request in proxy.log if request.status == 429]
+        assert len(tries) > 20
+        proxy.clear()
+        storage.delete(f"{far}/lease.json")  # It names this process, which a run of its own would have ended with.
+        last = max(step for step, urls in checkpoint.files(far).items() if checkpoint.is_committed(urls))
+        code, text = run.train("--max-steps", str(last + 3), *LONG, "--run", far)
+        assert code == 0
+        assert f"goes on after step {last}" in text

@@ -18,7 +18,7 @@ import google_crc32c
 
 from boceto import stores
 from boceto.errors import DataError, SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
+from boceto.stores import Changed, Entry, Progress, Sink, Stat, Store, Unavailable
 from boceto.stores.file import local_path
 
 __all__ = ["Changed", "Entry", "Progress", "Stat", "Unavailable"]
@@ -98,6 +98,14 @@ def open_file(url: str) -> BinaryIO:
 def read_bytes(url: str, start: int = 0, end: int | None = None) -> bytes:
     """The bytes of one object, or those from `start` to `end` (not included)."""
     return _store(url).read(url, start, end)
+
+
+def stream(url: str, start: int, put: Sink) -> None:
+    """Hands `put` the bytes of one object from `start` on, piece by piece, in order and unverified.
+
+    The cheapest way to go on with a copy. What `put` raises ends it.
+    """
+    _store(url).stream(url, start, put)
 
 
 def read_versioned(url: str) -> tuple[bytes, str]:

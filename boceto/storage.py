@@ -56,6 +56,11 @@ def join(url: str, *names: str) -> str:
     return "/".join([url.rstrip("/") if url != "/" else "", *names])
 
 
+def parent(url: str) -> str:
+    """The folder that the file or folder `url` is in."""
+    return url.rstrip("/").rpartition("/")[0] or ("/" if url.startswith("/") else ".")
+
+
 def below(folder: str, name: str) -> str:
     """The URL of a file that a manifest names: always one below the URL `folder`. A manifest may come from anywhere.
 

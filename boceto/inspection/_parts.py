@@ -11,11 +11,6 @@ from boceto.inspection import Found, Link
 OK, MISSING, DAMAGED = "ok", "missing", "DAMAGED"
 
 
-def parent(url: str) -> str:
-    """The folder that the folder `url` is in."""
-    return url.rstrip("/").rpartition("/")[0] or "."
-
-
 def check_file(found: Found, path: str, crc32c: str, size: int | None = None) -> str:
     """-> OK, MISSING or DAMAGED, for a file whose checksum (and size in bytes) a manifest says; damage is noted."""
     try:

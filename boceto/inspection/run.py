@@ -82,11 +82,10 @@ def _mark(found: Found, rows: list[dict[str, Any]]) -> None:
     for row in whole:
         if row["step"] == best:
             row["marks"].append("best")
-    there = best in [row["step"] for row in whole]
     if best:
-        must_match(
-            found, Link(f"checkpoint {whole[-1]['step']}", f"the best, {best}", there, "it is not whole any more")
-        )
+        there = best in [row["step"] for row in whole]
+        said = "" if there else "it is not whole any more"
+        must_match(found, Link(f"checkpoint {whole[-1]['step']}", f"the best, {best}", there, said))
 
 
 def _lease(url: str, found: Found) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def read(url: str) -> Artefact:
 
 
 def listed(url: str, description: Artefact) -> dict[str, str]:
-    """The URLs of the SavedModel's files of the artefact in the folder `url`, all of them below it, and their checksums.
+    """The URLs of the SavedModel's files of the artefact in the folder `url`, all below it, and their checksums.
 
     Raises:
         DataError: one is not, or there is no SavedModel among them.

@@ -4,15 +4,15 @@ from boceto import artefact, storage
 from boceto import run as runs
 from boceto.artefact import DESCRIPTION, MODEL, Artefact
 from boceto.errors import DataError
-from boceto.inspection import Found, Link, Table, Tell
+from boceto.inspection import Found, Table, Tell
 from boceto.inspection._parts import (
     check_file,
+    check_settings,
     checkpoint_link,
     data_link,
     digest_link,
     must_match,
     run_of,
-    settings_link,
 )
 
 MARKS = (DESCRIPTION, f"{MODEL}/*")
@@ -57,7 +57,7 @@ def _link(found: Found, described: Artefact) -> None:
     if run is None:
         return
     must_match(found, digest_link(DESCRIPTION, described.data_digest, run))
-    must_match(found, settings_link(DESCRIPTION, described.settings, run))
+    check_settings(found, DESCRIPTION, described.settings, run)
     result = run.get("result")
     if not result:  # The run goes on, and the artefact is of the time before.
         return
@@ -68,10 +68,8 @@ def _link(found: Found, described: Artefact) -> None:
         "settings": (described.settings, run),
     }
     for name, (here, there) in said.items():
-        if name in there:
-            same = here == there[name]
-            text = "" if same else f"{here} here, {there[name]} there"
-            must_match(found, Link(f"{name} in {DESCRIPTION}", runs.DESCRIPTION, same, text))
+        if name in there and here != there[name]:
+            found.damaged.append(f"{DESCRIPTION} does not fit {runs.DESCRIPTION}: {name} is {here} and {there[name]}")
 
 
 def at(run: str) -> str:

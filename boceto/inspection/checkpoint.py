@@ -6,7 +6,7 @@ from boceto import checkpoint, storage
 from boceto.checkpoint import COMMIT, Commit
 from boceto.errors import DataError, SettingsError
 from boceto.inspection import Found, Table, Tell
-from boceto.inspection._parts import data_link, digest_link, must_match, run_of, settings_link
+from boceto.inspection._parts import check_settings, data_link, digest_link, must_match, run_of
 from boceto.tensors import Arrays
 
 MARKS = (COMMIT, "arrays-*.safetensors*")
@@ -59,4 +59,4 @@ def _link(found: Found, folder: str, commit: Commit) -> None:
     found.chain.append(data_link(COMMIT, commit.data_digest, run))
     if run is not None:
         must_match(found, digest_link(COMMIT, commit.data_digest, run))
-        must_match(found, settings_link(COMMIT, commit.settings, run))
+        check_settings(found, COMMIT, commit.settings, run)

@@ -264,7 +264,7 @@ def test_an_artefact_of_another_data_set_than_its_run_is_damage(run):
     text = json.loads(path.read_text())
     path.write_bytes(contract.sealed(text | {"data_digest": "0" * 32}))
     found = look(run)
-    assert any("artefact.json does not fit data set of run.json" in what for what in found.damaged)
+    assert any("artefact.json does not fit data set 000" in what for what in found.damaged)
     assert any(link.here == "scores.json" and link.matches is False for link in found.chain)
 
 
@@ -303,3 +303,12 @@ def test_a_file_stands_for_its_folder_and_object_storage_is_as_good(run, data, e
     assert (found.kind, found.damaged) == ("run", [])
     storage.write_bytes(f"{emulator.bucket}/run/export/saved_model/saved_model.pb", b"A MODEL")
     assert "saved_model.pb has 7 bytes" in look(f"{emulator.bucket}/run").damaged[0]
+
+
+def test_settings_that_do_not_fit_are_told(run):
+    description = runs.read(run)
+    runs.write(run, {**description, "mathematics": {**MATHEMATICS, "seed": 1}})
+    said = "does not fit run.json: seed is 0 and 1"
+    wanted = [*(f"checkpoint {step} {said}" for step in (2, 4, 6)), f"artefact.json {said}"]
+    assert look(run).damaged == wanted
+    assert look(checkpoint.folder_of(run, 4)).damaged == [f"COMMIT {said}"]

@@ -29,15 +29,15 @@ def settings(data, tmp_path, *flags):
 
 def test_real_trainings_killed_and_gone_on_are_equal(data, tmp_path, capsys):
     work = tmp_path / "work"
-    flags = ["--data", data, "--work", str(work), *SMALL, "--kills", "2", "--seed-of-kills", "3", "--json"]
+    flags = ["--data", data, "--work", str(work), *SMALL, "--kills", "1", "--seed-of-kills", "11", "--json"]
     assert main(flags) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
     assert result["equal"]
-    assert [kill["status"] for kill in result["kills"]] == [-signal.SIGKILL] * 2
-    assert said.err.count(" -9 ") >= 2
-    assert "seed 3" in said.err
-    assert "sessions went on from a checkpoint. The two runs are EQUAL to the bit." in said.err
+    assert [kill["status"] for kill in result["kills"]] == [-signal.SIGKILL]
+    assert " -9 " in said.err
+    assert "seed 11" in said.err
+    assert "1 sessions went on from a checkpoint. The two runs are EQUAL to the bit." in said.err
     named = {part["name"] for part in result["parts"]}
     assert named >= {"weights", "batch-norm statistics", "optimiser slot m", "moving average", "ledger", "progress"}
     assert all(part["bytes"] > 0 for part in result["parts"] if part["arrays"])
@@ -116,9 +116,9 @@ def fake(fault=""):
 
 
 def test_many_kills_spread_over_the_run_all_hit(data, tmp_path, capsys):
-    result, wrong = verify(settings(data, tmp_path, "--kills", "9", "--steps", "60"), Console(), fake())
+    result, wrong = verify(settings(data, tmp_path, "--kills", "6", "--steps", "60"), Console(), fake())
     assert wrong is None
-    assert [kill["status"] for kill in result["kills"]] == [-9] * 9
+    assert [kill["status"] for kill in result["kills"]] == [-9] * 6
     assert {kill["moment"] for kill in result["kills"]} >= {START, STEP, SAVE}
     lasts = [kill["last_step"] for kill in result["kills"] if kill["moment"] in {STEP, SAVE}]
     assert lasts == sorted(lasts)
@@ -126,7 +126,7 @@ def test_many_kills_spread_over_the_run_all_hit(data, tmp_path, capsys):
     assert result["kills"][-1]["whole"]
     assert all(not part["name"].startswith("scale") for part in result["parts"])
     assert not (tmp_path / "work").exists()
-    assert capsys.readouterr().err.count(" -9 ") == 9
+    assert capsys.readouterr().err.count(" -9 ") == 6
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,10 @@ class Footprint:
 
     def disk(self, steps: int) -> int:
         """Bytes of a run of so many steps: checkpoints that stay, the best, one being written, and two artefacts."""
-        every = steps // self.settings.keep_every if self.settings.keep_every else 0
-        return (self.settings.keep + every + 2) * self.checkpoint + 2 * self.served
+        settings = self.settings
+        saves = settings.epochs + (steps // settings.save_every if settings.save_every else 0)
+        every = steps // settings.keep_every if settings.keep_every else 0
+        return (min(settings.keep + every, saves) + 2) * self.checkpoint + 2 * self.served
 
 
 def measure(settings: Settings, manifest: Manifest, spec: Spec, replicas: int) -> Footprint:

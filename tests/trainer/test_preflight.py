@@ -242,7 +242,8 @@ def test_too_little_memory(look, monkeypatch):
 
 
 def test_too_little_room(look):
-    code, checks, _ = look("--keep", str(10**12))
+    assert look("--keep", str(10**12))[0] == 0  # There will be no more of them than epochs.
+    code, checks, _ = look("--keep", str(10**12), "--epochs", str(10**9))
     assert code == 2
     assert "make room, use a smaller --keep, or another --run" in failed(checks)["disk"]
     assert unchecked(checks) == ["save"]

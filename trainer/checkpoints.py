@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boceto import checkpoint, storage, tensors
 from boceto.checkpoint import COMMIT, Commit, File, Progress
@@ -99,7 +100,7 @@ class Checkpoints:
             DataError: a value is not finite: such a state would restore as a run that can only fail.
             Damaged: it does not read back as it was written; all that was there is still there.
         """
-        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        broken = [name for name, array in arrays.items() if not _is_finite(array)]
         if broken:
             raise DataError(f"step {progress.step}: {broken[0]} is not finite, so nothing was saved; {REMEDY}")
         folder = checkpoint.folder_of(self._run, progress.step)
@@ -181,3 +182,9 @@ class Checkpoints:
         for url in files.get(saved, []):
             if not url.endswith((f"/{name}", f"/{COMMIT}")):
                 storage.delete(url)  # Of a save of the same step that was cut off.
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    """Whether every value is: the sum of others is none, and takes one pass without an array of its own."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())  # Large ones may overflow in the sum alone.

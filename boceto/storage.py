@@ -11,6 +11,7 @@ import os
 import pkgutil
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,6 +55,11 @@ def is_local(url: str) -> bool:
 def join(url: str, *names: str) -> str:
     """The URL of `names` below the folder `url`."""
     return "/".join([url.rstrip("/") if url != "/" else "", *names])
+
+
+def parent(url: str) -> str:
+    """The folder that the file or folder `url` is in."""
+    return url.rstrip("/").rpartition("/")[0] or ("/" if url.startswith("/") else ".")
 
 
 def below(folder: str, name: str) -> str:
@@ -195,6 +201,28 @@ def preconditions_honoured(url: str) -> bool:
     finally:
         delete(probe)
     return False
+
+
+@contextlib.contextmanager
+def as_found(url: str) -> Iterator[None]:
+    """Removes what folders the block has made on the way to the folder `url`, where they are empty at its end."""
+    path = local_path(url).absolute() if is_local(url) else None
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()] if path else []
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def free_bytes(url: str) -> int | None:
+    """How many bytes there is room for in the folder `url`, which need not be there; None where nobody knows."""
+    if not is_local(url):
+        return None
+    path = local_path(url).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(there).free
 
 
 def _probe(url: str) -> str:

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from boceto import storage
 from boceto.errors import BocetoError, Stopped
-from boceto.lease import NAME, Heartbeat, Holder, begun, machine, read
+from boceto.lease import NAME, UNREADABLE, Heartbeat, Holder, begun, machine, read
 from trainer.stop import Stop
 
 RENEWALS = 4  # In one term.
 _LOOKS = 20
-_DAMAGED = "someone whose lease cannot be read"
 
 
 class Lease:
@@ -86,7 +85,7 @@ class Lease:
         except storage.Changed:
             other, version = read(self._path)
             if not other or other.token != self._holder.token:
-                self._lost = f"the lease of the run was taken over by {other or _DAMAGED}"
+                self._lost = f"the lease of the run was taken over by {other or UNREADABLE}"
                 return
             # An earlier renewal of ours had come through although its answer said otherwise, or none came.
             self._version = storage.replace_bytes(self._path, holder.to_json(), version)
@@ -128,7 +127,7 @@ def _take(path: str, me: Holder, stop: Stop, say: Callable[[str], None]) -> tupl
             if other and (other.is_here or (seen and seen != version)):
                 raise Stopped(f"{path}: {other} is training this run; wait for it, or give another --run")
             if not seen:
-                say(f"{other or _DAMAGED} held this run's lease; it is ours if it is not renewed within {term:g} s")
+                say(f"{other or UNREADABLE} held this run's lease; it is ours if it is not renewed within {term:g} s")
                 seen, since = version, time.monotonic()
         if stop.wait(me.term / _LOOKS):
             stop.check()

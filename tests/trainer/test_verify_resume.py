@@ -191,7 +191,7 @@ def test_a_work_folder_that_is_not_empty_is_left_alone(data, tmp_path):
 
 def test_the_runs_may_stay_and_may_be_in_object_storage(data, tmp_path, emulator):
     work = f"{emulator.bucket}/work"
-    asked = settings(data, tmp_path, "--work", work, "--kills", "2", "--keep-work")
+    asked = settings(data, tmp_path, "--work", work, "--kills", "1", "--seed-of-kills", "11", "--keep-work")
     result, wrong = verify(asked, Console(), fake())
     assert (wrong, result["work"]) == (None, work)
     assert storage.list_files(f"{work}/killed/checkpoints")

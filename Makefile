@@ -3,6 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # uv must use the machine's Python and not fetch one.
 export UV_PYTHON_DOWNLOADS := never
+SBOM := out/sbom
 IMAGES := prepare train eval emulator
 LOCKED := prepare train gpu eval dev
 LOCKED_GROUPS := build emulator
@@ -43,11 +44,11 @@ image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev
 	  $(if $(ACCELERATOR),--build-arg ACCELERATOR=$(ACCELERATOR)) $(if $(PYTHON_IMAGE),--build-arg PYTHON=$(PYTHON_IMAGE)) \
 	  . || exit 1; done
 
-sbom: install  ## out/sbom/: what each image holds, as CycloneDX, from its lock.
-	mkdir -p out/sbom
+sbom: install  ## What each image holds, as CycloneDX, from its lock: out/sbom/, or the folder SBOM.
+	mkdir -p $(SBOM)
 	for lock in prepare train gpu eval; do \
 	  $(VENV)/bin/uv pip compile --quiet --no-deps --python-platform linux --generate-hashes --no-header requirements/$$lock.txt | \
-	  $(VENV)/bin/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible --output-file out/sbom/$$lock.cdx.json \
+	  $(VENV)/bin/python -W ignore -m cyclonedx_py requirements - --pyproject pyproject.toml --output-reproducible --output-file $(SBOM)/$$lock.cdx.json \
 	  || exit 1; done
 
 lock: install  ## Makes requirements/ anew from pyproject.toml.

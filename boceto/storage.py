@@ -11,6 +11,7 @@ import os
 import pkgutil
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -122,6 +123,36 @@ def read_versioned(url: str) -> tuple[bytes, str]:
 def buffer(url: str) -> memoryview:
     """The bytes of one object for random access, memory-mapped for local files."""
     return _store(url).buffer(url)
+
+
+class Source:
+    """One object for reads by position, from any thread. A local file is read by system calls, where a map would end
+    the process if the file is cut off; it stays readable when its name is deleted.
+    """
+
+    def __init__(self, data: memoryview, descriptor: int = -1) -> None:
+        self._data = data
+        self._descriptor = descriptor
+        self.size = len(data)
+        if descriptor >= 0:
+            self.size = os.fstat(descriptor).st_size
+            weakref.finalize(self, os.close, descriptor)
+
+    def read(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on; fewer where it ends before."""
+        if self._descriptor < 0:
+            return bytes(self._data[start : start + length])
+        data = os.pread(self._descriptor, length, start)
+        while len(data) < length and (more := os.pread(self._descriptor, length - len(data), start + len(data))):
+            data += more
+        return data
+
+
+def source(url: str) -> Source:
+    """Opens one object for reads by position; raises FileNotFoundError where there is none."""
+    if is_local(url):
+        return Source(memoryview(b""), os.open(local_path(url), os.O_RDONLY | os.O_CLOEXEC))
+    return Source(buffer(url))
 
 
 def writing(url: str) -> contextlib.AbstractContextManager[BinaryIO]:

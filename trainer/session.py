@@ -41,6 +41,8 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
             from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 
         stop.check()
+        for name in (runs.DESCRIPTION, runs.HISTORY):
+            storage.delete_partials(storage.join(settings.run, name))
         description = describe(settings, data)
         try:
             with serving(settings.metrics_port) as telemetry:

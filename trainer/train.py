@@ -182,7 +182,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
             "result": None,
         },
     )
-    history = runs.History(settings.run)
+    history = runs.History(settings.run, alert=job.log.alert)
     history.resume(progress.step)
     job.telemetry.info({"net": settings.net, "data_digest": job.data.manifest.digest, "version": __version__})
     job.log.line(

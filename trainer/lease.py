@@ -137,7 +137,8 @@ def _take(path: str, me: Holder, stop: Stop, say: Callable[[str], None]) -> tupl
 def _since(before: Heartbeat, seconds: Mapping[str, float]) -> Heartbeat:
     """The heartbeat of a session that has not restored anything yet."""
     every = {*before.seconds, *seconds}
-    return Heartbeat(before.step, {name: before.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in every})
+    spent = {name: before.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in every}
+    return Heartbeat(before.step, spent, before.sessions + 1)
 
 
 def _me(term: float) -> Holder:

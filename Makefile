@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 export UV_PYTHON_DOWNLOADS := never
 LOCKED := prepare train gpu eval dev
 
-.PHONY: install demo test check soak bench lock clean
+.PHONY: install demo watch test check soak bench generate lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -20,7 +20,13 @@ $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
 demo: install  ## The main job on synthetic drawings; FRESH=1 starts afresh.
 	$(PYTHON) -m boceto demo $(if $(FRESH),--fresh)
 
-test: install  ## All tests, with coverage.
+watch: install $(VENV)/bin/prometheus  ## The demo beside a Prometheus, with a page to look at; PORT (9090).
+	$(PYTHON) k8s/prometheus/watch.py
+
+$(VENV)/bin/prometheus: | $(VENV)/installed
+	k8s/prometheus/install.sh $(VENV)/bin
+
+test: install $(VENV)/bin/prometheus  ## All tests, with coverage.
 	$(PYTHON) -m pytest --cov --cov-report=term
 
 check: install  ## Lint, format and types.
@@ -33,6 +39,9 @@ soak: install  ## Kills real training runs at random, KILLS (50) times, and comp
 
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
+
+generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.
+	$(PYTHON) k8s/prometheus/generate.py
 
 lock: install  ## Makes requirements/ anew from pyproject.toml.
 	for extra in $(LOCKED); do $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header \

@@ -42,7 +42,7 @@ TRAINING = (
     ),
     Panel("Loss", COUNT, {"{{run}} {{split}}": "max by (run, split) (boceto_train_loss{%})"}),
     Panel("Accuracy", SHARE, {"{{run}} {{split}}": "max by (run, split) (boceto_train_accuracy_ratio{%})"}),
-    Panel("Images a second", COUNT, {"{{run}}": "boceto:train_images:rate5m{%}"}),
+    Panel("Images a second", COUNT, {"{{run}}": "boceto:train_images:per_second5m{%}"}),
     Panel(
         "Time of a step by phase",
         SECONDS,
@@ -131,7 +131,7 @@ FLEET = (
     ),
     Panel("Pods that answer", COUNT, {"{{component}}": 'sum by (component) (up{job="boceto", %})'}),
     Panel("Since the last step", SECONDS, {"{{run}}": "boceto:train_progress_age:seconds{%}"}, warn=600),
-    Panel("Images a second, all runs", COUNT, {"images/s": "sum(boceto:train_images:rate5m{%})"}),
+    Panel("Images a second, all runs", COUNT, {"images/s": "sum(boceto:train_images:per_second5m{%} >= 0)"}),
     Panel(
         "Memory of a process",
         BYTES,

@@ -56,12 +56,11 @@ def metrics_tables() -> str:
 
 def alerts_table() -> str:
     """A table of the alerts."""
-    rows = [
-        f"| [{rule['alert']}](runbook.md#{rule['alert'].lower()}) | {rule['labels']['severity']} | {rule.get('for', 'at once')} |"
-        for group in rules()["groups"]
-        for rule in group["rules"]
-        if "alert" in rule
-    ]
+    alerts = [rule for group in rules()["groups"] for rule in group["rules"] if "alert" in rule]
+    rows = []
+    for alert in alerts:
+        link = f"[{alert['alert']}](runbook.md#{alert['alert'].lower()})"
+        rows.append(f"| {link} | {alert['labels']['severity']} | {alert.get('for', 'at once')} |")
     return "\n".join(["| alert | severity | after |\n| --- | --- | --- |", *rows])
 
 

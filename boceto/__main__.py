@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
-from boceto import __version__
+from boceto import __version__, process
 from boceto.errors import EXIT_DONE, EXIT_SETTINGS, EXIT_STOPPED
 
 GROUP = "boceto.commands"
@@ -31,6 +30,8 @@ def usage(verbs: Sequence[str]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the verb `argv[0]` with the rest of `argv`; returns the exit code."""
+    from importlib import metadata
+
     programs = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage(list(programs)))
@@ -56,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> None:
     """The console script."""
+    process.begin()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

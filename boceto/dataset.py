@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from boceto import contract, staging, storage
 from boceto.errors import DataError, SettingsError
+from boceto.shards import ShardFile, open_shard
 
 if TYPE_CHECKING:
     from boceto import records
@@ -29,6 +30,7 @@ VERSION = 2
 SPLITS = ("train", "validation", "test")
 ENCODINGS = ("png", "raw")
 AGAIN = "prepare it again with --overwrite"
+COPY_AGAIN = "run the same command again with --verify: a damaged copy is replaced"
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
 
 
@@ -175,11 +177,12 @@ class Split:
     name: str
     manifest: Manifest
     labels: NDArray[np.int32]
-    _shards: list[NDArray[np.uint8]] = field(repr=False)
+    _shards: list[ShardFile] = field(repr=False)
     _shard_of: NDArray[np.int32] = field(repr=False)
-    _image: NDArray[np.int64] = field(repr=False)
-    _key: NDArray[np.int64] = field(repr=False)
-    _strokes: NDArray[np.int64] = field(repr=False)
+    _frame: NDArray[np.int64] = field(repr=False)
+    _image: NDArray[np.int32] = field(repr=False)
+    _strokes: NDArray[np.int32] = field(repr=False)
+    _keys: list[bytes] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -196,31 +199,35 @@ class Split:
         if out is None:
             out = np.empty((len(numbers), height, width, 1), np.uint8)
         header = images.png_header(height, width)
-        # Plain numbers, taken all at once: indexing an array costs more than copying an image.
-        places = zip(self._shard_of[numbers].tolist(), self._image[numbers].tolist(), strict=True)
         rows = out.reshape(len(out), -1) if self.manifest.encoding == "raw" else out[:, :, :, 0]
-        for row, (shard, (offset, length)) in enumerate(places):
-            data = self._shards[shard][offset : offset + length]
+        # Plain numbers, taken all at once: indexing an array costs more than copying an image.
+        places = zip(
+            self._shard_of[numbers].tolist(), self._frame[numbers].tolist(), self._image[numbers].tolist(), strict=True
+        )
+        for row, (shard, frame, (offset, length)) in enumerate(places):
+            data = memoryview(self._shards[shard].record(*frame))[offset : offset + length]
             if self.manifest.encoding == "raw":
-                rows[row] = data
+                rows[row] = np.frombuffer(data, np.uint8)
                 continue
             try:
-                images.decode_png(data.data, rows[row], header)
+                images.decode_png(data, rows[row], header)
             except DataError as error:
                 raise DataError(f"record {numbers[row]} of split {self.name!r}: {error}") from error
         return out
 
     def keys(self, numbers: Iterable[int]) -> list[bytes]:
         """The keys of these records."""
-        return [self._bytes(self._key, number) for number in numbers]
+        return [self._keys[number] for number in numbers]
 
     def strokes(self, number: int) -> bytes:
-        """The strokes of one record, in the form of `boceto.strokes`."""
-        return self._bytes(self._strokes, number)
+        """The strokes of one record, in the form of `boceto.strokes`.
 
-    def _bytes(self, where: NDArray[np.int64], number: int) -> bytes:
-        offset, length = where[number]
-        return self._shards[self._shard_of[number]][offset : offset + max(0, length)].tobytes()
+        Raises:
+            DataError: a damaged record.
+        """
+        offset, length = self._strokes[number].tolist()
+        record = self._shards[self._shard_of[number]].record(*self._frame[number].tolist())
+        return record[offset : offset + max(0, length)]
 
 
 @dataclass(frozen=True)
@@ -265,40 +272,46 @@ class DataSet:
         return info
 
     def _open(self, name: str, shards: Sequence[Shard], *, verify: bool) -> Split:
-        buffers = self._buffers(shards, verify=verify)
-        indices = [
-            _index_shard(self.url, shard, data, self.manifest) for shard, data in zip(shards, buffers, strict=True)
-        ]
+        files = self._files(shards, verify=verify)
+        indices = [self._indexed(shard, file, verify=verify) for shard, file in zip(shards, files, strict=True)]
         return Split(
             name,
             self.manifest,
-            np.concatenate([part.label for part in indices]).astype(np.int32),
-            buffers,
-            np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.label) for part in indices]),
-            np.concatenate([part.image for part in indices]),
-            np.concatenate([part.key for part in indices]),
-            np.concatenate([part.strokes for part in indices]),
+            np.concatenate([part.label for part, _ in indices]).astype(np.int32),
+            files,
+            np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.label) for part, _ in indices]),
+            np.concatenate([part.frames for part, _ in indices]),
+            np.concatenate([_within(part.frames, part.image) for part, _ in indices]),
+            np.concatenate([_within(part.frames, part.strokes) for part, _ in indices]),
+            [key for _, keys in indices for key in keys],
         )
 
-    def _buffers(self, shards: Sequence[Shard], *, verify: bool) -> list[NDArray[np.uint8]]:
-        if self.cache is None or storage.is_local(self.url):
-            return [_open_shard(storage.join(self.url, shard.name), shard, verify=verify) for shard in shards]
-        files = [staging.File(shard.name, shard.bytes, shard.crc32c) for shard in shards]
-        copies = self.cache.stage(self.url, self.manifest.digest, files, verify=verify)
-        # Staging has checked them.
-        return [_open_shard(str(copy), shard, verify=False) for copy, shard in zip(copies, shards, strict=True)]
+    @property
+    def _is_staged(self) -> bool:
+        return self.cache is not None and not storage.is_local(self.url)
+
+    def _files(self, shards: Sequence[Shard], *, verify: bool) -> list[ShardFile]:
+        if self.cache is None or not self._is_staged:
+            return [open_shard(storage.join(self.url, shard.name), AGAIN) for shard in shards]
+        wanted = [staging.File(shard.name, shard.bytes, shard.crc32c) for shard in shards]
+        copies = self.cache.stage(self.url, self.manifest.digest, wanted, verify=verify)
+        return [open_shard(str(copy), COPY_AGAIN) for copy in copies]
+
+    def _indexed(self, shard: Shard, file: ShardFile, *, verify: bool) -> tuple["records.Index", list[bytes]]:
+        """-> (where the values of a shard's records are, their keys)."""
+        if file.size != shard.bytes:
+            raise DataError(f"{file.path} has {file.size} bytes, its manifest says {shard.bytes}; {file.remedy}")
+        data = file.whole()
+        # Staging has checked its copies.
+        if verify and not self._is_staged and storage.crc32c(data.data) != shard.crc32c:
+            raise DataError(f"{file.path} is damaged: its checksum is not the manifest's; {file.remedy}")
+        found = _index_shard(self.url, shard, data, self.manifest)
+        return found, [data[at : at + length].tobytes() for at, length in found.key.tolist()]
 
 
-def _open_shard(path: str, shard: Shard, *, verify: bool) -> NDArray[np.uint8]:
-    try:
-        data = storage.buffer(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {AGAIN}") from error
-    if len(data) != shard.bytes:
-        raise DataError(f"{path} has {len(data)} bytes, its manifest says {shard.bytes}; {AGAIN}")
-    if verify and storage.crc32c(data) != shard.crc32c:
-        raise DataError(f"{path} is damaged: its checksum is not the manifest's; {AGAIN}")
-    return np.frombuffer(data, np.uint8)
+def _within(frames: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(offset, length) int64[N, 2] of values in a shard -> of the values in their frames, int32[N, 2]."""
+    return np.stack([values[:, 0] - frames[:, 0], values[:, 1]], axis=1).astype(np.int32)
 
 
 def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Manifest) -> "records.Index":

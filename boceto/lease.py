@@ -11,6 +11,7 @@ from boceto import contract, storage
 NAME = "lease.json"
 FORMAT = "boceto-lease"
 VERSION = 1
+UNREADABLE = "someone whose lease cannot be read"
 _DEAD = (b"Z", b"X")
 _BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
 

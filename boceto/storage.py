@@ -11,6 +11,8 @@ import os
 import pkgutil
 import shutil
 import uuid
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +20,7 @@ import google_crc32c
 
 from boceto import stores
 from boceto.errors import DataError, SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
+from boceto.stores import Changed, Entry, Progress, Sink, Stat, Store, Unavailable
 from boceto.stores.file import local_path
 
 __all__ = ["Changed", "Entry", "Progress", "Stat", "Unavailable"]
@@ -54,6 +56,11 @@ def is_local(url: str) -> bool:
 def join(url: str, *names: str) -> str:
     """The URL of `names` below the folder `url`."""
     return "/".join([url.rstrip("/") if url != "/" else "", *names])
+
+
+def parent(url: str) -> str:
+    """The folder that the file or folder `url` is in."""
+    return url.rstrip("/").rpartition("/")[0] or ("/" if url.startswith("/") else ".")
 
 
 def below(folder: str, name: str) -> str:
@@ -100,6 +107,14 @@ def read_bytes(url: str, start: int = 0, end: int | None = None) -> bytes:
     return _store(url).read(url, start, end)
 
 
+def stream(url: str, start: int, put: Sink) -> None:
+    """Hands `put` the bytes of one object from `start` on, piece by piece, in order and unverified.
+
+    The cheapest way to go on with a copy. What `put` raises ends it.
+    """
+    _store(url).stream(url, start, put)
+
+
 def read_versioned(url: str) -> tuple[bytes, str]:
     """The bytes of one small object, and the version that `replace_bytes` asks for."""
     return _store(url).versioned(url)
@@ -108,6 +123,36 @@ def read_versioned(url: str) -> tuple[bytes, str]:
 def buffer(url: str) -> memoryview:
     """The bytes of one object for random access, memory-mapped for local files."""
     return _store(url).buffer(url)
+
+
+class Source:
+    """One object for reads by position, from any thread. A local file is read by system calls, where a map would end
+    the process if the file is cut off; it stays readable when its name is deleted.
+    """
+
+    def __init__(self, data: memoryview, descriptor: int = -1) -> None:
+        self._data = data
+        self._descriptor = descriptor
+        self.size = len(data)
+        if descriptor >= 0:
+            self.size = os.fstat(descriptor).st_size
+            weakref.finalize(self, os.close, descriptor)
+
+    def read(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on; fewer where it ends before."""
+        if self._descriptor < 0:
+            return bytes(self._data[start : start + length])
+        data = os.pread(self._descriptor, length, start)
+        while len(data) < length and (more := os.pread(self._descriptor, length - len(data), start + len(data))):
+            data += more
+        return data
+
+
+def source(url: str) -> Source:
+    """Opens one object for reads by position; raises FileNotFoundError where there is none."""
+    if is_local(url):
+        return Source(memoryview(b""), os.open(local_path(url), os.O_RDONLY | os.O_CLOEXEC))
+    return Source(buffer(url))
 
 
 def writing(url: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -189,6 +234,28 @@ def preconditions_honoured(url: str) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def as_found(url: str) -> Iterator[None]:
+    """Removes what folders the block has made on the way to the folder `url`, where they are empty at its end."""
+    path = local_path(url).absolute() if is_local(url) else None
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()] if path else []
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def free_bytes(url: str) -> int | None:
+    """How many bytes there is room for in the folder `url`, which need not be there; None where nobody knows."""
+    if not is_local(url):
+        return None
+    path = local_path(url).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
 def _probe(url: str) -> str:
     """A file that nobody else has."""
     return join(url, f".probe-{uuid.uuid4().hex}")
@@ -233,4 +300,13 @@ def checksum(url: str) -> tuple[int, str]:
     found = stat(url)
     if found is None:
         raise FileNotFoundError(f"{url} does not exist")
-    return found.size, found.crc32c or crc32c(buffer(url))
+    return found.size, found.crc32c or _read_crc32c(url)
+
+
+def _read_crc32c(url: str) -> str:
+    """As `crc32c`, read in pieces: cheaper than the pages of a memory map."""
+    checksum = google_crc32c.Checksum()
+    with open_file(url) as file:
+        while chunk := file.read(_CRC_CHUNK):
+            checksum.update(chunk)
+    return checksum.hexdigest().decode()

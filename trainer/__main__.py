@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from boceto import process
 from boceto.console import Console, run_program
 from boceto.settings import parse
 from trainer import environment, session, stop
@@ -18,7 +19,7 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns its exit code."""
-    accounts = Accounts()
+    accounts = Accounts(began=process.started())
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         invocation = parse(Settings, "train", argv, DESCRIPTION)

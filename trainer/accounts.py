@@ -9,14 +9,14 @@ from boceto.telemetry import ACTIVITIES
 
 
 class Accounts:
-    """Begins at `starting`. Any thread may ask, one thread spends."""
+    """Begins at `starting`, with the process where that is a program of its own. Any thread may ask, one spends."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
         self._activity = "starting"
-        self._mark = clock()
+        self._mark = clock() if began is None else began
 
     def restore(self, saved: Mapping[str, float], last: Mapping[str, float], *, redone: bool) -> None:
         """Adds the sessions before: their seconds as they were `saved` with the checkpoint, and as they were `last`

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from boceto import ledger
 from boceto.dataset import Split
+from boceto.errors import BocetoError
 from trainer import order
 
 AHEAD = 2  # Calls read ahead, besides one a thread.
@@ -86,8 +87,13 @@ def calls(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iter
             start = step + 1
 
 
+class NoMemory(BocetoError):  # noqa: N818 - it says what there is
+    """There is too little memory to read ahead."""
+
+
 class Ahead(Generic[P]):
-    """Goes over the results of `read` for each of `calls`, in order, with `threads` reading ahead.
+    """Goes over the results of `read` for each of `calls`, in order, with `threads` reading ahead. What a thread raises
+    is raised here, in its turn.
 
     waited: seconds the loop has waited for data so far; it waits inside of `waiting()`.
     """
@@ -111,14 +117,32 @@ class Ahead(Generic[P]):
         try:
             while True:
                 while len(pending) < self._threads + AHEAD and (call := next(self._calls, None)):
-                    pending.append((call, pool.submit(self._read, call)))
+                    pending.append((call, self._begin(pool, call)))
                 if not pending:
                     return
                 call, future = pending.popleft()
                 start = time.monotonic()
                 with self._waiting():
-                    result = future.result()
+                    result = self._end(call, future)
                 self.waited += time.monotonic() - start
                 yield call, result
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _begin(self, pool: ThreadPoolExecutor, call: Call) -> Future[P]:
+        try:
+            return pool.submit(self._read, call)
+        except RuntimeError as error:  # No thread can be started.
+            raise self._too_little(call) from error
+
+    def _end(self, call: Call, future: Future[P]) -> P:
+        try:
+            return future.result()
+        except MemoryError as error:
+            raise self._too_little(call) from error
+
+    def _too_little(self, call: Call) -> NoMemory:
+        return NoMemory(
+            f"fault: too little memory to read the records of step {call.first + 1} with {self._threads} threads; give "
+            "it more, or run the same command again with fewer --readers or --steps-per-call"
+        )

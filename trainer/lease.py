@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from boceto import storage
 from boceto.errors import BocetoError, Stopped
-from boceto.lease import NAME, Heartbeat, Holder, begun, machine, read
+from boceto.lease import NAME, UNREADABLE, Heartbeat, Holder, begun, machine, read
 from trainer.stop import Stop
 
 RENEWALS = 4  # In one term.
 _LOOKS = 20
-_DAMAGED = "someone whose lease cannot be read"
 
 
 class Lease:
@@ -86,7 +85,7 @@ class Lease:
         except storage.Changed:
             other, version = read(self._path)
             if not other or other.token != self._holder.token:
-                self._lost = f"the lease of the run was taken over by {other or _DAMAGED}"
+                self._lost = f"the lease of the run was taken over by {other or UNREADABLE}"
                 return
             # An earlier renewal of ours had come through although its answer said otherwise, or none came.
             self._version = storage.replace_bytes(self._path, holder.to_json(), version)
@@ -104,7 +103,7 @@ def held(
     """
     path = storage.join(run, NAME)
     me = _me(term)
-    version, before = _take(path, me, stop, say)
+    version, before = _take(path, me, stop, say, seconds)
     lease = Lease(path, me, version, before, lambda: _since(before, seconds()), stop)
     try:
         yield lease
@@ -112,26 +111,41 @@ def held(
         lease.release()
 
 
-def _take(path: str, me: Holder, stop: Stop, say: Callable[[str], None]) -> tuple[str, Heartbeat]:
+def _take(
+    path: str, me: Holder, stop: Stop, say: Callable[[str], None], seconds: Callable[[], Mapping[str, float]]
+) -> tuple[str, Heartbeat]:
     """-> (the version of our lease, the last heartbeat of the holder before)."""
     seen, since = "", 0.0
     while True:
         other, version = read(path)
         with contextlib.suppress(FileExistsError, storage.Changed):  # Someone was faster: look again.
             if not version:
-                return storage.create_bytes(path, me.to_json()), Heartbeat()
+                return storage.create_bytes(path, _alive(me, Heartbeat(), seconds()).to_json()), Heartbeat()
             term = other.term if other else me.term
             waited = time.monotonic() - since if seen == version else 0.0
             if (other and (other.released or other.is_gone)) or waited > term:
-                before = other.heartbeat if other else Heartbeat()
-                return storage.replace_bytes(path, dataclasses.replace(me, heartbeat=before).to_json(), version), before
+                before = _end_of(other) if other else Heartbeat()
+                return storage.replace_bytes(path, _alive(me, before, seconds()).to_json(), version), before
             if other and (other.is_here or (seen and seen != version)):
                 raise Stopped(f"{path}: {other} is training this run; wait for it, or give another --run")
             if not seen:
-                say(f"{other or _DAMAGED} held this run's lease; it is ours if it is not renewed within {term:g} s")
+                say(f"{other or UNREADABLE} held this run's lease; it is ours if it is not renewed within {term:g} s")
                 seen, since = version, time.monotonic()
         if stop.wait(me.term / _LOOKS):
             stop.check()
+
+
+def _alive(holder: Holder, before: Heartbeat, seconds: Mapping[str, float]) -> Holder:
+    return dataclasses.replace(holder, heartbeat=_since(before, seconds))
+
+
+def _end_of(holder: Holder) -> Heartbeat:
+    """The last heartbeat of a holder. One that was killed lived on for half of the time between two, on average."""
+    last = holder.heartbeat
+    if holder.released:
+        return last
+    unheard = {"lost": last.seconds.get("lost", 0.0) + holder.term / RENEWALS / 2}
+    return dataclasses.replace(last, seconds={**last.seconds, **unheard})
 
 
 def _since(before: Heartbeat, seconds: Mapping[str, float]) -> Heartbeat:

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from boceto import contract, dataset, strokes
+from boceto import contract, dataset, records, strokes
 from boceto.errors import DataError, SettingsError
 
 
@@ -105,3 +105,42 @@ def test_strokes_come_back(make_data):
     train = dataset.load(make_data()).split("train")
     label, number = map(int, train.keys([3])[0].split(b"-"))
     assert strokes.unpack(train.strokes(3))[0].tolist() == [[label, number], [9, 9]]
+
+
+def _opened(make_data, encoding="raw"):
+    data = dataset.load(make_data(encoding=encoding))
+    return data, data.split("train"), data.manifest.splits["train"].shards[1].name
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_byte_that_is_flipped_under_a_reader_is_refused_with_the_shards_name(make_data, tmp_path, encoding):
+    data, train, name = _opened(make_data, encoding)
+    path = tmp_path / "data" / name
+    whole = path.read_bytes()
+    found = records.index(np.frombuffer(whole, np.uint8))
+    first = data.manifest.splits["train"].shards[0].records
+    # The record's own bytes and its checksum's; a frame's length has done its work when the shard was opened.
+    start, length = found.frames[2].tolist()
+    for at in range(start, start + length + 4, 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        for read in (lambda: train.images(np.array([0, first + 2])), lambda: train.strokes(first + 2)):
+            with pytest.raises(DataError, match=f"{name} is damaged.*prepare it again with --overwrite"):
+                read()
+    train.images(np.array([0, first + 1]))
+
+
+def test_a_shard_that_is_cut_off_under_a_reader_is_an_error_and_ends_no_process(make_data, tmp_path):
+    data, train, name = _opened(make_data)
+    with (tmp_path / "data" / name).open("r+b") as file:
+        file.truncate(4096)
+    last = data.manifest.splits["train"].records - 1
+    with pytest.raises(DataError, match=f"{name} was cut off while it was in use"):
+        train.images(np.array([last]))
+
+
+def test_a_shard_that_is_deleted_under_a_reader_stays_readable(make_data, tmp_path):
+    _, train, name = _opened(make_data)
+    numbers = np.arange(len(train))
+    before = train.images(numbers)
+    (tmp_path / "data" / name).unlink()
+    assert (train.images(numbers) == before).all()

@@ -1,0 +1,39 @@
+"""The process of a command from its very start: what a signal does before there is a program, and when it began."""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from boceto.errors import EXIT_STOPPED
+
+_commands: list[int] = []  # The process, where it is a command's own.
+
+
+def begin() -> None:
+    """To be called first of all by a command: before the imports, which take seconds.
+
+    Until a program listens itself, SIGTERM and SIGINT end the process at once with the code of a stop: nothing has
+    begun. Without this, process 1 of a container, which the kernel keeps default actions from, would miss the signal.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    _commands[:] = [os.getpid()]
+
+
+def started() -> float:
+    """When this process began, by time.monotonic(); now, where it is no command's own (a test's, say)."""
+    from boceto import lease
+
+    begun = lease.begun(os.getpid())
+    if _commands != [os.getpid()] or not begun:
+        return time.monotonic()
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(begun) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - max(0.0, age)
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    sys.stderr.write("boceto: stopped before anything began; run the same command again\n")
+    sys.stderr.flush()
+    os._exit(EXIT_STOPPED)

@@ -1,0 +1,79 @@
+"""The bytes of one shard, read record by record, each checked against its own checksum when it is read.
+
+Shards are not mapped into memory: a program that touches a map beyond the end of a file that was cut off meanwhile, or
+a block that the disk cannot read, is ended by SIGBUS without a word. What is read by position is an error that says so.
+"""
+
+import os
+from dataclasses import dataclass
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from boceto import storage
+from boceto.errors import DataError
+
+_CHECKSUM = 4  # bytes behind a record: its masked CRC-32C, little-endian
+_DELTA = 0xA282EAD8
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """An open shard at `path`. remedy: what its reader may do when it is not as it was."""
+
+    path: str
+    remedy: str
+    _source: storage.Source
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._source.size
+
+    def whole(self) -> NDArray[np.uint8]:
+        """All of it, uint8[bytes].
+
+        Raises:
+            DataError: it ends before its end.
+        """
+        return np.frombuffer(self._read(0, self.size), np.uint8)
+
+    def record(self, offset: int, length: int) -> bytes:
+        """The record at this place, as `records.index` told it.
+
+        Raises:
+            DataError: its bytes are not those that its checksum was made of.
+        """
+        data = self._read(offset, length + _CHECKSUM)
+        record = data[:length]
+        crc = google_crc32c.value(record)
+        if (((crc >> 15) | (crc << 17)) + _DELTA) & 0xFFFFFFFF != int.from_bytes(data[length:], "little"):
+            raise DataError(
+                f"{self.path} is damaged: the record at byte {offset} is not what its checksum says; {self.remedy}"
+            )
+        return record
+
+    def _read(self, start: int, length: int) -> bytes:
+        try:
+            data = self._source.read(start, length)
+        except OSError as error:
+            raise OSError(error.errno, f"{self.path} cannot be read: {os.strerror(error.errno or 0)}") from error
+        if len(data) != length:
+            raise DataError(
+                f"{self.path} was cut off while it was in use: of {length} bytes at {start} there are {len(data)}; "
+                f"{self.remedy}"
+            )
+        return data
+
+
+def open_shard(path: str, remedy: str) -> ShardFile:
+    """The shard at `path`, which stays readable when its name is deleted.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        return ShardFile(path, remedy, storage.source(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; {remedy}") from error

@@ -1,5 +1,4 @@
 import re
-import socket
 import urllib.request
 
 import pytest
@@ -8,13 +7,6 @@ from boceto import telemetry
 from boceto.errors import DataError, SettingsError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import METRICS
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return free.getsockname()[1]
 
 
 def metrics(port):

@@ -14,8 +14,8 @@ import dashboards
 import pytest
 import watch
 
-PREPARE = ("--source", "synthetic", "--size", "16", "--line-width", "1", "--workers", "1", "--no-preview")
-COUNTS = ("--classes", "4", "--train-per-class", "40", "--test-per-class", "10", "--validation-per-class", "5")
+PREPARE = ("--size", "16", "--line-width", "1", "--workers", "1", "--no-preview")
+COUNTS = ("--train-per-class", "40", "--test-per-class", "10", "--validation-per-class", "5")
 TRAIN = ("--width", "0.0625", "--embedding", "16", "--batch-size", "16", "--epochs", "4", "--log-every", "5")
 LINGER = ("--metrics-linger", "4")
 PANELS = [
@@ -39,6 +39,17 @@ def get(address):
         return answer.read().decode()
 
 
+def draw(folder):
+    """Input of four categories: 60 zigzags each, and one line that is none."""
+    for label, category in enumerate(("cat", "dog", "eye", "fan")):
+        lines = ['{"word": "cat", "drawing": [[['] if label == 0 else []
+        for number in range(60):
+            ink = [[[0, 60 + number, 20 * label, 200], [0, 40 * label, 100 + number, 10 * label]]]
+            entry = {"word": category, "key_id": f"{label}{number:03}", "recognized": True, "drawing": ink}
+            lines.append(json.dumps(entry))
+        (folder / f"{category}.ndjson").write_text("\n".join(lines) + "\n")
+
+
 def boceto(*words):
     done = subprocess.run([sys.executable, "-m", "boceto", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -56,12 +67,14 @@ def watched(tmp_path_factory):
     }
     words = [("--metrics-port", str(number), *LINGER) for number in ports]
     data, run = str(folder / "data"), str(folder / "run")
+    (folder / "input").mkdir()
+    draw(folder / "input")
     began = time.time()
     with (
         watch.prometheus(folder, port, "1s") as address,
         watch.following(folder / "targets.json", programs),
     ):
-        boceto("prepare", "--output", data, *PREPARE, *COUNTS, *words[0])
+        boceto("prepare", "--input", str(folder / "input"), "--output", data, *PREPARE, *COUNTS, *words[0])
         boceto("train", "--data", data, "--run", run, *TRAIN, *words[1])
         boceto("eval", "--data", data, "--run", run, *words[2])
         yield address, began, folder
@@ -88,6 +101,9 @@ def test_every_panel_has_data(watched, query):
 
 def test_the_numbers_are_those_of_the_programs(watched):
     assert max(values(watched, 'boceto_prepare_records_written_total{run="data", namespace="local"}')) == 4 * 55
+    assert max(values(watched, "boceto_prepare_drawings_read_total")) == 4 * 60 + 1
+    assert max(values(watched, 'boceto_prepare_drawings_refused_total{reason="broken_json"}')) == 1
+    assert max(values(watched, "boceto:prepare_refused:ratio")) == pytest.approx(1 / 241)
     assert max(values(watched, 'boceto_train_step{run="first", component="train", pod="first-train"}')) == 40
     assert max(values(watched, "boceto_train_steps_total")) == 40
     assert max(values(watched, 'boceto_eval_drawings_total{split="test"}')) == 40

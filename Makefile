@@ -9,7 +9,7 @@ LOCKED := prepare train gpu eval dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo test check soak bench image sbom lock clean
+.PHONY: install demo watch test check soak bench generate image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -24,7 +24,13 @@ $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
 demo: install  ## The main job on synthetic drawings; FRESH=1 starts afresh.
 	$(PYTHON) -m boceto demo $(if $(FRESH),--fresh)
 
-test: install  ## All tests, with coverage.
+watch: install $(VENV)/bin/prometheus  ## The demo beside a Prometheus, with a page to look at; PORT (9090).
+	$(PYTHON) k8s/prometheus/watch.py
+
+$(VENV)/bin/prometheus: | $(VENV)/installed
+	k8s/prometheus/install.sh $(VENV)/bin
+
+test: install $(VENV)/bin/prometheus  ## All tests, with coverage.
 	$(PYTHON) -m pytest --cov --cov-report=term
 
 check: install  ## Lint, format and types.
@@ -37,6 +43,9 @@ soak: install  ## Kills real training runs at random, KILLS (50) times, and comp
 
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
+
+generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.
+	$(PYTHON) k8s/prometheus/generate.py
 
 image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev); ACCELERATOR=gpu for GPUs, PYTHON_IMAGE to pin the base.
 	for target in $(IMAGES); do DOCKER_BUILDKIT=1 docker build --target $$target --tag boceto-$$target:$(or $(TAG),dev) \

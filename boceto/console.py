@@ -121,16 +121,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def _interrupted() -> Iterator[None]:
     """Kubernetes asks with SIGTERM what people ask with Ctrl-C. In another thread than the main one, callers decide."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
@@ -156,7 +158,7 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
         return code
 
     try:
-        with _interrupted_by_sigterm(), _telling(console):
+        with _interrupted(), _telling(console):
             result, as_json, wrong = work(console)
         if as_json:
             print(json.dumps(result, allow_nan=False), flush=True)

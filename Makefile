@@ -3,9 +3,13 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # uv must use the machine's Python and not fetch one.
 export UV_PYTHON_DOWNLOADS := never
+SBOM := out/sbom
+IMAGES := prepare train eval emulator
 LOCKED := prepare train gpu eval dev
+LOCKED_GROUPS := build emulator
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo test check soak bench lock clean
+.PHONY: install demo watch test check soak bench generate image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -20,7 +24,13 @@ $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
 demo: install  ## The main job on synthetic drawings; FRESH=1 starts afresh.
 	$(PYTHON) -m boceto demo $(if $(FRESH),--fresh)
 
-test: install  ## All tests, with coverage.
+watch: install $(VENV)/bin/prometheus  ## The demo beside a Prometheus, with a page to look at; PORT (9090).
+	$(PYTHON) k8s/prometheus/watch.py
+
+$(VENV)/bin/prometheus: | $(VENV)/installed
+	k8s/prometheus/install.sh $(VENV)/bin
+
+test: install $(VENV)/bin/prometheus  ## All tests, with coverage.
 	$(PYTHON) -m pytest --cov --cov-report=term
 
 check: install  ## Lint, format and types.
@@ -34,9 +44,25 @@ soak: install  ## Kills real training runs at random, KILLS (50) times, and comp
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
 
+generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.
+	$(PYTHON) k8s/prometheus/generate.py
+
+image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev); ACCELERATOR=gpu for GPUs, PYTHON_IMAGE to pin the base.
+	for target in $(IMAGES); do DOCKER_BUILDKIT=1 docker build --target $$target --tag boceto-$$target:$(or $(TAG),dev) \
+	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" --build-arg REVISION="$$(git rev-parse HEAD)" \
+	  $(if $(ACCELERATOR),--build-arg ACCELERATOR=$(ACCELERATOR)) $(if $(PYTHON_IMAGE),--build-arg PYTHON=$(PYTHON_IMAGE)) \
+	  . || exit 1; done
+
+sbom: install  ## What each image holds, as CycloneDX, from its lock: out/sbom/, or the folder SBOM.
+	mkdir -p $(SBOM)
+	for lock in prepare train gpu eval; do \
+	  $(VENV)/bin/uv pip compile --quiet --no-deps --python-platform linux --generate-hashes --no-header requirements/$$lock.txt | \
+	  $(VENV)/bin/python -W ignore -m cyclonedx_py requirements - --pyproject pyproject.toml --output-reproducible --output-file $(SBOM)/$$lock.cdx.json \
+	  || exit 1; done
+
 lock: install  ## Makes requirements/ anew from pyproject.toml.
-	for extra in $(LOCKED); do $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header \
-	  --extra $$extra pyproject.toml --output-file requirements/$$extra.txt $(if $(UPGRADE),--upgrade) || exit 1; done
+	for extra in $(LOCKED); do $(COMPILE) --extra $$extra pyproject.toml --output-file requirements/$$extra.txt || exit 1; done
+	for group in $(LOCKED_GROUPS); do $(COMPILE) --group $$group --output-file requirements/$$group.txt || exit 1; done
 	grep -A100 '^uv==' requirements/dev.txt | sed '/^    # via/,$$d' > requirements/uv.txt
 
 clean:  ## Everything that the verbs made.

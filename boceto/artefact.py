@@ -52,7 +52,16 @@ def load(run: str) -> Artefact:
     Raises:
         DataError: the run has none, or it is damaged or of another version.
     """
-    path = storage.join(run, FOLDER, DESCRIPTION)
+    return read(storage.join(run, FOLDER))
+
+
+def read(url: str) -> Artefact:
+    """The description of the artefact in the folder `url`: a run's, or one that was moved.
+
+    Raises:
+        DataError: as `load`.
+    """
+    path, run = storage.join(url, DESCRIPTION), storage.parent(url)
     try:
         return contract.read(Artefact, contract.parse_sealed(storage.read_bytes(path), FORMAT, VERSION))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -63,6 +72,18 @@ def load(run: str) -> Artefact:
         raise DataError(f"{path} is not an artefact's description: {error}; {_again(run)}") from error
 
 
+def listed(url: str, description: Artefact) -> dict[str, str]:
+    """The URLs of the SavedModel's files of the artefact in the folder `url`, all below it, and their checksums.
+
+    Raises:
+        DataError: one is not, or there is no SavedModel among them.
+    """
+    model = storage.join(url, MODEL)
+    if "saved_model.pb" not in description.files:
+        raise DataError(f"{model}: {DESCRIPTION} lists no saved_model.pb; {_again(storage.parent(url))}")
+    return {storage.below(model, name): expected for name, expected in description.files.items()}
+
+
 def verify(run: str, description: Artefact) -> str:
     """Checks the SavedModel's files against `artefact.json`; returns its URL. Where the storage keeps checksums, they
     are believed.
@@ -71,7 +92,7 @@ def verify(run: str, description: Artefact) -> str:
         DataError: a file is missing or changed, or none is listed.
     """
     url = storage.join(run, FOLDER, MODEL)
-    for path, expected in _listed(run, description).items():
+    for path, expected in listed(storage.join(run, FOLDER), description).items():
         with _there(run, path):
             _, found = storage.checksum(path)
         _check(run, path, found, expected)
@@ -89,21 +110,13 @@ def verified(run: str, description: Artefact) -> Iterator[Path]:
         yield storage.local_folder(verify(run, description))
         return
     with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as folder:
-        for path, expected in _listed(run, description).items():
+        for path, expected in listed(storage.join(run, FOLDER), description).items():
             copy = Path(folder, storage.relative(path, storage.join(run, FOLDER, MODEL)))
             copy.parent.mkdir(parents=True, exist_ok=True)
             with _there(run, path):
                 storage.download(path, copy)
             _check(run, path, storage.crc32c(storage.buffer(str(copy))), expected)
         yield Path(folder)
-
-
-def _listed(run: str, description: Artefact) -> dict[str, str]:
-    """The URLs of the SavedModel's files, all of them below its folder, and their checksums."""
-    url = storage.join(run, FOLDER, MODEL)
-    if "saved_model.pb" not in description.files:
-        raise DataError(f"{url}: {DESCRIPTION} lists no saved_model.pb; {_again(run)}")
-    return {storage.below(url, name): expected for name, expected in description.files.items()}
 
 
 @contextlib.contextmanager

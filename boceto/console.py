@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from boceto.environment import leave_message
 from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BocetoError
 
 PLAIN_SECONDS = 10.0
@@ -120,16 +121,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def _interrupted() -> Iterator[None]:
     """Kubernetes asks with SIGTERM what people ask with Ctrl-C. In another thread than the main one, callers decide."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
@@ -144,23 +147,30 @@ def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bo
 def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool, BocetoError | None]]) -> int:
     """As `run_program`, for a program that looks for errors: `work` returns (result, print it as JSON?, what is wrong).
 
-    What is wrong is told behind the result.
+    What is wrong is told behind the result. The last word, result or error, also goes to the file that the environment
+    names for it (`boceto.environment`).
     """
     console = Console()
+
+    def end(text: str, code: int) -> int:
+        leave_message(text)
+        console.line(text)
+        return code
+
     try:
-        with _interrupted_by_sigterm(), _telling(console):
+        with _interrupted(), _telling(console):
             result, as_json, wrong = work(console)
         if as_json:
             print(json.dumps(result, allow_nan=False), flush=True)
         if wrong:
             raise wrong
     except BocetoError as error:
-        console.line(f"boceto {verb}: error: {error}")
-        return error.exit_code
+        return end(f"boceto {verb}: error: {error}", error.exit_code)
     except KeyboardInterrupt:
-        console.line(f"boceto {verb}: stopped; run the same command again")
-        return EXIT_STOPPED
+        return end(f"boceto {verb}: stopped; run the same command again", EXIT_STOPPED)
     except (OSError, MemoryError) as error:
-        console.line(f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again")
-        return EXIT_FAULT
+        return end(
+            f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again", EXIT_FAULT
+        )
+    leave_message(json.dumps(result))
     return EXIT_DONE

@@ -27,7 +27,7 @@ class Settings:
 
 def report(found: Found) -> str:
     """What was found, for people."""
-    lines = [f"{found.url}: a {found.kind}" if found.kind[0] not in "aeiou" else f"{found.url}: an {found.kind}"]
+    lines = [f"{found.kind} {found.url}"]
     width = max(map(len, found.facts), default=0)
     lines += [f"  {name.replace('_', ' '):{width}}  {value}" for name, value in found.facts.items()]
     for part in found.details.get("parts", ()):
@@ -36,7 +36,7 @@ def report(found: Found) -> str:
         lines += ["", entry.title, table(entry.header, entry.rows, entry.left) if entry.rows else "none"]
     if found.chain:
         rows = [[link.here, link.there, _MATCHES[link.matches], link.said] for link in found.chain]
-        lines += ["", "where it comes from", table(["", "", "", ""], rows, 4).partition("\n")[2].partition("\n")[2]]
+        lines += ["", "where it comes from", table(["this", "is of", "", "as"], rows, 4)]
     verdict = [f"DAMAGED: {what}" for what in found.damaged] or ["whole: every byte is what its manifest says"]
     return "\n".join([*lines, "", *verdict])
 

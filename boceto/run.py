@@ -12,6 +12,7 @@ from boceto.errors import DataError
 
 DESCRIPTION = "run.json"
 HISTORY = "history.jsonl"
+METRICS = "metrics.prom"
 FORMAT = "boceto-run"
 VERSION = 1
 FLUSH_SECONDS = 10.0

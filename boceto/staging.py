@@ -281,16 +281,18 @@ class _Job:
         """Appends the bytes from `start` on to `partial`; returns the checksum of all."""
         path = storage.join(self.url, file.name)
         partial.seek(start)
-        for at in range(start, file.size, CHUNK):
+
+        def append(data: bytes) -> None:
             if self._cancelled.is_set():
                 raise _Cancelled
-            try:
-                data = storage.read_bytes(path, at, min(file.size, at + CHUNK))
-            except FileNotFoundError:
-                raise _missing(path) from None
             checksum.update(data)
             _write(partial, data)
             self._count(len(data), fetched=len(data))
+
+        try:
+            storage.stream(path, start, append)
+        except FileNotFoundError:
+            raise _missing(path) from None
         return str(checksum.hexdigest().decode())
 
     def _count(self, done: int, fetched: int = 0) -> None:

@@ -13,6 +13,7 @@ import pkgutil
 import shutil
 import uuid
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ import google_crc32c
 
 from boceto import stores
 from boceto.errors import DataError, SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
+from boceto.stores import Changed, Entry, Progress, Sink, Stat, Store, Unavailable
 from boceto.stores.file import local_path
 
 __all__ = ["Changed", "Entry", "Progress", "Stat", "Unavailable"]
@@ -56,6 +57,11 @@ def is_local(url: str) -> bool:
 def join(url: str, *names: str) -> str:
     """The URL of `names` below the folder `url`."""
     return "/".join([url.rstrip("/") if url != "/" else "", *names])
+
+
+def parent(url: str) -> str:
+    """The folder that the file or folder `url` is in."""
+    return url.rstrip("/").rpartition("/")[0] or ("/" if url.startswith("/") else ".")
 
 
 def below(folder: str, name: str) -> str:
@@ -100,6 +106,14 @@ def open_file(url: str) -> BinaryIO:
 def read_bytes(url: str, start: int = 0, end: int | None = None) -> bytes:
     """The bytes of one object, or those from `start` to `end` (not included)."""
     return _store(url).read(url, start, end)
+
+
+def stream(url: str, start: int, put: Sink) -> None:
+    """Hands `put` the bytes of one object from `start` on, piece by piece, in order and unverified.
+
+    The cheapest way to go on with a copy. What `put` raises ends it.
+    """
+    _store(url).stream(url, start, put)
 
 
 def read_versioned(url: str) -> tuple[bytes, str]:
@@ -231,6 +245,28 @@ def preconditions_honoured(url: str) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def as_found(url: str) -> Iterator[None]:
+    """Removes what folders the block has made on the way to the folder `url`, where they are empty at its end."""
+    path = local_path(url).absolute() if is_local(url) else None
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()] if path else []
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def free_bytes(url: str) -> int | None:
+    """How many bytes there is room for in the folder `url`, which need not be there; None where nobody knows."""
+    if not is_local(url):
+        return None
+    path = local_path(url).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
 def _probe(url: str) -> str:
     """A file that nobody else has."""
     return join(url, f".probe-{uuid.uuid4().hex}")
@@ -275,4 +311,13 @@ def checksum(url: str) -> tuple[int, str]:
     found = stat(url)
     if found is None:
         raise FileNotFoundError(f"{url} does not exist")
-    return found.size, found.crc32c or crc32c(buffer(url))
+    return found.size, found.crc32c or _read_crc32c(url)
+
+
+def _read_crc32c(url: str) -> str:
+    """As `crc32c`, read in pieces: cheaper than the pages of a memory map."""
+    checksum = google_crc32c.Checksum()
+    with open_file(url) as file:
+        while chunk := file.read(_CRC_CHUNK):
+            checksum.update(chunk)
+    return checksum.hexdigest().decode()

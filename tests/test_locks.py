@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("prepare", "train", "gpu", "eval", "dev")
+EXTRAS = ("prepare", "train", "gpu", "eval", "dev")
+GROUPS = ("build", "emulator")
 
 
 def _pins(name: str) -> dict[str, str]:
@@ -15,14 +16,15 @@ def _pins(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9._-]+)==([^ \\]+)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", EXTRAS + GROUPS)
 def test_a_lock_is_what_the_project_asks_for(name, tmp_path):
     lock = ROOT / "requirements" / f"{name}.txt"
     # Starting from the lock, its versions stay as long as they satisfy pyproject.toml.
     fresh = tmp_path / "lock.txt"
     fresh.write_text(lock.read_text())
-    words = ["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--extra", name]
-    uv = [sys.executable, "-m", "uv", *words, "pyproject.toml", "--output-file", str(fresh)]
+    asked = ["--group", name] if name in GROUPS else ["pyproject.toml", "--extra", name]
+    words = ["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", *asked]
+    uv = [sys.executable, "-m", "uv", *words, "--output-file", str(fresh)]
     subprocess.run(uv, cwd=ROOT, check=True, capture_output=True)
     assert fresh.read_text() == lock.read_text(), "run `make lock`"
 
@@ -38,7 +40,7 @@ def test_a_lock_names_no_address_and_has_hashes(path):
 
 def test_locks_agree_with_each_other():
     everything = _pins("dev")
-    for name in ("prepare", "train", "eval"):
+    for name in ("prepare", "train", "eval", *GROUPS):
         assert _pins(name).items() <= everything.items()
 
 

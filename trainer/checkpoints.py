@@ -6,18 +6,67 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boceto import checkpoint, storage, tensors
 from boceto.checkpoint import COMMIT, Commit, File, Progress
 from boceto.errors import BocetoError, DataError
 from boceto.tensors import Arrays
 from trainer.log import Log
+from trainer.settings import Settings, check_same
 
 REMEDY = "try a lower --learning-rate, --warmup-steps, --clip-norm 1, or --precision float32"
 
 
+class NotFinite(DataError):  # noqa: N818 - it says what was found
+    """A loss or a weight is not a finite number."""
+
+
 class Damaged(BocetoError):  # noqa: N818 - it says what was found
     """What was written does not read back as it was."""
+
+
+def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays] | None:
+    """The newest whole checkpoint of a run; None where it has none at all, or only the torn one of a first save.
+
+    Tells of each that is skipped. Changes nothing.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole.
+    """
+    files = _begun(run)
+    for step in reversed(files):
+        try:
+            return checkpoint.load(run, step)
+        except DataError as error:
+            alert(f"{error}; it is skipped")
+    if len(files) > 1 or any(map(checkpoint.is_committed, files.values())):
+        raise DataError(
+            f"{storage.join(run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; restore one from "
+            "a backup, or start again in another --run"
+        )
+    return None
+
+
+def _begun(run: str) -> dict[int, list[str]]:
+    """The files of each step, by step, but for those that were cut off before anything had a name."""
+    files = checkpoint.files(run)
+    return {step: urls for step, urls in files.items() if not all(url.endswith(".partial") for url in urls)}
+
+
+def check_fits(commit: Commit, data_digest: str, settings: Settings) -> None:
+    """Refuses to go on from a checkpoint of other data or other mathematics.
+
+    Raises:
+        DataError: it is of another data set.
+        SettingsError: it was trained with another setting that the mathematics depend on.
+    """
+    if commit.data_digest != data_digest:
+        raise DataError(
+            f"{settings.run} was trained on data with the digest {commit.data_digest}, {settings.data} has "
+            f"{data_digest}; give the old --data, or another --run"
+        )
+    check_same(commit.settings, settings)
 
 
 class Checkpoints:
@@ -52,12 +101,12 @@ class Checkpoints:
         What lies beyond that step is removed too: it is of steps that are done again.
 
         Raises:
-            DataError: a value is not finite: such a state would restore as a run that can only fail.
+            NotFinite: a value is not finite: such a state would restore as a run that can only fail.
             Damaged: it does not read back as it was written; all that was there is still there.
         """
-        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        broken = [name for name, array in arrays.items() if not _is_finite(array)]
         if broken:
-            raise DataError(f"step {progress.step}: {broken[0]} is not finite, so nothing was saved; {REMEDY}")
+            raise NotFinite(f"step {progress.step}: {broken[0]} is not finite, so nothing was saved; {REMEDY}")
         folder = checkpoint.folder_of(self._run, progress.step)
         name = f"arrays-{self._token}.safetensors"
         try:
@@ -110,25 +159,12 @@ class Checkpoints:
         Raises:
             DataError: there are checkpoints, and none is whole.
         """
-        files = {  # Not those that were cut off before anything had a name.
-            step: urls
-            for step, urls in checkpoint.files(self._run).items()
-            if not all(url.endswith(".partial") for url in urls)
-        }
-        for step in reversed(files):
-            try:
-                return checkpoint.load(self._run, step)
-            except DataError as error:
-                log.alert(f"{error}; it is skipped")
-        if len(files) > 1 or any(map(checkpoint.is_committed, files.values())):
-            raise DataError(
-                f"{storage.join(self._run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; restore "
-                "one from a backup, or start again in another --run"
-            )
-        for step in files:
-            self._confirm()
-            storage.delete_folder(checkpoint.folder_of(self._run, step))
-        return None
+        found = newest_whole(self._run, log.alert)
+        if not found:
+            for step in _begun(self._run):
+                self._confirm()
+                storage.delete_folder(checkpoint.folder_of(self._run, step))
+        return found
 
     def load(self, step: int) -> tuple[Commit, Arrays]:
         """The checkpoint of one step.
@@ -150,3 +186,9 @@ class Checkpoints:
         for url in files.get(saved, []):
             if not url.endswith((f"/{name}", f"/{COMMIT}")):
                 storage.delete(url)  # Of a save of the same step that was cut off.
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    """Whether every value is: the sum of others is none, and takes one pass without an array of its own."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())  # Large ones may overflow in the sum alone.

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from boceto import storage
 from boceto.errors import BocetoError, Stopped
-from boceto.lease import NAME, Heartbeat, Holder, begun, machine, read
+from boceto.lease import NAME, UNREADABLE, Heartbeat, Holder, begun, machine, read
 from trainer.stop import Stop
 
 RENEWALS = 4  # In one term.
 _LOOKS = 20
-_DAMAGED = "someone whose lease cannot be read"
 
 
 class Lease:
@@ -97,7 +96,7 @@ class Lease:
                 return True
             other, version = read(self._path)
         if not other or other.token != self._holder.token:
-            self._lost = f"the lease of the run was taken over by {other or _DAMAGED}"
+            self._lost = f"the lease of the run was taken over by {other or UNREADABLE}"
             return False
         # An earlier renewal of ours had come through although its answer said otherwise, or none came.
         self._version = storage.replace_bytes(self._path, holder.to_json(), version)
@@ -141,7 +140,7 @@ def _take(
             if other and (other.is_here or (seen and seen != version)):
                 raise Stopped(f"{path}: {other} is training this run; wait for it, or give another --run")
             if not seen:
-                say(f"{other or _DAMAGED} held this run's lease; it is ours if it is not renewed within {term:g} s")
+                say(f"{other or UNREADABLE} held this run's lease; it is ours if it is not renewed within {term:g} s")
                 seen, since = version, time.monotonic()
         if stop.wait(me.term / _LOOKS):
             stop.check()
@@ -157,13 +156,14 @@ def _end_of(holder: Holder) -> Heartbeat:
     if holder.released:
         return last
     unheard = {"lost": last.seconds.get("lost", 0.0) + holder.term / RENEWALS / 2}
-    return Heartbeat(last.step, {**last.seconds, **unheard})
+    return dataclasses.replace(last, seconds={**last.seconds, **unheard})
 
 
 def _since(before: Heartbeat, seconds: Mapping[str, float]) -> Heartbeat:
     """The heartbeat of a session that has not restored anything yet."""
     every = {*before.seconds, *seconds}
-    return Heartbeat(before.step, {name: before.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in every})
+    spent = {name: before.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in every}
+    return Heartbeat(before.step, spent, before.sessions + 1)
 
 
 def _me(term: float) -> Holder:

@@ -1,11 +1,13 @@
 """Saves beside the loop: the loop waits for a copy of the state into host memory, a thread does the rest."""
 
+import errno
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from boceto import storage
+from boceto import storage, telemetry
 from boceto.checkpoint import Progress
 from boceto.errors import BocetoError
 from boceto.telemetry import Telemetry
@@ -15,6 +17,14 @@ from trainer.log import Log
 
 # What may go better the next time: a full disk may be cleared, a storage may answer again.
 PASSING = (OSError, MemoryError, storage.Unavailable, storage.Changed, Damaged)
+
+
+def reason(error: BaseException) -> str:
+    """Which of `telemetry.SAVE_RESULTS` a failed save is."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "disk_full"
+    kinds = {Damaged: "damaged", MemoryError: "memory"}
+    return next((name for kind, name in kinds.items() if isinstance(error, kind)), "storage")
 
 
 class State(Protocol):
@@ -48,7 +58,7 @@ class Saver:
         self._failed = 0
         self._arrays = state.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
-        self._under_way: tuple[Progress, Future[None]] | None = None
+        self._under_way: tuple[Progress, Future[float]] | None = None
         self._missed: Progress | None = None
 
     def save(self, progress: Progress) -> None:
@@ -83,9 +93,9 @@ class Saver:
         progress, future = self._under_way
         self._under_way = None
         try:
-            future.result()
+            seconds = future.result()
         except PASSING as error:
-            self._telemetry.saved(well=False)
+            self._telemetry.add(telemetry.SAVES, result=reason(error))
             self._missed = progress
             self._failed += 1
             what = f"the save of step {progress.step} failed: {error or type(error).__name__}"
@@ -98,7 +108,7 @@ class Saver:
             return False
         self._failed = 0
         self._missed = None
-        self._telemetry.saved(well=True)
+        self._saved(progress, seconds)
         return True
 
     def poll(self) -> None:
@@ -118,4 +128,18 @@ class Saver:
         return self.settle()
 
     def _begin(self, progress: Progress) -> None:
-        self._under_way = progress, self._pool.submit(self._checkpoints.save, self._arrays, progress)
+        self._under_way = progress, self._pool.submit(self._save, progress)
+
+    def _save(self, progress: Progress) -> float:
+        """Saves, and returns how many seconds that took."""
+        started = time.monotonic()
+        self._checkpoints.save(self._arrays, progress)
+        return time.monotonic() - started
+
+    def _saved(self, progress: Progress, seconds: float) -> None:
+        tell = self._telemetry
+        tell.add(telemetry.SAVES, result=telemetry.SAVED)
+        tell.observe(telemetry.SAVE_SECONDS, seconds)
+        tell.now(telemetry.CHECKPOINT)
+        tell.set(telemetry.CHECKPOINT_STEP, progress.step)
+        tell.set(telemetry.CHECKPOINT_BYTES, sum(array.nbytes for array in self._arrays.values()))

@@ -1,6 +1,8 @@
 """Everything a run changes as it learns, mirrored over the replicas, and its way to and from arrays."""
 
+import functools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from trainer import optimizers
 from trainer.settings import Settings
 
 FIRST_LOSS_SCALE = 2.0**15
+_COPIERS = 4
 
 
 def is_key(variable: keras.Variable) -> bool:
@@ -59,6 +62,12 @@ class State:
             for name, variable in zip(variables, self.local(0, variables), strict=True)
         }
 
+    @functools.cached_property
+    def _read(self) -> Any:
+        """A call that reads all variables at once: one at a time, the calls cost as much as the copies."""
+        named = self._named()
+        return tf.function(lambda: {name: variable.read_value() for name, variable in named.items()})
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as arrays."""
         return {name: variable.numpy() for name, variable in self._named().items()}
@@ -69,8 +78,9 @@ class State:
 
     def copy_to(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copies everything into `buffers`."""
-        for name, variable in self._named().items():
-            np.copyto(arrays[name], np.asarray(variable.read_value()))  # On the host, it is read where it lies.
+        values = self._read()
+        with ThreadPoolExecutor(_COPIERS) as pool:  # On the host, values are read where they lie.
+            list(pool.map(lambda name: np.copyto(arrays[name], np.asarray(values[name])), arrays))
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Sets everything from `arrays()`.

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from boceto import __version__
+from boceto import __version__, telemetry
 from boceto import run as runs
 from boceto.checkpoint import Commit, Progress
-from boceto.dataset import DataSet
+from boceto.dataset import DataSet, Manifest
 from boceto.errors import DataError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
@@ -22,7 +22,7 @@ from trainer import augment, devices, export, layers, loop, nets
 from trainer import state as states
 from trainer.accounts import Accounts
 from trainer.batches import Ahead, Call, Source, calls
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import Checkpoints, check_fits
 from trainer.lease import Lease
 from trainer.log import Log
 from trainer.loop import Plan, Run
@@ -30,7 +30,7 @@ from trainer.meter import Meter
 from trainer.nets import Spec
 from trainer.report import Report, TensorBoard
 from trainer.saver import Saver
-from trainer.settings import Settings, check_batch, check_same
+from trainer.settings import Settings, check_batch
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
 from trainer.validation import Held, divide
@@ -74,7 +74,7 @@ def run(job: Job) -> dict[str, Any]:
     with job.accounts.spending("restoring"):
         restored = _restored(job, checkpoints)
     with strategy.scope():
-        model = nets.build(settings.net, spec(settings, job.data))
+        model = nets.build(settings.net, spec(settings, job.data.manifest))
     state = states.create(strategy, model, settings)
     progress = _begin(job, plan, state, restored)
     report = _report(job, plan, model, progress, strategy.num_replicas_in_sync)
@@ -87,7 +87,7 @@ def run(job: Job) -> dict[str, Any]:
     every = calls(progress.step, plan.last, settings.steps_per_call, plan.ends_call)
     batches = Ahead(every, read, settings.readers, lambda: job.accounts.spending("waiting"))
     meter = Meter(source, progress, lambda: batches.waited, job.accounts)
-    job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds())
+    job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     try:
         with contextlib.closing(saver):
@@ -101,9 +101,8 @@ def run(job: Job) -> dict[str, Any]:
     return _export(job, *_best(job, progress, checkpoints, state), progress)
 
 
-def spec(settings: Settings, data: DataSet) -> Spec:
+def spec(settings: Settings, manifest: Manifest) -> Spec:
     """The net that the settings and the data ask for."""
-    manifest = data.manifest
     return Spec(
         classes=len(manifest.classes),
         height=manifest.height,
@@ -148,15 +147,8 @@ def _records(job: Job) -> tuple[Source, Held | None]:
 
 def _restored(job: Job, checkpoints: Checkpoints) -> tuple[Commit, Arrays] | None:
     found = checkpoints.newest(job.log)
-    if found is None:
-        return None
-    commit, digest = found[0], job.data.manifest.digest
-    if commit.data_digest != digest:
-        raise DataError(
-            f"{job.settings.run} was trained on data with the digest {commit.data_digest}, {job.settings.data} has "
-            f"{digest}; give the old --data, or another --run"
-        )
-    check_same(commit.settings, job.settings)
+    if found:
+        check_fits(found[0], job.data.manifest.digest, job.settings)
     return found
 
 
@@ -173,6 +165,8 @@ def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Ar
         )
     last = job.lease.before
     job.accounts.restore(progress.seconds, last.seconds, redone=last.step != progress.step)
+    job.telemetry.set(telemetry.SESSIONS, last.sessions + 1)
+    job.telemetry.add(telemetry.STEPS_LOST, max(0, last.step - progress.step))
     return progress
 
 
@@ -192,7 +186,11 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
     )
     history = runs.History(settings.run, alert=job.log.alert)
     history.resume(progress.step)
-    job.telemetry.info({"net": settings.net, "data_digest": job.data.manifest.digest, "version": __version__})
+    job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
+    job.telemetry.set(telemetry.REPLICAS, replicas)
+    job.telemetry.set(telemetry.STEP, progress.step)
+    job.telemetry.set(telemetry.LAST_STEP, plan.last)
+    job.telemetry.now(telemetry.PROGRESSED)
     job.log.line(
         f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, "
         f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"
@@ -215,7 +213,7 @@ def _export(job: Job, step: int, arrays: Arrays, progress: Progress) -> dict[str
     """Writes the artefact of `step`; returns the result of the run."""
     settings, manifest = job.settings, job.data.manifest
     # The artefact computes in float32 on any device, whatever the layers were trained in.
-    served = dataclasses.replace(spec(settings, job.data), precision="float32", dropout=0.0)
+    served = dataclasses.replace(spec(settings, job.data.manifest), precision="float32", dropout=0.0)
     model = nets.build(settings.net, served)
     description = {
         "net": settings.net,

@@ -78,8 +78,8 @@ def look(url: str, tell: Tell) -> Found:
     """
     entries = storage.list_files(url)
     names = [storage.relative(entry.url, url) for entry in entries]
-    if len(entries) == 1 and entries[0].url.rpartition("/")[2] == url.rpartition("/")[2] and "/" in url:
-        url = url.rpartition("/")[0]
+    if len(entries) == 1 and entries[0].url.rpartition("/")[2] == url.rpartition("/")[2]:
+        url = storage.parent(url)  # A file stands for its folder.
     every = kinds()
     for kind in every.values():
         if any(fnmatch.fnmatch(name, mark) for name in names for mark in kind.MARKS):

@@ -11,11 +11,6 @@ from boceto.inspection import Found, Link
 OK, MISSING, DAMAGED = "ok", "missing", "DAMAGED"
 
 
-def parent(url: str) -> str:
-    """The folder that the folder `url` is in."""
-    return url.rstrip("/").rpartition("/")[0] or "."
-
-
 def check_file(found: Found, path: str, crc32c: str, size: int | None = None) -> str:
     """-> OK, MISSING or DAMAGED, for a file whose checksum (and size in bytes) a manifest says; damage is noted."""
     try:
@@ -58,19 +53,19 @@ def data_link(here: str, digest: str, run: Mapping[str, Any] | None) -> Link:
     return Link(here, f"data set {digest}", same, f"at {path}" if same else f"{path} is {there}")
 
 
-def settings_link(here: str, settings: Mapping[str, Any], run: Mapping[str, Any]) -> Link:
-    """Whether settings are those of `run.json`, where both know them."""
+def check_settings(found: Found, here: str, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Notes where settings are not those of `run.json`, of those that both know."""
     theirs = run["mathematics"]
-    other = [name for name, value in settings.items() if name in theirs and theirs[name] != value]
-    said = f"{other[0]} is {settings[other[0]]!r} here and {theirs[other[0]]!r} there" if other else ""
-    return Link(here, f"settings of {runs.DESCRIPTION}", not other, said)
+    for name, value in settings.items():
+        if name in theirs and theirs[name] != value:
+            found.damaged.append(f"{here} does not fit {runs.DESCRIPTION}: {name} is {value!r} and {theirs[name]!r}")
 
 
 def digest_link(here: str, digest: str, run: Mapping[str, Any]) -> Link:
     """Whether the data set is that of `run.json`."""
     theirs = run["data_digest"]
-    said = "" if digest == theirs else f"{digest} here, {theirs} there"
-    return Link(here, f"data set of {runs.DESCRIPTION}", digest == theirs, said)
+    same = digest == theirs
+    return Link(here, f"data set {digest}", same, f"{runs.DESCRIPTION} says" + ("" if same else f" {theirs}"))
 
 
 def checkpoint_link(here: str, run: str, step: int) -> Link:

@@ -1,44 +1,37 @@
 """An artefact: `artefact.json` and the SavedModel beside it."""
 
-from boceto import artefact, contract, storage
+from boceto import artefact, storage
 from boceto import run as runs
-from boceto.artefact import DESCRIPTION, FORMAT, MODEL, VERSION, Artefact
+from boceto.artefact import DESCRIPTION, MODEL, Artefact
 from boceto.errors import DataError
-from boceto.inspection import Found, Link, Table, Tell
+from boceto.inspection import Found, Table, Tell
 from boceto.inspection._parts import (
     check_file,
+    check_settings,
     checkpoint_link,
     data_link,
     digest_link,
     must_match,
-    parent,
     run_of,
-    settings_link,
 )
 
 MARKS = (DESCRIPTION, f"{MODEL}/*")
-AGAIN = "export it again with `boceto train`"
 
 
 def look(url: str, tell: Tell) -> Found:
     """Reads the description and every byte of the SavedModel."""
     found = Found("artefact", url)
-    path = storage.join(url, DESCRIPTION)
     try:
-        described = contract.read(Artefact, contract.parse(storage.read_bytes(path), FORMAT, VERSION))
-        if "saved_model.pb" not in described.files:
-            raise ValueError("it lists no saved_model.pb")
-        files = {name: storage.below(storage.join(url, MODEL), name) for name in described.files}
-    except (FileNotFoundError, NotADirectoryError):
-        found.damaged.append(f"{path} is missing, so that it is no artefact; {AGAIN}")
-        return found
-    except (ValueError, DataError) as error:
-        found.damaged.append(f"{path} is damaged: {error}; {AGAIN}")
+        described = artefact.read(url)
+        files = artefact.listed(url, described)
+    except DataError as error:
+        found.damaged.append(str(error))
         return found
     states = {}
-    for name, file in files.items():
+    for file, expected in files.items():
+        name = storage.relative(file, storage.join(url, MODEL))
         tell(name)
-        states[name] = check_file(found, file, described.files[name])
+        states[name] = check_file(found, file, expected)
     found.facts = {
         "net": described.net,
         "parameters": described.parameters,
@@ -57,14 +50,14 @@ def look(url: str, tell: Tell) -> Found:
 
 def _link(found: Found, described: Artefact) -> None:
     """Where it comes from, as far as the run around it tells."""
-    folder = parent(found.url)
+    folder = storage.parent(found.url)
     run = run_of(folder)
     found.chain.append(data_link(DESCRIPTION, described.data_digest, run))
     found.chain.append(checkpoint_link(DESCRIPTION, folder, described.step))
     if run is None:
         return
     must_match(found, digest_link(DESCRIPTION, described.data_digest, run))
-    must_match(found, settings_link(DESCRIPTION, described.settings, run))
+    check_settings(found, DESCRIPTION, described.settings, run)
     result = run.get("result")
     if not result:  # The run goes on, and the artefact is of the time before.
         return
@@ -75,10 +68,8 @@ def _link(found: Found, described: Artefact) -> None:
         "settings": (described.settings, run),
     }
     for name, (here, there) in said.items():
-        if name in there:
-            same = here == there[name]
-            text = "" if same else f"{here} here, {there[name]} there"
-            must_match(found, Link(f"{name} in {DESCRIPTION}", runs.DESCRIPTION, same, text))
+        if name in there and here != there[name]:
+            found.damaged.append(f"{DESCRIPTION} does not fit {runs.DESCRIPTION}: {name} is {here} and {there[name]}")
 
 
 def at(run: str) -> str:

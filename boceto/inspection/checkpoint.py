@@ -6,7 +6,7 @@ from boceto import checkpoint, storage
 from boceto.checkpoint import COMMIT, Commit
 from boceto.errors import DataError, SettingsError
 from boceto.inspection import Found, Table, Tell
-from boceto.inspection._parts import data_link, digest_link, must_match, parent, run_of, settings_link
+from boceto.inspection._parts import check_settings, data_link, digest_link, must_match, run_of
 from boceto.tensors import Arrays
 
 MARKS = (COMMIT, "arrays-*.safetensors*")
@@ -18,10 +18,10 @@ def look(url: str, tell: Tell) -> Found:
     Raises:
         SettingsError: it is not where a run has its checkpoints, so that nobody knows its step.
     """
-    top, name = parent(url), url.rstrip("/").rpartition("/")[2]
+    top, name = storage.parent(url), url.rstrip("/").rpartition("/")[2]
     if not name.isdecimal() or not top.endswith(checkpoint.FOLDER):
         raise SettingsError(f"{url} is a checkpoint outside of a run; put it back to RUN/{checkpoint.FOLDER}/<step>")
-    found, run = Found("checkpoint", url), parent(top)
+    found, run = Found("checkpoint", url), storage.parent(top)
     tell(name)
     found.facts = {"step": int(name), "state": checkpoint.WHOLE}
     try:
@@ -59,4 +59,4 @@ def _link(found: Found, folder: str, commit: Commit) -> None:
     found.chain.append(data_link(COMMIT, commit.data_digest, run))
     if run is not None:
         must_match(found, digest_link(COMMIT, commit.data_digest, run))
-        must_match(found, settings_link(COMMIT, commit.settings, run))
+        check_settings(found, COMMIT, commit.settings, run)

@@ -9,7 +9,7 @@ from boceto import run as runs
 from boceto.console import clock_time
 from boceto.errors import DataError
 from boceto.inspection import Found, Link, Table, Tell, artefact, scores
-from boceto.inspection._parts import data_link, digest_link, must_match, settings_link
+from boceto.inspection._parts import check_settings, data_link, digest_link, must_match
 
 MARKS = (runs.DESCRIPTION, f"{checkpoint.FOLDER}/*", lease.NAME, runs.HISTORY)
 
@@ -64,7 +64,7 @@ def _checkpoint(found: Found, run: Mapping[str, Any] | None, step: int, urls: li
     if run is not None:
         here = f"checkpoint {step}"
         must_match(found, digest_link(here, commit.data_digest, run))
-        must_match(found, settings_link(here, commit.settings, run))
+        check_settings(found, here, commit.settings, run)
     return row | {"ledger": commit.progress.ledger, "best_step": commit.progress.best_step}
 
 
@@ -82,11 +82,10 @@ def _mark(found: Found, rows: list[dict[str, Any]]) -> None:
     for row in whole:
         if row["step"] == best:
             row["marks"].append("best")
-    there = best in [row["step"] for row in whole]
     if best:
-        must_match(
-            found, Link(f"checkpoint {whole[-1]['step']}", f"the best, {best}", there, "it is not whole any more")
-        )
+        there = best in [row["step"] for row in whole]
+        said = "" if there else "it is not whole any more"
+        must_match(found, Link(f"checkpoint {whole[-1]['step']}", f"the best, {best}", there, said))
 
 
 def _lease(url: str, found: Found) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 from boceto import artefact, contract, dataset, storage
 from boceto.errors import BocetoError, DataError
 from boceto.inspection import Found, Link, Tell
-from boceto.inspection._parts import parent
 
 SCORES = "scores.json"
 FORMAT = "boceto-scores"
@@ -38,7 +37,7 @@ def look(url: str, tell: Tell) -> Found:
     digest = found.facts["data_digest"]
     if not url.rstrip("/").endswith(f"/{digest}"):
         found.damaged.append(f"{path} says it is of data set {digest}, its folder says otherwise")
-    run = parent(parent(url))
+    run = storage.parent(storage.parent(url))
     found.chain = [_data(scores, digest), _artefact(run, described)]
     return found
 

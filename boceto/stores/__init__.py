@@ -13,6 +13,8 @@ from boceto.errors import BocetoError
 
 # Told of a transfer: how many more bytes have arrived.
 Progress = Callable[[int], None]
+# Given the next bytes of an object.
+Sink = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, order=True)
@@ -60,6 +62,9 @@ class Store(Protocol):
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
         """The bytes `start` to `end` (not included) of one object; None is its end."""
+
+    def stream(self, url: str, start: int, put: Sink) -> None:
+        """Hands `put` the bytes of one object from `start` on, piece by piece and in order; what it raises ends it."""
 
     def versioned(self, url: str) -> tuple[bytes, str]:
         """The bytes of a small object and its version."""

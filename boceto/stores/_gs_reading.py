@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
-from boceto.stores import Changed, Progress, Stat, Unavailable
+from boceto.stores import Changed, Progress, Sink, Stat, Unavailable
 from boceto.stores._gs_errors import errors
 from boceto.stores._gs_link import Broken, Link, Place
 from boceto.stores._gs_parallel import Told, in_parallel
@@ -131,6 +131,14 @@ class Pinned:
         if at == start:
             raise Broken("the answer ended before its first byte")
         return at
+
+
+def stream(link: Link, place: Place, start: int, put: Sink) -> None:
+    """Hands `put` the bytes of one version from `start` on, in order and unverified."""
+    blob = link.blob(place)
+    blob.reload(retry=link.retry, timeout=link.timeout)
+    found = stat_of(blob)
+    Pinned(link, place, found.version, found.size).read(start, found.size, lambda _, data: put(data))
 
 
 def download(link: Link, place: Place, file: BinaryIO, progress: Progress | None) -> None:

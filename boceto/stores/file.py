@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from boceto.stores import Changed, Entry, Progress, Stat
+from boceto.stores import Changed, Entry, Progress, Sink, Stat
 
 _BUFFER = 1 << 18
 _CHUNK = 1 << 20
@@ -46,6 +46,12 @@ class Store:
         with self.open(url) as file:
             file.seek(start)
             return file.read(-1 if end is None else max(0, end - start))
+
+    def stream(self, url: str, start: int, put: Sink) -> None:
+        with self.open(url) as file:
+            file.seek(start)
+            while data := file.read(_CHUNK):
+                put(data)
 
     def versioned(self, url: str) -> tuple[bytes, str]:
         data = local_path(url).read_bytes()

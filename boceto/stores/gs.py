@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from boceto.errors import SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat, _gs_reading, _gs_writing
+from boceto.stores import Changed, Entry, Progress, Sink, Stat, _gs_reading, _gs_writing
 from boceto.stores import file as local
 from boceto.stores._gs_errors import errors, no_credentials
 from boceto.stores._gs_link import Link, Patience, Place, connect, place_of
@@ -81,6 +81,11 @@ class Store:
             if isinstance(error.__cause__, RequestRangeNotSatisfiable):
                 return b""
             raise
+
+    def stream(self, url: str, start: int, put: Sink) -> None:
+        link, place = self._open(url)
+        with errors(link, place, _GET):
+            _gs_reading.stream(link, place, start, put)
 
     def versioned(self, url: str) -> tuple[bytes, str]:
         link, place = self._open(url)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from boceto.stores import Changed, Entry, Progress, Stat
+from boceto.stores import Changed, Entry, Progress, Sink, Stat
 
 
 class Store:
@@ -36,6 +36,10 @@ class Store:
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
         return self._get(url)[0][start:end]
+
+    def stream(self, url: str, start: int, put: Sink) -> None:
+        if data := self.read(url, start, None):
+            put(data)
 
     def versioned(self, url: str) -> tuple[bytes, str]:
         return self._get(url)

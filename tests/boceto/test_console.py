@@ -1,9 +1,13 @@
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from boceto.console import Console, clock_time, run_program, table
+from boceto.environment import MESSAGE_FILE
 from boceto.errors import DataError, SettingsError, Stopped
 
 
@@ -64,3 +68,20 @@ def test_the_result_goes_out_as_json_only_when_asked(capsys, as_json):
     assert run_program("train", lambda console: ({"step": 3}, as_json)) == 0
     out = capsys.readouterr().out
     assert (json.loads(out) if as_json else out) == ({"step": 3} if as_json else "")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_last_word_is_left_in_the_file_that_the_environment_names(tmp_path, make_data, there):
+    path = tmp_path / "message"
+    path.write_text("an earlier, longer message" * 100)
+    looked_at = make_data() if there else str(tmp_path / "nothing")
+    command = [sys.executable, "-m", "boceto", "inspect", looked_at, "--json"]
+    environment = {**os.environ, MESSAGE_FILE: str(path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if there else 2)
+    assert path.read_text() == (done.stdout if there else done.stderr)
+
+
+def test_a_message_that_cannot_be_left_changes_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv(MESSAGE_FILE, str(tmp_path / "no" / "such" / "folder"))
+    assert run_program("train", lambda console: ({"step": 3}, False)) == 0

@@ -32,7 +32,7 @@ def cache(tmp_path):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder in storage with three files, which are copied in pieces of 1,000 bytes: (URL, files)."""
-    monkeypatch.setattr(staging, "CHUNK", 1000)
+    in_pieces(monkeypatch, 1000)
     url = f"memory://staging/{tmp_path.name}"
     files = []
     for number, size in enumerate((4500, 0, 3000)):
@@ -42,15 +42,27 @@ def folder(tmp_path, monkeypatch):
     return url, files
 
 
+def in_pieces(monkeypatch, size, before=lambda url, at: None):
+    """From now on storage hands out pieces of `size` bytes; `before` is told of each one's URL and offset."""
+    stream = storage.stream
+
+    def cut(url, start, put):
+        def pieces(data):
+            nonlocal start
+            for at in range(0, len(data), size):
+                before(url, start + at)
+                put(data[at : at + size])
+            start += len(data)
+
+        stream(url, start, pieces)
+
+    monkeypatch.setattr(storage, "stream", cut)
+
+
 def reads(monkeypatch):
-    """What is read from storage from now on: a list of (name, start)."""
-    seen, read = [], storage.read_bytes
-
-    def recorded(url, start=0, end=None):
-        seen.append((url.rpartition("/")[2], start))
-        return read(url, start, end)
-
-    monkeypatch.setattr(storage, "read_bytes", recorded)
+    """What is read from storage from now on, in pieces of 1,000 bytes: a list of (name, start)."""
+    seen = []
+    in_pieces(monkeypatch, 1000, lambda url, at: seen.append((url.rpartition("/")[2], at)))
     return seen
 
 
@@ -150,7 +162,6 @@ def test_too_small_a_disk_is_said_before_a_byte_is_copied(folder, cache):
 FULL = """
 import resource, sys
 from boceto import console, staging, storage
-staging.CHUNK = 1000
 storage.write_bytes("memory://a/b", bytes(9000))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4500, 4500))
 cache = staging.cache(sys.argv[1], "train.cache_dir", lambda text: None)
@@ -169,7 +180,7 @@ def test_a_disk_that_gets_full_is_one_line_and_the_rest_goes_on_later(tmp_path, 
     file = staging.File("b", 9000, storage.crc32c(bytes(9000)))
     (copy,) = staging.cache(str(tmp_path), "s", lambda text: None).stage("memory://a", "key", [file])
     assert copy.read_bytes() == bytes(9000)
-    assert seen == [("b", 4500)]
+    assert [at for _, at in seen] == [4500, 5500, 6500, 7500, 8500]
 
 
 def test_a_folder_that_cannot_be_one_is_refused_by_its_setting(folder, tmp_path):
@@ -194,13 +205,7 @@ def test_progress_is_told_and_can_end_it(folder, tmp_path, monkeypatch):
     told = []
     staging.cache(str(tmp_path / "a"), "s", told.append).stage(url, KEY, files)
     assert "0.0 of 0.0 MB" in told[-1]
-    read = storage.read_bytes
-
-    def slow(*words):
-        time.sleep(0.3)
-        return read(*words)
-
-    monkeypatch.setattr(storage, "read_bytes", slow)
+    in_pieces(monkeypatch, 1000, lambda url, at: time.sleep(0.3))
 
     def stop(text):
         raise Stopped(text)
@@ -214,13 +219,15 @@ def test_progress_is_told_and_can_end_it(folder, tmp_path, monkeypatch):
 STAGE = """
 import sys, time, json
 from boceto import staging, storage
-staging.CHUNK = 1 << 16
-read = storage.read_bytes
-def counted(url, start=0, end=None):
-    print("read", start, flush=True)
-    time.sleep(0.01)
-    return read(url, start, end)
-storage.read_bytes = counted
+stream = storage.stream
+def counted(url, start, put):
+    def pieces(data):
+        for at in range(0, len(data), 1 << 16):
+            print("read", flush=True)
+            time.sleep(0.01)
+            put(data[at : at + (1 << 16)])
+    stream(url, start, pieces)
+storage.stream = counted
 cache = staging.cache(sys.argv[1], "train.cache_dir", lambda text: None)
 files = [staging.File(*file) for file in json.loads(sys.argv[3])]
 cache.stage(sys.argv[2], "key", files)

@@ -73,6 +73,24 @@ def test_a_range_is_read(folder):
     assert storage.read_bytes(url, 12) == b""
 
 
+def test_bytes_are_streamed_from_anywhere_on(folder):
+    url = storage.join(folder, "a.bin")
+    data = bytes(range(256)) * (3 << 12)  # More than a piece.
+    storage.write_bytes(url, data)
+    for start in (0, 1, 1 << 20, len(data) - 1, len(data)):
+        got = []
+        storage.stream(url, start, got.append)
+        assert b"".join(got) == data[start:]
+    with pytest.raises(FileNotFoundError):
+        storage.stream(storage.join(folder, "b"), 0, got.append)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.stream(url, 0, stop)
+
+
 def test_only_one_creates(folder):
     url = storage.join(folder, "new")
     outcomes = []

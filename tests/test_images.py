@@ -1,0 +1,61 @@
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+PROGRAMS = ("prepare", "train", "eval")
+
+
+def _stages():
+    """The Dockerfile's lines by the name of their stage."""
+    parts = re.split(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_a_build_needs_no_address_and_no_syntax_of_another_builder():
+    assert not re.search(r"://|index-url|trusted-host|#\s*syntax=|<<", DOCKERFILE)
+
+
+@pytest.mark.parametrize("target", [*PROGRAMS, "emulator"])
+def test_nothing_runs_as_root(target):
+    users = re.findall(r"^USER (\d+):(\d+)$", _stages()[target], re.MULTILINE)
+    assert len(users) == 1
+    assert min(map(int, users[0])) >= 10_000
+
+
+@pytest.mark.parametrize("stage", [name for name, text in _stages().items() if "--requirement" in text])
+def test_libraries_come_from_a_lock_with_hashes(stage):
+    text = _stages()[stage]
+    (lock,) = re.findall(r"^COPY requirements/(\S+) \.$", text, re.MULTILINE)
+    assert (ROOT / "requirements" / lock).exists()
+    assert f"install --require-hashes --requirement {lock}" in text
+
+
+def test_what_the_wheel_holds_reaches_the_build():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{package}/" for package in wheel["packages"]} <= set(let_in)
+
+
+def test_the_bills_of_materials_name_what_the_images_hold(tmp_path):
+    # The environment that runs the tests is the one that `make install` made.
+    verb = ["make", "--old-file=install", "sbom", f"VENV={sys.prefix}", f"SBOM={tmp_path}"]
+    subprocess.run(verb, cwd=ROOT, check=True, capture_output=True)
+    held = {}
+    for lock in (*PROGRAMS, "gpu"):
+        bill = json.loads((tmp_path / f"{lock}.cdx.json").read_text())
+        assert bill["bomFormat"] == "CycloneDX"
+        assert bill["metadata"]["component"]["name"] == "boceto"
+        held[lock] = {part["name"] for part in bill["components"]}
+        assert all(re.search(r"@[\d.]+", part["purl"]) for part in bill["components"])
+    assert "apache-beam" in held["prepare"]
+    assert "tensorflow-cpu" in held["train"] & held["eval"]
+    assert "nvidia-cudnn-cu12" in held["gpu"]
+    assert not {name for name in held["prepare"] if "tensorflow" in name}
+    assert not {name for name in held["train"] | held["eval"] if "beam" in name or "nvidia" in name}

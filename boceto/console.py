@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,30 @@ class Console:
         if self._drawn:
             self._stream.write("\r" + " " * self._drawn + "\r")
             self._drawn = 0
+
+
+class _Told(logging.Handler):
+    """Shows what the storage has to say as a console's warnings."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.warning(record.getMessage())
+
+
+@contextlib.contextmanager
+def _telling(console: Console) -> Iterator[None]:
+    """What is logged under `boceto` in the block goes to the console, and nowhere else."""
+    logger, handler = logging.getLogger("boceto"), _Told(console)
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 @contextlib.contextmanager
@@ -133,7 +158,7 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
         return code
 
     try:
-        with _interrupted():
+        with _interrupted(), _telling(console):
             result, as_json, wrong = work(console)
         if as_json:
             print(json.dumps(result, allow_nan=False), flush=True)

@@ -99,9 +99,12 @@ class Run:
     def save(self, *, for_sure: bool = False) -> None:
         """Begins to save a checkpoint of the step that was just done; `for_sure` waits until it is durable."""
         with self.meter.aside("saving"):
-            self.report.history.flush()  # First: a run that goes on from this step must find its lines.
-            save = self.saver.save_for_sure if for_sure else self.saver.save
-            save(self.meter.accounted)
+            self.report.history.offer()  # First: a run that goes on from this step must find its lines.
+            if not for_sure:
+                self.saver.save(self.meter.accounted)
+                return
+            self.saver.save_for_sure(self.meter.accounted)
+            self.report.history.settle()
 
     def show(self) -> None:
         """Shows how far things are."""

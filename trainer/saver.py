@@ -59,21 +59,30 @@ class Saver:
         self._arrays = state.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._under_way: tuple[Progress, Future[float]] | None = None
+        self._missed: Progress | None = None
 
     def save(self, progress: Progress) -> None:
         """Begins to save the state as it is now.
+
+        Where the save of what is still the best step failed, its copy is saved first, since no later state makes up for
+        it. While that fails, the state of now has to wait: it is not saved in this turn.
 
         Raises:
             SaveFailed: too many saves in a row have failed.
             BocetoError: what an earlier save found that no later one could mend.
         """
         self.settle()
-        self._state.copy_to(self._arrays)
-        self._begin(progress)
+        if self._made_up(progress):
+            self._state.copy_to(self._arrays)
+            self._begin(progress)
 
     def save_for_sure(self, progress: Progress) -> None:
         """As `save`, and waits until it is durable."""
-        self.save(progress)
+        self.settle()
+        while not self._made_up(progress):
+            pass  # SaveFailed ends it.
+        self._state.copy_to(self._arrays)
+        self._begin(progress)
         while not self.settle():
             self._begin(progress)
 
@@ -87,6 +96,7 @@ class Saver:
             seconds = future.result()
         except PASSING as error:
             self._telemetry.add(telemetry.SAVES, result=reason(error))
+            self._missed = progress
             self._failed += 1
             what = f"the save of step {progress.step} failed: {error or type(error).__name__}"
             if self._failed >= self._most_failed:
@@ -97,6 +107,7 @@ class Saver:
             self._log.alert(f"{what} ({self._failed} in a row); it is tried again")
             return False
         self._failed = 0
+        self._missed = None
         self._saved(progress, seconds)
         return True
 
@@ -108,6 +119,13 @@ class Saver:
     def close(self) -> None:
         """Waits for the save under way, whatever becomes of it."""
         self._pool.shutdown(wait=True)
+
+    def _made_up(self, progress: Progress) -> bool:
+        """Whether no save of the best step of `progress` is missing, after another try where one was."""
+        if self._missed is None or self._missed.step != progress.best_step:
+            return True
+        self._begin(self._missed)
+        return self.settle()
 
     def _begin(self, progress: Progress) -> None:
         self._under_way = progress, self._pool.submit(self._save, progress)

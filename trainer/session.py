@@ -49,6 +49,8 @@ def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry
             from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 
         stop.check()
+        for name in (runs.DESCRIPTION, runs.HISTORY):
+            storage.delete_partials(storage.join(settings.run, name))
         description = describe(settings, data)
         try:
             result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, description))

@@ -184,7 +184,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
             "result": None,
         },
     )
-    history = runs.History(settings.run)
+    history = runs.History(settings.run, alert=job.log.alert)
     history.resume(progress.step)
     job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
     job.telemetry.set(telemetry.REPLICAS, replicas)

@@ -150,3 +150,34 @@ def test_what_no_later_save_could_mend_ends_the_run(make, error):
         while True:
             saver.poll()
             time.sleep(0.01)
+
+
+def test_a_save_of_the_best_step_that_failed_is_made_up_for_before_a_later_one(make):
+    saver, checkpoints, state, *_ = make(OSError("disk"), OSError("disk"))
+    state.value = 4.0
+    saver.save(Progress(step=4, best_step=4))
+    state.value = 6.0
+    saver.save(Progress(step=6, best_step=4))  # It fails again: the copy of step 4 stays.
+    state.value = 8.0
+    saver.save(Progress(step=8, best_step=4))
+    saver.settle()
+    assert checkpoints.saved == [(4, 4.0), (8, 8.0)]
+
+
+def test_a_step_that_is_the_best_no_more_is_not_made_up_for(make):
+    saver, checkpoints, state, *_ = make(OSError("disk"))
+    saver.save(Progress(step=4, best_step=4))
+    state.value = 6.0
+    saver.save_for_sure(Progress(step=6, best_step=6))
+    assert checkpoints.saved == [(6, 6.0)]
+
+
+def test_the_last_save_makes_up_for_the_best_one_or_ends_the_run(make):
+    saver, checkpoints, *_ = make(OSError("disk"), OSError("disk"))
+    saver.save(Progress(step=4, best_step=4))
+    saver.save_for_sure(Progress(step=9, best_step=4))
+    assert [step for step, _ in checkpoints.saved] == [4, 9]
+    saver, *_ = make(*[OSError("disk")] * 5)
+    saver.save(Progress(step=4, best_step=4))
+    with pytest.raises(SaveFailed, match="step 4 failed"):
+        saver.save_for_sure(Progress(step=9, best_step=4))

@@ -53,6 +53,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
+    storage.check_writable(storage.join(settings.run, FOLDER, data.manifest.digest), "eval.run")  # Not at the end.
     with serving("eval", settings.metrics_port, settings.metrics_linger) as tell:
         tell.serve()
         return _evaluate(settings, data, description, console, tell, same=same)
@@ -67,14 +68,13 @@ def _evaluate(  # noqa: PLR0913 - what an evaluation is made of
     *,
     same: bool,
 ) -> dict[str, Any]:
-    folder = storage.join(settings.run, FOLDER, data.manifest.digest)
-    storage.check_writable(folder, "eval.run")  # Now, and not when all is computed.
     test = data.split("test")
     net = model.load(settings.run, description)
     job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console, tell)
     splits = {"train": _train_scores(job)} if data.manifest.splits["train"].records else {}
     splits["test"], embeddings = _classify(job, test, np.arange(len(test)), keep=True)
     scores = _header(job, same=same) | {"splits": splits, "retrieval": _retrieve(job, embeddings, test.labels)}
+    folder = storage.join(settings.run, FOLDER, data.manifest.digest)
     _write(folder, scores, _picture(job, test, embeddings))
     _tell(job, scores)
     console.line(report.summary(scores))

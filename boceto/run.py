@@ -52,11 +52,16 @@ class History:
     """The lines of `history.jsonl`, each a JSON object with a `step`, in rising order of it."""
 
     def __init__(
-        self, run: str, clock: Callable[[], float] = time.monotonic, alert: Callable[[str], None] = lambda _: None
+        self,
+        run: str,
+        clock: Callable[[], float] = time.monotonic,
+        alert: Callable[[str], None] = lambda _: None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = storage.join(run, HISTORY)
         self._clock = clock
         self._alert = alert
+        self._confirm = confirm  # Raises where the run is no longer ours.
         self._behind = False
         self._flushed = clock()
         self._lines: list[str] = []
@@ -96,6 +101,7 @@ class History:
 
     def flush(self) -> None:
         """Writes the file whole: object storage cannot append."""
+        self._confirm()
         storage.write_bytes(self._path, "".join(line + "\n" for line in self._lines).encode())
         self._flushed = self._clock()
         self._behind = False

@@ -133,6 +133,8 @@ def _converted(where: str, value: Any, kind: Any) -> Any:
 def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if value is None:
         return
+    if isinstance(value, str) and value != value.encode(errors="replace").decode():
+        raise SettingsError(f"{where} = {value!r} is not UTF-8; rename it")
     choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
     if choices and value not in choices:
         raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(choices)}")

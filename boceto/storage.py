@@ -41,6 +41,8 @@ def schemes() -> set[str]:
 
 
 def _store(url: str) -> Store:
+    if not url:
+        raise SettingsError("an empty path names nothing; give one")
     scheme, separator, _ = url.partition("://")
     if not separator:
         scheme = "file"
@@ -55,8 +57,15 @@ def is_local(url: str) -> bool:
 
 
 def join(url: str, *names: str) -> str:
-    """The URL of `names` below the folder `url`."""
-    return "/".join([url.rstrip("/") if url != "/" else "", *names])
+    """The URL of `names` below the folder `url`.
+
+    Raises:
+        SettingsError: `url` is empty or a scheme alone, as a variable leaves that was not set.
+    """
+    folder = url.rstrip("/")
+    if not url or (folder.endswith(":") and "://" in url):
+        raise SettingsError(f"{url!r} names no folder; give one")
+    return "/".join([folder, *names])
 
 
 def parent(url: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import checkpoint, storage, tensors
+from boceto import run as runs
 from boceto.checkpoint import COMMIT, Commit, File, Progress
 from boceto.errors import BocetoError, DataError
 from boceto.tensors import Arrays
@@ -32,7 +33,7 @@ def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays
     Tells of each that is skipped. Changes nothing.
 
     Raises:
-        DataError: there are checkpoints, and none is whole.
+        DataError: there are checkpoints, and none is whole; or there is none, and the run was finished.
     """
     files = _begun(run)
     for step in reversed(files):
@@ -44,6 +45,11 @@ def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays
         raise DataError(
             f"{storage.join(run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; restore one from "
             "a backup, or start again in another --run"
+        )
+    if (runs.read(run) or {}).get("result"):
+        raise DataError(
+            f"{storage.join(run, checkpoint.FOLDER)} has no whole checkpoint, but {runs.DESCRIPTION} says that the run "
+            "was finished; restore one from a backup, or start again in another --run"
         )
     return None
 

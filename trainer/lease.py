@@ -137,8 +137,8 @@ def _take(
             if (other and (other.released or other.is_gone)) or waited > term:
                 before = _end_of(other) if other else Heartbeat()
                 return storage.replace_bytes(path, _alive(me, before, seconds()).to_json(), version), before
-            if other and (other.is_here or (seen and seen != version)):
-                raise Stopped(f"{path}: {other} is training this run; wait for it, or give another --run")
+            if (other and other.is_here) or (seen and seen != version):
+                raise Stopped(f"{path}: {other or UNREADABLE} is training this run; wait for it, or give another --run")
             if not seen:
                 say(f"{other or UNREADABLE} held this run's lease; it is ours if it is not renewed within {term:g} s")
                 seen, since = version, time.monotonic()

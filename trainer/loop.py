@@ -138,7 +138,7 @@ def train(run: Run) -> Progress:
     run.stop.check()
     if run.validates(run.meter.progress.step):
         run.validate()
-        run.save()
+        run.save(for_sure=run.exhausted)
     for call, (batch, digests) in run.batches:
         if run.exhausted:
             run.report.log.line(f"no better validation in {plan.settings.patience} of them: the run ends here")
@@ -154,7 +154,7 @@ def train(run: Run) -> Progress:
         stopping = run.stop.requested
         run.saver.poll()
         if plan.saves(call) or validates or stopping:
-            run.save(for_sure=stopping or call.last == plan.last)
+            run.save(for_sure=stopping or call.last == plan.last or run.exhausted)
         if stopping and call.last < plan.last:
             raise Stopped(f"stopped after step {call.last} of {plan.last}, saved; run the same command again")
     return run.meter.settle()

@@ -57,8 +57,8 @@ def on_signals(grace: float, say: Callable[[str], None]) -> Iterator[Stop]:
     os.set_blocking(writing, False)
     watcher = threading.Thread(target=_watch, args=(reading, stop, grace, say), daemon=True)
     watcher.start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # First: a handler alone would swallow a signal.
     handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield stop
     finally:

@@ -149,6 +149,9 @@ def _restored(job: Job, checkpoints: Checkpoints) -> tuple[Commit, Arrays] | Non
     found = checkpoints.newest(job.log)
     if found:
         check_fits(found[0], job.data.manifest.digest, job.settings)
+    elif job.lease.before.step:
+        begun = f"{job.settings.run} had come to step {job.lease.before.step}"
+        job.log.alert(f"{begun} and has no checkpoint: it begins with the first step")
     return found
 
 
@@ -184,7 +187,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
             "result": None,
         },
     )
-    history = runs.History(settings.run, alert=job.log.alert)
+    history = runs.History(settings.run, alert=job.log.alert, confirm=job.lease.confirm)
     history.resume(progress.step)
     job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
     job.telemetry.set(telemetry.REPLICAS, replicas)

@@ -29,7 +29,8 @@ class Store:
         folder = local_path(url)
         if folder.is_file():
             return [Entry(str(folder), folder.stat().st_size)]
-        files = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)  # noqa: PTH118 - many
+        walk = os.walk(folder, onerror=_not_gone)
+        files = (os.path.join(root, name) for root, _, names in walk for name in names)  # noqa: PTH118 - many
         return sorted(Entry(path, size) for path in files if (size := _size(path)) is not None)
 
     def stat(self, url: str) -> Stat | None:
@@ -152,6 +153,12 @@ def _copy(source: BinaryIO, target: BinaryIO, progress: Progress | None) -> None
         target.write(chunk)
         if progress:
             progress(len(chunk))
+
+
+def _not_gone(error: OSError) -> None:
+    """A folder that is not there is empty; one that cannot be read must not look so."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _size(path: str) -> int | None:

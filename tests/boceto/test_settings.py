@@ -81,6 +81,11 @@ def test_a_file_is_checked_like_the_flags(tmp_path, text, message):
         _parse("--config", str(file))
 
 
+def test_a_word_that_is_no_text_is_refused():
+    with pytest.raises(SettingsError, match=r"train\.data = 'a\\udcff' is not UTF-8"):
+        _parse("--data", "a\udcff")
+
+
 def test_help_names_every_setting_with_its_default(capsys):
     with pytest.raises(SystemExit) as stop:
         _parse("--help")

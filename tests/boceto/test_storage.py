@@ -57,6 +57,18 @@ def test_an_unknown_scheme_says_which_there_are():
         storage.read_bytes("s3://bucket/name")
 
 
+@pytest.mark.parametrize("url", ["", "gs://", "file://", "memory:///"])
+def test_what_an_unset_variable_leaves_is_refused(url):
+    with pytest.raises(SettingsError, match="names no"):
+        storage.join(url, "train-00000-of-00001.tfrecord")
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop"):
+        storage.list_files(str(tmp_path / "loop"))
+
+
 def test_the_checksum_is_crc32c():
     # RFC 3720, B.4: 32 bytes of zeros, and 32 rising bytes.
     assert storage.crc32c(bytes(32)) == "8a9136aa"

@@ -6,6 +6,7 @@ import pytest
 import safetensors.numpy
 
 from boceto import checkpoint, contract, storage
+from boceto import run as runs
 from boceto.checkpoint import COMMIT, Progress
 from boceto.console import Console
 from boceto.errors import DataError, Stopped
@@ -148,6 +149,15 @@ def test_none_whole_is_an_error_and_no_new_start(checkpoints, run, log):
     save(checkpoints, 2)
     _flipped(run)
     with pytest.raises(DataError, match="1 checkpoints and none is whole"):
+        checkpoints.newest(log)
+
+
+def test_a_finished_run_whose_checkpoints_are_gone_is_an_error_and_no_new_start(checkpoints, run, log):
+    described = {"goal": {}, "mathematics": {}, "data_digest": "0"}
+    runs.write(run, described | {"result": None})
+    assert checkpoints.newest(log) is None
+    runs.write(run, described | {"result": {"step": 5}})
+    with pytest.raises(DataError, match=r"has no whole checkpoint, but run\.json says that the run was finished"):
         checkpoints.newest(log)
 
 

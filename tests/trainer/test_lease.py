@@ -68,6 +68,16 @@ def test_one_that_is_renewed_elsewhere_is_left_alone(run):
     assert written(run)["host"] == "far"
 
 
+def test_one_that_cannot_be_read_and_changes_is_left_alone(run):
+    path = storage.join(run, NAME)
+    storage.write_bytes(path, b"of a later version")
+    beats = threading.Timer(0.3, storage.write_bytes, (path, b"of a later version, renewed"))
+    beats.start()
+    with pytest.raises(Stopped, match="is training this run"), hold(run):
+        pass
+    assert storage.read_bytes(path) == b"of a later version, renewed"
+
+
 def test_a_dead_holder_elsewhere_loses_it_after_a_term(run):
     elsewhere(run)
     said = []

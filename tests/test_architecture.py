@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = ("beam_pipelines", "trainer", "eval_jobs")
+PROGRAMS = ("beam_pipelines", "trainer", "eval_jobs", "k8s")
 PACKAGES = ("boceto", *PROGRAMS)
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

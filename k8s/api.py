@@ -78,7 +78,7 @@ class Cluster:
         """Server-side apply: makes an object, or changes what is ours of it."""
         path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
-        made: Object = self._call("PATCH", path, body=json.dumps(wanted), query=query, content=APPLY)
+        made: Object = self._call("PATCH", path, body=wanted, query=query, content=APPLY)
         return made
 
     def merge(self, api: str, kind: str, name: str, change: Mapping[str, Any]) -> Object:

@@ -178,7 +178,7 @@ def why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -
         queue = job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name")
         return f"suspended: it waits for its queue {queue}" if queue else "suspended: somebody must set it going"
     living = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
-    if any(pod["status"]["phase"] == "Running" for pod in living):
+    if any(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods):
         return ""
     if not living:
         return _said(job, events, ("FailedCreate",)) or "for a pod"

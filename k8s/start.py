@@ -24,6 +24,7 @@ def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, repl
     Raises:
         SettingsError: another's object is in the way, or a Job of this name with other settings.
     """
+    _place(objects, cluster.namespace)
     wanted = of_kind(list(objects), "Job")
     name = wanted["metadata"]["name"]
     others = [each for each in objects if each is not wanted and not _is_there(cluster, each)]
@@ -41,6 +42,12 @@ def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, repl
     made = cluster.apply(wanted)
     console.line(f"{name} is submitted to namespace {cluster.namespace}")
     return made
+
+
+def _place(objects: Sequence[Object], namespace: str) -> None:
+    """Fills in what a binding alone must say: the namespace of its accounts."""
+    for subject in [each for found in objects for each in found.get("subjects", [])]:
+        subject["namespace"] = namespace
 
 
 def _is_there(cluster: Cluster, wanted: Object) -> bool:

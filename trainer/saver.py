@@ -46,6 +46,7 @@ class Saver:
         self._telemetry = telemetry
         self._most_failed = most_failed
         self._failed = 0
+        self.saved = 0  # The step of the newest checkpoint of this process.
         self._arrays = state.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._under_way: tuple[Progress, Future[None]] | None = None
@@ -88,6 +89,7 @@ class Saver:
             return False
         self._failed = 0
         self._telemetry.saved(well=True)
+        self.saved = progress.step
         return True
 
     def poll(self) -> None:

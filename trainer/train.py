@@ -18,7 +18,7 @@ from boceto.errors import DataError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
-from trainer import augment, devices, export, layers, loop, nets
+from trainer import augment, cluster, devices, environment, export, layers, loop, nets
 from trainer import state as states
 from trainer.accounts import Accounts
 from trainer.batches import Ahead, Call, Source, calls
@@ -90,7 +90,8 @@ def run(job: Job) -> dict[str, Any]:
     job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds())
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     try:
-        with contextlib.closing(saver):
+        told = lambda: _annotations(job, report, saver.saved or progress.step)  # noqa: E731 - reads better than a def
+        with contextlib.closing(saver), cluster.telling(environment.pod(), told, job.log.alert):
             progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
     except tf.errors.ResourceExhaustedError as error:
         raise SettingsError(
@@ -99,6 +100,13 @@ def run(job: Job) -> dict[str, Any]:
     report.finished(progress)
     job.accounts.begin("saving")
     return _export(job, *_best(job, progress, checkpoints, state), progress)
+
+
+def _annotations(job: Job, report: Report, saved: int) -> dict[str, str]:
+    """What the Job of a cluster is told of the run."""
+    seconds = job.accounts.seconds()
+    goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
+    return {"progress": report.summary, "checkpoint": f"step {saved}" if saved else "none", "goodput": f"{goodput:.2f}"}
 
 
 def spec(settings: Settings, manifest: Manifest) -> Spec:

@@ -138,7 +138,7 @@ class Cluster:
             raise self._explained(error, method, path) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", None) or error
-            why = str(reason).rpartition(": ")[2]
+            why = re.sub(r"\[Errno \d+\] ", "", str(reason).rpartition(": ")[2])
             raise Unreachable(
                 f"the cluster at {self.host} does not answer ({why}); is it up, and is the context the right one?"
             ) from error

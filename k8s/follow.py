@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boceto.console import Console
 from boceto.errors import BocetoError, SettingsError
@@ -14,6 +14,7 @@ from k8s.jobs import Attempt
 from k8s.render import Object
 
 POLL = 1.0  # Seconds between looks.
+HASTE = 0.2  # Where a pod is about to go, with what it says at its end.
 PATIENCE = 120.0  # Seconds without an answer of the cluster.
 WIDTH = 24
 STEPS = re.compile(r"\bstep (\d+)/(\d+)\b")
@@ -31,7 +32,7 @@ class Outcome:
     @property
     def message(self) -> str:
         """What its program said last."""
-        return next((each.message for each in reversed(self.attempts) if each.message), "")
+        return self.attempts[-1].message if self.attempts else ""
 
 
 class Follower:
@@ -44,6 +45,7 @@ class Follower:
         self._said: dict[str, str] = {}
         self._read: dict[str, str] = {}
         self._seen: dict[str, Attempt] = {}
+        self._last_line: dict[str, str] = {}
 
     def until(self, enough: Callable[[Object, Sequence[Object]], bool]) -> Outcome:
         """Looks until `enough` says so of the Job and its pods.
@@ -62,7 +64,7 @@ class Follower:
                 if time.monotonic() - answered > PATIENCE:
                     raise
                 self._say("cluster", f"{error}")
-            time.sleep(POLL)
+            time.sleep(HASTE if any(each.why.startswith(jobs.DELETED) for each in self._seen.values()) else POLL)
 
     def _look(self) -> tuple[Object, Sequence[Object]]:
         job = self._cluster.get("batch/v1", "Job", self._name)
@@ -96,7 +98,7 @@ class Follower:
         except SettingsError:  # The container has not begun, or is gone again.
             lines = []
         for when, line in lines:
-            self._read[name] = when
+            self._read[name], self._last_line[name] = when, line
             self._show(line)
         ended = jobs.attempt(pod)
         if ended.code:
@@ -115,7 +117,11 @@ class Follower:
         kept = jobs.before(job)
         gone = [each for name, each in self._seen.items() if name not in there]
         self._seen = there
-        new = [_gone(each) for each in gone if each.pod not in {other.pod for other in kept}]
+        new = [
+            _gone(each, self._last_line.get(each.pod, ""))
+            for each in gone
+            if each.pod not in {other.pod for other in kept}
+        ]
         if new:
             for each in new:
                 self._say(each.pod, f"{each.pod} on {each.node}: {each.why}")
@@ -130,11 +136,11 @@ class Follower:
         return Outcome(job, every, jobs.exit_code(job, every))
 
 
-def _gone(seen: Attempt) -> Attempt:
-    """What is known of a pod that is not there any more."""
-    if seen.code is not None or seen.why not in ("running", "pending"):
+def _gone(seen: Attempt, line: str) -> Attempt:
+    """What is known of a pod that is not there any more, and said `line` last."""
+    if seen.code is not None:
         return seen
-    return Attempt(seen.pod, seen.node, seen.started, why=jobs.GONE)
+    return replace(seen, why=jobs.GONE if seen.why in ("running", "pending") else seen.why, message=line)
 
 
 def to_the_end(job: Object, pods: Sequence[Object]) -> bool:

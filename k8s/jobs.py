@@ -28,6 +28,7 @@ DISRUPTIONS = {
     "DeletionByPodGC": "its node is gone",
     "TerminationByKubelet": "ended by its node",
 }
+DELETED = "its pod was deleted"
 GONE = "its pod is gone: deleted, evicted, or lost with its node"
 COMPLETE, FAILED, STOPPING, SUSPENDED, ACTIVE = "complete", "failed", "stopped", "suspended", "active"
 
@@ -114,7 +115,7 @@ def _why(pod: Object, ended: Mapping[str, Any]) -> str:
     elif pod["status"].get("reason"):
         parts.append(pod["status"]["reason"].lower())
     elif pod["metadata"].get("deletionTimestamp"):
-        parts.append("its pod was deleted")
+        parts.append(DELETED)
     if ended.get("reason") == "OOMKilled":
         limits = pod["spec"]["containers"][0].get("resources", {}).get("limits", {})
         parts.append(f"out of memory (limit {limits.get('memory', 'none')})")
@@ -181,7 +182,7 @@ def why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -
     if any(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods):
         return ""
     if not living:
-        return _said(job, events, ("FailedCreate",)) or "for a pod"
+        return _said(job, events, ("FailedCreate",))
     pod = living[-1]
     return _why_pending(pod) or _said(pod, events, ("Failed", "FailedScheduling", "FailedMount")) or "the pod starts"
 

@@ -121,9 +121,14 @@ def to_toml(settings: Tables) -> str:
     """Tables of plain values as TOML. JSON's texts, numbers, truths and lists are TOML's too."""
     parts = []
     for table, values in settings.items():
-        lines = [f"{key} = {json.dumps(value, ensure_ascii=True)}" for key, value in values.items()]
+        lines = [f"{key} = {_json(value)}" for key, value in values.items()]
         parts.append("\n".join([f"[{table}]", *lines]) + "\n")
     return "\n".join(parts)
+
+
+def _json(value: Any) -> str:
+    """JSON that is TOML too, which has no pairs of surrogates, and no bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def render(

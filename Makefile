@@ -9,7 +9,7 @@ LOCKED := prepare train gpu eval submit dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo test check soak bench image sbom lock clean
+.PHONY: install demo test check soak bench e2e image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -37,6 +37,9 @@ soak: install  ## Kills real training runs at random, KILLS (50) times, and comp
 
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
+
+e2e: install  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
+	$(PYTHON) tests/e2e/run.py --tag $(or $(TAG),dev) $(if $(ONLY),--only $(ONLY))
 
 image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev); ACCELERATOR=gpu for GPUs, PYTHON_IMAGE to pin the base.
 	for target in $(IMAGES); do DOCKER_BUILDKIT=1 docker build --target $$target --tag boceto-$$target:$(or $(TAG),dev) \

@@ -175,7 +175,8 @@ def is_ours(found: Object) -> bool:
 def fits(there: Any, wanted: Any) -> bool:
     """Whether an object already is what is wanted, whatever else it has."""
     if isinstance(wanted, Mapping):
-        return isinstance(there, Mapping) and all(fits(there.get(key), value) for key, value in wanted.items())
+        here = there or {}  # The API leaves out what is empty.
+        return isinstance(here, Mapping) and all(fits(here.get(key), value) for key, value in wanted.items())
     if isinstance(wanted, list):
         return isinstance(there, list) and len(there) == len(wanted) and all(map(fits, there, wanted))
     return bool(there == wanted)

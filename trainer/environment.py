@@ -21,8 +21,7 @@ def pod() -> Pod | None:
     job, host = os.environ.get("BOCETO_JOB"), os.environ.get("KUBERNETES_SERVICE_HOST")
     if not job or not host:
         return None
-    account = os.environ.get("BOCETO_ACCOUNT", ACCOUNT)
-    return Pod(host, int(os.environ.get("KUBERNETES_SERVICE_PORT", "443")), job, account)
+    return Pod(host, int(os.environ.get("KUBERNETES_SERVICE_PORT", "443")), job)
 
 
 def prepare() -> None:

@@ -43,7 +43,7 @@ for process in filter(str.isdecimal, os.listdir("/proc")):
 """
 
 
-class Failed(AssertionError):
+class Failed(AssertionError):  # noqa: N818 - it says what happened
     """A scenario did not end as it should."""
 
 
@@ -185,7 +185,7 @@ class Submit:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
-        self._output = tempfile.TemporaryFile("w+")
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as this
         self._process = subprocess.Popen(
             [sys.executable, "-m", "k8s", *words],
             cwd=ROOT,

@@ -1,5 +1,6 @@
 """What must hold on a real cluster, a function a scenario. They share a namespace, and the data set of the first."""
 
+import itertools
 import json
 import random
 import subprocess
@@ -53,7 +54,7 @@ def disturbed(cluster: Cluster) -> str:
     seen: list[str] = []
     for disturb in (_delete, cluster.evict, _kill, _cut_off):
         pod = cluster.training("rough-train", seen)
-        time.sleep(random.uniform(1, 6))
+        time.sleep(random.uniform(1, 6))  # noqa: S311 - a moment, and no secret
         disturb(pod) if disturb == cluster.evict else disturb(cluster, pod)
         seen.append(pod)
     said = rough.well(600)
@@ -191,7 +192,7 @@ def _progress_moves(cluster: Cluster, job: str) -> str:
 
     wait(look, "progress that moves", 90)
     times = list(seen.values())
-    check(min(later - earlier for earlier, later in zip(times, times[1:], strict=False)) > 8, "written too often")
+    check(min(later - earlier for earlier, later in itertools.pairwise(times)) > 8, "written too often")
     return list(seen)[-1]
 
 

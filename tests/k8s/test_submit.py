@@ -6,6 +6,7 @@ import socket
 import api_server
 import pytest
 import yaml
+from manifests import of_kind
 
 from k8s import follow, jobs, render
 from k8s.__main__ import main
@@ -123,14 +124,14 @@ def test_what_another_made_is_never_touched(api, capsys, path):
 
 
 def test_what_another_made_just_so_is_used_as_it_is(api):
-    (account,) = [
-        each for each in render.kustomize(render.folder("local", "train")) if each["kind"] == "ServiceAccount"
-    ]
-    path = "/api/v1/namespaces/here/serviceaccounts/boceto-train"
-    account["metadata"]["namespace"] = "here"
-    api.put(path, account)
-    assert _submit() == 0
-    assert render.MANAGED not in api.objects[path]["metadata"].get("labels", {})
+    """As `kubectl apply -k` leaves it behind."""
+    for kind, plural in (("ServiceAccount", "serviceaccounts"), ("Service", "services")):
+        (found,) = of_kind(render.kustomize(render.folder("local", "train")), kind)
+        found["metadata"]["namespace"] = "here"
+        path = f"/api/v1/namespaces/here/{plural}/{found['metadata']['name']}"
+        api.put(path, found)
+        assert _submit("--name", kind.lower()) == 0
+        assert render.MANAGED not in api.objects[path]["metadata"].get("labels", {})
 
 
 def test_a_failed_job_is_gone_on_with_by_resume_alone(api, capsys):

@@ -60,6 +60,7 @@ class Cluster:
         self.namespace = namespace
         self.folder = folder
         self.tag = tag
+        self._begun: list[Submit] = []
 
     def kubectl(self, *words: str, given: str | None = None, fails: bool = False) -> str:
         """What kubectl says in this namespace; fails: it may refuse."""
@@ -103,7 +104,14 @@ class Cluster:
 
     def submit(self, *words: str) -> "Submit":
         """`boceto submit` with these words, under way."""
-        return Submit([*words, "--namespace", self.namespace])
+        begun = Submit([*words, "--namespace", self.namespace])
+        self._begun.append(begun)
+        return begun
+
+    def end_all(self) -> None:
+        """Ends what a scenario that failed has left under way."""
+        for each in self._begun:
+            each.kill()
 
     def pods(self, job: str) -> list[dict[str, Any]]:
         """A Job's pods, oldest first."""
@@ -203,8 +211,7 @@ class Submit:
         try:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
             raise Failed(
                 f"boceto submit {' '.join(self.words)} took longer than {seconds:g} s: {self._said()}"
             ) from None
@@ -215,6 +222,12 @@ class Submit:
         code, said = self.end(seconds)
         check(code == 0, f"boceto submit {' '.join(self.words)}: exit code {code}: {said}")
         return said
+
+    def kill(self) -> None:
+        """Ends it at once, where it has not ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     def _said(self) -> str:
         self._output.seek(0)
@@ -256,4 +269,5 @@ def namespace(tag: str) -> Iterator[Cluster]:
             cluster.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
             yield cluster
         finally:
+            cluster.end_all()
             cluster.kubectl("delete", "namespace", name, "--timeout=180s")

@@ -49,6 +49,7 @@ def _at_home(cluster: Cluster, overlay: Path) -> str:
 def disturbed(cluster: Cluster) -> str:
     """Deleted, evicted, killed, cut off from its storage: the end is that of a run in peace."""
     overlay = str(cluster.overlay("disturbed"))
+    _have_data(cluster, overlay)
     cluster.submit("run", "--overlay", overlay, "--name", "calm", *LONG).well(600)
     rough = cluster.submit("run", "--overlay", overlay, "--name", "rough", *LONG)
     seen: list[str] = []
@@ -67,6 +68,12 @@ def disturbed(cluster: Cluster) -> str:
         check(why in line, f"status says {line!r} of a pod that was {why}")
     check(code == 0 and "rough-train: complete" in status, status)
     return f"ledger {disturbed[0][:8]} and weights {disturbed[1]} as in peace"
+
+
+def _have_data(cluster: Cluster, overlay: str) -> None:
+    """Makes the data set, where no scenario before has made it."""
+    if not cluster.get("deployments")["items"] or "data/dataset.json" not in cluster.objects("data/dataset"):
+        cluster.submit("run", "--overlay", overlay, "--name", "data", "--program", "prepare").well()
 
 
 def _delete(cluster: Cluster, pod: str) -> None:
@@ -133,6 +140,7 @@ def _corrupt(cluster: Cluster, overlay: str) -> None:
 def shared(cluster: Cluster) -> str:
     """Two Jobs on one run folder: one trains, the other says who. A suspended Job waits, and then runs."""
     overlay = str(cluster.overlay("shared"))
+    _have_data(cluster, overlay)
     folder = ("--set", "train.run=gs://boceto/runs/shared", *LONG)
     first = cluster.submit("run", "--overlay", overlay, "--name", "one", *folder)
     holder = cluster.training("one-train")
@@ -160,6 +168,7 @@ def _logs(cluster: Cluster, job: str) -> list[str]:
 def submitted(cluster: Cluster) -> str:
     """submit run --chain from nothing to scores; the progress moves; stop and resume."""
     overlay = str(cluster.overlay("submitted"))
+    _have_data(cluster, overlay)
     own = ("--set", "prepare.output=gs://boceto/own", "--set", "train.data=gs://boceto/own")
     words = ("run", "--overlay", overlay, "--name", "chained", *own, "--set", "eval.data=gs://boceto/own")
     said = cluster.submit(*words, "--chain").well(600)

@@ -9,7 +9,7 @@ LOCKED := prepare train gpu eval submit dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo test check soak bench e2e image sbom lock clean
+.PHONY: install demo watch test check soak bench e2e generate image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -24,7 +24,13 @@ $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
 demo: install  ## The main job on synthetic drawings; FRESH=1 starts afresh.
 	$(PYTHON) -m boceto demo $(if $(FRESH),--fresh)
 
-test: install  ## All tests, with coverage.
+watch: install $(VENV)/bin/prometheus  ## The demo beside a Prometheus, with a page to look at; PORT (9090).
+	$(PYTHON) k8s/prometheus/watch.py
+
+$(VENV)/bin/prometheus: | $(VENV)/installed
+	k8s/prometheus/install.sh $(VENV)/bin
+
+test: install $(VENV)/bin/prometheus  ## All tests, with coverage.
 	$(PYTHON) -m pytest --cov --cov-report=term
 
 check: install  ## Lint, format and types.
@@ -40,6 +46,9 @@ bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of Qui
 
 e2e: install  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
 	$(PYTHON) tests/e2e/run.py --tag $(or $(TAG),dev) $(if $(ONLY),--only $(ONLY))
+
+generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.
+	$(PYTHON) k8s/prometheus/generate.py
 
 image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev); ACCELERATOR=gpu for GPUs, PYTHON_IMAGE to pin the base.
 	for target in $(IMAGES); do DOCKER_BUILDKIT=1 docker build --target $$target --tag boceto-$$target:$(or $(TAG),dev) \

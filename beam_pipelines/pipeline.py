@@ -35,6 +35,7 @@ WORK = "_work"
 REFUSED = "refused.jsonl"
 PROBLEM = "problem.json"
 OWNER = "owner.json"
+SHARD = "shard"
 MOST_SHARDS = 4096
 BATCH = 32
 # Each class is spread over this many shards at most: the pieces grow with the classes, not with their product.
@@ -237,6 +238,9 @@ class Write(beam.DoFn):
         pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)  # Fresh memory for each batch costs more.
         drawn = ((batch, rasteriser.draw(batch.inks, pixels)) for batch in batches)
         written, per_class = writer.write(split, shard, self._job.shards[split], drawn)
+        if settings.metrics_port:
+            report = json.dumps({"records": written.records}).encode()
+            storage.write_bytes(self._job.work_file(f"{SHARD}-{split}-{shard}.json"), report)
         yield json.dumps({"split": split, "shard": written.__dict__, "per_class": per_class})
 
     def _rows(self, place: Place) -> Iterator[Row]:

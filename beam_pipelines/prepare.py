@@ -6,9 +6,8 @@ import os
 import secrets
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -16,16 +15,17 @@ import apache_beam as beam
 from beam_pipelines import select, sources
 from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
+from beam_pipelines.progress import watching
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
 from boceto import contract, dataset, records, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
 from boceto.errors import DataError, SettingsError
+from boceto.exposition import serving
+from boceto.telemetry import Telemetry
 
 DIRECT = "DirectRunner"
-# How often the folder is listed: in object storage, a request may list a thousand files and is paid for.
-_WATCH_SECONDS, _WATCH_SECONDS_AFAR = 2.0, 10.0
 
 
 def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
@@ -51,12 +51,13 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         f"preparing {len(job.classes)} classes x {settings.wanted} drawings out of {len(parts)} parts of input"
     )
     started = time.monotonic()
-    _run(job, parts, beam_options, console)
-    _raise_problem(job)
-    manifest = dataset.load(settings.output).manifest
-    _tidy(settings)
-    console.line(f"done in {clock_time(time.monotonic() - started)}")
-    return _summary(settings, manifest, console)
+    with serving("prepare", settings.metrics_port, settings.metrics_linger) as telemetry:
+        _run(job, parts, beam_options, console, telemetry)
+        _raise_problem(job)
+        manifest = dataset.load(settings.output).manifest
+        _tidy(settings)
+        console.line(f"done in {clock_time(time.monotonic() - started)}")
+        return _summary(settings, manifest, console)
 
 
 def _tidy(settings: Settings) -> None:
@@ -160,7 +161,9 @@ def _clear(job: Job) -> None:
             storage.delete(entry.url)
 
 
-def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], console: Console) -> None:
+def _run(
+    job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], console: Console, telemetry: Telemetry
+) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import ExternalEnvironment
@@ -182,7 +185,8 @@ def _run(job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], c
             # Elsewhere a process cannot safely go on after a fork.
             runner = FnApiRunner()
             words = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
-        stack.enter_context(_progress(job, len(parts), console))
+        telemetry.serve()  # Behind the forks: it starts a thread.
+        stack.enter_context(watching(job, len(parts), console, telemetry))
         try:
             pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([*words, *beam_options]))
         except ValueError as error:
@@ -210,42 +214,6 @@ def _raise_problem(job: Job) -> None:
     if storage.exists(path):
         problem = json.loads(storage.read_bytes(path))
         raise DataError(problem["message"])
-
-
-@contextlib.contextmanager
-def _progress(job: Job, parts: int, console: Console) -> Iterator[None]:
-    """Shows how far the job is, from the files that its workers finish: that works with every runner."""
-    finished = threading.Event()
-    seen: dict[str, int] = {}
-    started = time.monotonic()
-
-    def watch() -> None:
-        while not finished.wait(_WATCH_SECONDS if storage.is_local(job.settings.output) else _WATCH_SECONDS_AFAR):
-            with contextlib.suppress(OSError, ValueError, storage.Unavailable):  # A file may go while it is looked at.
-                console.progress(_how_far(job, parts, seen, time.monotonic() - started))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
-
-
-def _how_far(job: Job, parts: int, seen: dict[str, int], seconds: float) -> str:
-    names = [storage.relative(entry.url, job.settings.output) for entry in storage.list_files(job.settings.output)]
-    for name in names:
-        if name.startswith(f"{WORK}/read-") and name.endswith(".json") and name not in seen:
-            report = json.loads(storage.read_bytes(storage.join(job.settings.output, name)))
-            seen[name] = report["drawings"]
-    shards = sum(bool(SHARD_NAME.fullmatch(name)) for name in names)
-    every = sum(job.shards.values())
-    # Reading and drawing take about the same time; each is half of the way.
-    done = (len(seen) / parts + shards / every) / 2
-    left = clock_time(seconds * (1 - done) / done) if done else "?"
-    speed = sum(seen.values()) / seconds
-    return f"read {len(seen)}/{parts} files, {speed:,.0f} drawings/s; written {shards}/{every} shards; {left} left"
 
 
 def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -> dict[str, Any]:

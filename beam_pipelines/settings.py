@@ -4,11 +4,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from boceto import telemetry
 from boceto.dataset import ENCODINGS
 from boceto.settings import option
 
 # What says how the job runs, not what it makes.
-_RUNNING = ("output", "overwrite", "runner", "workers", "preview")
+_RUNNING = ("output", "overwrite", "runner", "workers", "preview", "metrics_port", "metrics_linger")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Settings:
     preview: bool = option(True, help="draw preview.png, a row of drawings a class")
     runner: str = option("DirectRunner", help="Beam runner; options of Beam's own go behind `--`")
     workers: int = option(0, help="workers of the DirectRunner; 0: one a core", at_least=0)
+    metrics_port: int = telemetry.port_option()
+    metrics_linger: float = telemetry.linger_option()
 
     @property
     def per_class(self) -> dict[str, int]:

@@ -60,9 +60,10 @@ def run() -> None:
     """The console script."""
     process.begin()
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit(EXIT_STOPPED)
+        code = EXIT_STOPPED
+    process.end(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -57,6 +58,30 @@ class Console:
             self._drawn = 0
 
 
+class _Told(logging.Handler):
+    """Shows what the storage has to say as a console's warnings."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.warning(record.getMessage())
+
+
+@contextlib.contextmanager
+def _telling(console: Console) -> Iterator[None]:
+    """What is logged under `boceto` in the block goes to the console, and nowhere else."""
+    logger, handler = logging.getLogger("boceto"), _Told(console)
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hides what native code writes to standard error in the block: importing TensorFlow tells of the processor there,
@@ -96,16 +121,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def _interrupted() -> Iterator[None]:
     """Kubernetes asks with SIGTERM what people ask with Ctrl-C. In another thread than the main one, callers decide."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
@@ -131,7 +158,7 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
         return code
 
     try:
-        with _interrupted_by_sigterm():
+        with _interrupted(), _telling(console):
             result, as_json, wrong = work(console)
         if as_json:
             print(json.dumps(result, allow_nan=False), flush=True)

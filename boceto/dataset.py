@@ -182,7 +182,8 @@ class Split:
     _frame: NDArray[np.int64] = field(repr=False)
     _image: NDArray[np.int32] = field(repr=False)
     _strokes: NDArray[np.int32] = field(repr=False)
-    _keys: list[bytes] = field(repr=False)
+    _keys: NDArray[np.uint8] = field(repr=False)
+    _key_ends: NDArray[np.int64] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -217,7 +218,8 @@ class Split:
 
     def keys(self, numbers: Iterable[int]) -> list[bytes]:
         """The keys of these records."""
-        return [self._keys[number] for number in numbers]
+        ends = self._key_ends
+        return [self._keys[ends[number] : ends[number + 1]].tobytes() for number in numbers]
 
     def strokes(self, number: int) -> bytes:
         """The strokes of one record, in the form of `boceto.strokes`.
@@ -283,7 +285,8 @@ class DataSet:
             np.concatenate([part.frames for part, _ in indices]),
             np.concatenate([_within(part.frames, part.image) for part, _ in indices]),
             np.concatenate([_within(part.frames, part.strokes) for part, _ in indices]),
-            [key for _, keys in indices for key in keys],
+            np.concatenate([keys for _, keys in indices]),
+            np.concatenate([[0], *(part.key[:, 1] for part, _ in indices)]).cumsum(),
         )
 
     @property
@@ -297,8 +300,8 @@ class DataSet:
         copies = self.cache.stage(self.url, self.manifest.digest, wanted, verify=verify)
         return [open_shard(str(copy), COPY_AGAIN) for copy in copies]
 
-    def _indexed(self, shard: Shard, file: ShardFile, *, verify: bool) -> tuple["records.Index", list[bytes]]:
-        """-> (where the values of a shard's records are, their keys)."""
+    def _indexed(self, shard: Shard, file: ShardFile, *, verify: bool) -> tuple["records.Index", NDArray[np.uint8]]:
+        """-> (where the values of a shard's records are, their keys one behind the other)."""
         if file.size != shard.bytes:
             raise DataError(f"{file.path} has {file.size} bytes, its manifest says {shard.bytes}; {file.remedy}")
         data = file.whole()
@@ -306,7 +309,14 @@ class DataSet:
         if verify and not self._is_staged and storage.crc32c(data.data) != shard.crc32c:
             raise DataError(f"{file.path} is damaged: its checksum is not the manifest's; {file.remedy}")
         found = _index_shard(self.url, shard, data, self.manifest)
-        return found, [data[at : at + length].tobytes() for at, length in found.key.tolist()]
+        return found, _gathered(data, found.key)
+
+
+def _gathered(data: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The bytes at (offset, length) int64[N, 2], one behind the other."""
+    starts, lengths = places.T
+    offsets = np.repeat(starts - lengths.cumsum() + lengths, lengths)
+    return data[offsets + np.arange(len(offsets))]
 
 
 def _within(frames: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int32]:

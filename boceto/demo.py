@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boceto import storage
+from boceto import storage, telemetry
 from boceto.console import Console, clock_time, run_program, table
 from boceto.errors import BocetoError
 from boceto.settings import option, parse
@@ -37,6 +37,16 @@ class Settings:
 
     output: str = option("demo", help="folder, also in object storage, for the data set, the runs and their scores")
     fresh: bool = option(False, help="start afresh instead of showing what is there")
+    metrics_port: int = option(
+        0, help="first port of the Prometheus metrics, each program has its own; 0: off", at_least=0, at_most=65500
+    )
+    metrics_linger: float = telemetry.linger_option()
+
+
+def ports(first: int) -> dict[tuple[str, str], int]:
+    """The port of each program, by (folder, verb)."""
+    programs = [("data", "prepare"), *((net, verb) for net in NETS for verb in ("train", "eval"))]
+    return {program: first + number for number, program in enumerate(programs)}
 
 
 def _program(verb: str, *words: str) -> dict[str, Any]:
@@ -48,16 +58,26 @@ def _program(verb: str, *words: str) -> dict[str, Any]:
     return result
 
 
-def _chain(output: str, console: Console) -> dict[str, Any]:
+def _chain(settings: Settings, console: Console) -> dict[str, Any]:
+    output = settings.output
     data = storage.join(output, "data")
+
+    def watched(folder: str, verb: str) -> list[str]:
+        if not settings.metrics_port:
+            return []
+        port = ports(settings.metrics_port)[folder, verb]
+        return ["--metrics-port", str(port), "--metrics-linger", str(settings.metrics_linger)]
+
     console.line("1/3 drawing and recording: boceto prepare")
-    results: dict[str, Any] = {"data": _program("prepare", "--output", data, *PREPARE, *COUNTS)}
+    results: dict[str, Any] = {
+        "data": _program("prepare", "--output", data, *PREPARE, *COUNTS, *watched("data", "prepare"))
+    }
     for net in NETS:
         run = storage.join(output, net)
         console.line(f"2/3 training {net}: boceto train")
-        trained = _program("train", "--data", data, "--run", run, "--net", net, *TRAIN)
+        trained = _program("train", "--data", data, "--run", run, "--net", net, *TRAIN, *watched(net, "train"))
         console.line(f"3/3 scoring {net}: boceto eval")
-        scored = _program("eval", "--data", data, "--run", run)
+        scored = _program("eval", "--data", data, "--run", run, *watched(net, "eval"))
         results[net] = {**scored, "images_per_second": trained["images_per_second"]}
     return results
 
@@ -91,7 +111,7 @@ def demo(settings: Settings, console: Console) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(storage.read_bytes(path))
         console.line(f"{settings.output} holds a finished demo already; `make demo FRESH=1` or --fresh starts afresh")
     else:
-        results = _chain(settings.output, console)
+        results = _chain(settings, console)
         storage.write_bytes(path, json.dumps(results).encode())
         console.line(f"the whole chain took {clock_time(time.monotonic() - started)}")
     classes = results["data"]["classes"]

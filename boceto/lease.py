@@ -18,10 +18,13 @@ _BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Where the run stood when the lease was renewed: its step, and its seconds by activity."""
+    """Where the run stood when the lease was renewed: its step, its seconds by activity, and how many sessions it has
+    had, the holder's included.
+    """
 
     step: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    sessions: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from boceto.errors import DataError
 
 DESCRIPTION = "run.json"
 HISTORY = "history.jsonl"
+METRICS = "metrics.prom"
 FORMAT = "boceto-run"
 VERSION = 1
 FLUSH_SECONDS = 10.0
@@ -50,9 +51,13 @@ def read(run: str) -> dict[str, Any] | None:
 class History:
     """The lines of `history.jsonl`, each a JSON object with a `step`, in rising order of it."""
 
-    def __init__(self, run: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, run: str, clock: Callable[[], float] = time.monotonic, alert: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._path = storage.join(run, HISTORY)
         self._clock = clock
+        self._alert = alert
+        self._behind = False
         self._flushed = clock()
         self._lines: list[str] = []
 
@@ -70,12 +75,27 @@ class History:
         self.flush()
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Adds a line; it reaches the file within seconds, or with the next `flush`."""
+        """Adds a line; it reaches the file within seconds, or with the next `offer` or `flush`."""
         self._lines.append(json.dumps(entry, allow_nan=False))
         if self._clock() - self._flushed >= FLUSH_SECONDS:
+            self.offer()
+
+    def offer(self) -> None:
+        """As `flush`, but where it fails, it is told, and the lines go with the next one."""
+        try:
+            self.flush()
+        except (OSError, MemoryError, storage.Unavailable) as error:
+            self._behind = True
+            self._flushed = self._clock()
+            self._alert(f"{self._path} was not written: {error or type(error).__name__}; it is tried again")
+
+    def settle(self) -> None:
+        """Makes up for an `offer` that failed."""
+        if self._behind:
             self.flush()
 
     def flush(self) -> None:
         """Writes the file whole: object storage cannot append."""
         storage.write_bytes(self._path, "".join(line + "\n" for line in self._lines).encode())
         self._flushed = self._clock()
+        self._behind = False

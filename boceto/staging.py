@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -34,6 +34,7 @@ PARTIAL = ".partial"
 _SAFE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 _CRC = re.compile(r"[0-9a-f]{8}")
 _LOOK_SECONDS = 0.2
+_LEAVE_SECONDS = 1.0
 # What a disk, a quota and a limit on files say when they are full.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -156,19 +157,43 @@ class _Job:
         return file.size - min(file.size, max(0, _size(self._partial(file))))
 
     def run(self, files: Sequence[File], tell: Callable[[str], None]) -> None:
-        """Brings the files; raises what first went wrong, once no thread writes any more."""
+        """Brings the files; raises what first went wrong, once no thread writes any more.
+
+        A thread that waits for a storage which is silent is left behind: who wants to end does not wait for it.
+        """
         total, started = sum(file.size for file in files), time.monotonic()
-        with ThreadPoolExecutor(THREADS) as pool:
-            pending: set[Future[None]] = {pool.submit(self._bring, file) for file in files}
+        todo = {Future[None](): file for file in files}
+        waiting, pending = iter(todo.items()), set(todo)
+        threads = [
+            threading.Thread(target=self._work, args=(waiting,), name="staging", daemon=True) for _ in files[:THREADS]
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while pending:
+                done, pending = wait(pending, _LOOK_SECONDS, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                tell(self._how_far(total, time.monotonic() - started))
+        except BaseException:
+            self._cancelled.set()
+            until = time.monotonic() + _LEAVE_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+            raise
+
+    def _work(self, waiting: Iterator[tuple[Future[None], File]]) -> None:
+        """A thread: brings one file after the other."""
+        while not self._cancelled.is_set():
+            with self._lock:
+                future, file = next(waiting, (None, None))
+            if not future or not file:
+                return
             try:
-                while pending:
-                    done, pending = wait(pending, _LOOK_SECONDS, FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-                    tell(self._how_far(total, time.monotonic() - started))
-            except BaseException:
-                self._cancelled.set()
-                raise
+                self._bring(file)
+                future.set_result(None)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                future.set_exception(error)
 
     def _how_far(self, total: int, seconds: float) -> str:
         amount = f"{self._done / 1e6:,.1f} of {total / 1e6:,.1f} MB"

@@ -6,6 +6,7 @@ adapter, one of `boceto.stores`, by the URL's scheme.
 
 import contextlib
 import functools
+import glob
 import importlib
 import os
 import pkgutil
@@ -189,6 +190,16 @@ def download(url: str, path: Path, progress: Progress | None = None) -> None:
 def delete(url: str) -> None:
     """Removes one object; nothing happens where there is none."""
     _store(url).delete(url)
+
+
+def delete_partials(url: str) -> None:
+    """Removes what killed writers of the local file `url` left beside it; for its only writer. Elsewhere, a small
+    object's writer leaves nothing.
+    """
+    if is_local(url):
+        path = local_path(url)
+        for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 def delete_folder(url: str) -> None:

@@ -1,127 +1,138 @@
 """The Prometheus metrics of all programs. The only place where their names are written.
 
-Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` for what only grows.
+Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` for what only grows, `_ratio` for shares
+from 0 to 1, `_info` for words. Labels have few values, which are known beforehand or one a process.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import time
+from dataclasses import dataclass, field
+from typing import Any
 
-from boceto.errors import SettingsError
+from boceto.settings import option
 
+# What the steps' time goes to, beside what is accounted for below.
 STEP_ACTIVITIES = ("waiting", "computing", "saving")
 # Where all wall time of a run goes, over its sessions; `lost` is that of steps which had to be done again.
 ACTIVITIES = ("starting", "restoring", "computing", "waiting", "validating", "saving", "lost")
+SAVED = "saved"
+SAVE_RESULTS = (SAVED, "disk_full", "storage", "damaged", "memory")
+PROGRAMS = ("prepare", "train", "eval")
+
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """labels: each label's values, or () where they are only known later."""
+
+    kind: str
+    name: str
+    help: str
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    @property
+    def program(self) -> str:
+        """The program that tells it, or "" where all of them do."""
+        word = self.name.split("_")[1]
+        return word if word in PROGRAMS else ""
+
+
+def _counter(name: str, help: str, **labels: tuple[str, ...]) -> Metric:
+    return Metric(COUNTER, name, help, labels)
+
+
+def _gauge(name: str, help: str, **labels: tuple[str, ...]) -> Metric:
+    return Metric(GAUGE, name, help, labels)
+
+
+BUILD = _gauge("boceto_build_info", "1; what runs here", program=PROGRAMS, version=())
+
+READ = _counter("boceto_prepare_drawings_read_total", "Drawings read from the input, good or bad")
+REFUSED = _counter("boceto_prepare_drawings_refused_total", "Drawings refused", reason=())
+WRITTEN = _counter("boceto_prepare_records_written_total", "Records in finished shards")
+PARTS = _gauge("boceto_prepare_parts", "Parts of the input, by what became of them", state=("read", "planned"))
+SHARDS = _gauge("boceto_prepare_shards", "Shards, by what became of them", state=("written", "planned"))
+LEFT = _gauge("boceto_prepare_left_seconds", "Estimated time left")
+PREPARED = _gauge("boceto_prepare_last_progress_timestamp_seconds", "When a file was last finished, Unix time")
+
+RUN = _gauge("boceto_train_run_info", "1; what is trained", net=(), data=())
+STEPS = _counter("boceto_train_steps_total", "Steps done by this process")
+IMAGES = _counter("boceto_train_images_total", "Images trained on by this process")
+SECONDS = _counter("boceto_train_seconds_total", "Time of this process's steps, by phase", activity=STEP_ACTIVITIES)
+STEP = _gauge("boceto_train_step", "Steps of the run that are done, over all its sessions")
+LAST_STEP = _gauge("boceto_train_last_step", "Steps of the run when it is finished")
+EPOCH = _gauge("boceto_train_epoch", "Position in the data, in epochs")
+PROGRESSED = _gauge("boceto_train_last_progress_timestamp_seconds", "When a step was last done, Unix time")
+LOSS = _gauge("boceto_train_loss", "Mean cross entropy in nats", split=("train", "validation"))
+ACCURACY = _gauge("boceto_train_accuracy_ratio", "Share of right answers", split=("train", "validation"))
+RATE = _gauge("boceto_train_learning_rate", "Learning rate of the last step")
+NORM = _gauge("boceto_train_gradient_norm", "Global norm of the last step's gradients, before clipping")
+NOT_FINITE = _counter("boceto_train_not_finite_total", "Losses or weights that were not finite; the run ends at one")
+REPLICAS = _gauge("boceto_train_replicas", "Replicas of the net in this process")
+MEMORY = _gauge("boceto_train_device_memory_bytes", "Memory in use on a GPU", device=(), state=("current", "peak"))
+SAVES = _counter("boceto_train_saves_total", "Saves of this process, by what became of them", result=SAVE_RESULTS)
+SAVE_SECONDS = Metric(HISTOGRAM, "boceto_train_save_seconds", "Time from the copy of a state to its durable checkpoint")
+CHECKPOINT = _gauge("boceto_train_checkpoint_timestamp_seconds", "When the newest checkpoint was durable, Unix time")
+CHECKPOINT_STEP = _gauge("boceto_train_checkpoint_step", "Step of the newest checkpoint")
+CHECKPOINT_BYTES = _gauge("boceto_train_checkpoint_bytes", "Size of the newest checkpoint's arrays")
+STEPS_LOST = _counter("boceto_train_steps_lost_total", "Steps done after the newest checkpoint, and so done again")
+SESSIONS = _gauge("boceto_train_sessions", "Sessions of the run so far: 1 and one a restart")
+WALL_TIME = _gauge("boceto_train_run_seconds", "Wall time of the run over all its sessions", activity=ACTIVITIES)
+GOODPUT = _gauge("boceto_train_goodput_ratio", "Share of computing in the run's wall time")
+
+CLASSIFIED = _counter("boceto_eval_drawings_total", "Drawings classified", split=("train", "test"))
+EVAL_ACCURACY = _gauge("boceto_eval_accuracy_ratio", "Share of right answers", split=("train", "test"), net=(), data=())
+MAP = _gauge("boceto_eval_map_ratio", "Retrieval mAP", distance=(), net=(), data=())
+
+METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+SAVE_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+def port_option() -> Any:
+    """The setting `metrics_port` of a program."""
+    return option(0, help="port of the Prometheus metrics; 0: off", at_least=0, at_most=65535)
+
+
+def linger_option() -> Any:
+    """The setting `metrics_linger` of a program."""
+    return option(
+        30.0, help="seconds that the metrics are served after the end: two scrape intervals", at_least=0, at_most=3600
+    )
+
+
+def short(digest: str) -> str:
+    """A data set's digest as a label."""
+    return digest[:12]
 
 
 class Telemetry:
-    """What the trainer tells of itself. This one tells nobody."""
+    """What a program tells of itself. This one tells nobody."""
 
-    def info(self, labels: Mapping[str, str]) -> None:
-        """What the run is."""
+    told = False
 
-    def steps(self, steps: int, images: int, seconds: Mapping[str, float]) -> None:
-        """Steps done, the images in them, and the seconds spent on each of STEP_ACTIVITIES."""
+    def serve(self) -> None:
+        """Begins to answer; call it after forking. Nothing else needs it.
 
-    def scores(self, split: str, loss: float, accuracy: float) -> None:
-        """The loss and the accuracy (0..1) over a split."""
+        Raises:
+            SettingsError: the port is taken or not allowed.
+        """
 
-    def state(self, epoch: float, learning_rate: float) -> None:
-        """The position in the data, in epochs, and the learning rate."""
+    def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
+        """Adds to a counter."""
 
-    def wall_time(self, seconds: Mapping[str, float]) -> None:
-        """The seconds of each of ACTIVITIES over all sessions of the run."""
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """Sets a gauge; before that it is not there at all."""
 
-    def saved(self, *, well: bool) -> None:
-        """A save has ended, well or not."""
+    def observe(self, metric: Metric, value: float) -> None:
+        """Counts a value into a histogram."""
+
+    def now(self, metric: Metric) -> None:
+        """Sets a gauge to the Unix time."""
+        self.set(metric, time.time())
+
+    def text(self) -> bytes:
+        """The last values in Prometheus's text format; nothing where nobody is told."""
+        return b""
 
     def close(self) -> None:
         """Ends it."""
-
-
-class Prometheus(Telemetry):
-    """Answers at `http://host:port/metrics` with a registry of its own."""
-
-    def __init__(self, port: int) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Info, start_http_server
-
-        self.registry = registry = CollectorRegistry()
-        self._info = Info("boceto_train_run", "What is trained", registry=registry)
-        self._steps = Counter("boceto_train_steps_total", "Steps done by this process", registry=registry)
-        self._images = Counter("boceto_train_images_total", "Images trained on by this process", registry=registry)
-        self._seconds = Counter(
-            "boceto_train_seconds_total", "Seconds of the loop, by activity", ["activity"], registry=registry
-        )
-        for activity in STEP_ACTIVITIES:
-            self._seconds.labels(activity)
-        self._wall_time = Gauge(
-            "boceto_train_run_seconds", "Wall time of the run over all its sessions", ["activity"], registry=registry
-        )
-        self._goodput = Gauge(
-            "boceto_train_goodput_ratio", "Share of computing in the run's wall time, 0..1", registry=registry
-        )
-        self._saves = Counter(
-            "boceto_train_saves_total", "Saves of this process, by result", ["result"], registry=registry
-        )
-        for result in ("saved", "failed"):
-            self._saves.labels(result)
-        self._loss = Gauge("boceto_train_loss", "Mean cross entropy in nats", ["split"], registry=registry)
-        self._accuracy = Gauge(
-            "boceto_train_accuracy_ratio", "Share of right answers, 0..1", ["split"], registry=registry
-        )
-        self._rate = Gauge("boceto_train_learning_rate", "Learning rate of the last step", registry=registry)
-        self._epoch = Gauge("boceto_train_epoch", "Position in the data, in epochs", registry=registry)
-        try:
-            self._server, self._thread = start_http_server(port, registry=registry)
-        except OSError as error:
-            raise SettingsError(f"train.metrics_port = {port}: {error.strerror}; use another port, or 0") from error
-
-    def info(self, labels: Mapping[str, str]) -> None:
-        """Sets the info metric."""
-        self._info.info(dict(labels))
-
-    def steps(self, steps: int, images: int, seconds: Mapping[str, float]) -> None:
-        """Adds to the counters."""
-        self._steps.inc(steps)
-        self._images.inc(images)
-        for activity, spent in seconds.items():
-            self._seconds.labels(activity).inc(spent)
-
-    def scores(self, split: str, loss: float, accuracy: float) -> None:
-        """Sets the split's gauges."""
-        self._loss.labels(split).set(loss)
-        self._accuracy.labels(split).set(accuracy)
-
-    def state(self, epoch: float, learning_rate: float) -> None:
-        """Sets the gauges."""
-        self._epoch.set(epoch)
-        self._rate.set(learning_rate)
-
-    def wall_time(self, seconds: Mapping[str, float]) -> None:
-        """Sets the gauges."""
-        for activity, spent in seconds.items():
-            self._wall_time.labels(activity).set(spent)
-        self._goodput.set(seconds["computing"] / max(1e-9, sum(seconds.values())))
-
-    def saved(self, *, well: bool) -> None:
-        """Adds to the counter."""
-        self._saves.labels("saved" if well else "failed").inc()
-
-    def close(self) -> None:
-        """Ends the server and frees its port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@contextlib.contextmanager
-def serving(port: int) -> Iterator[Telemetry]:
-    """Answers Prometheus at `port` while the block runs; port 0 tells nobody.
-
-    Raises:
-        SettingsError: the port is taken or not allowed.
-    """
-    telemetry = Prometheus(port) if port else Telemetry()
-    try:
-        yield telemetry
-    finally:
-        telemetry.close()

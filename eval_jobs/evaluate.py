@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import __version__, artefact, dataset, staging, storage
+from boceto import __version__, artefact, dataset, staging, storage, telemetry
 from boceto.console import Console
 from boceto.dataset import DataSet, Split
+from boceto.exposition import serving
+from boceto.telemetry import Telemetry
 from eval_jobs import metrics, model, neighbours, report, retrieval
 from eval_jobs.means import Bootstrap
 from eval_jobs.model import Model
@@ -36,6 +38,7 @@ class Job:
     net: Model
     bootstrap: Bootstrap
     console: Console
+    telemetry: Telemetry
 
 
 def run(settings: Settings, console: Console) -> dict[str, Any]:
@@ -50,16 +53,40 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
+    with serving("eval", settings.metrics_port, settings.metrics_linger) as tell:
+        tell.serve()
+        return _evaluate(settings, data, description, console, tell, same=same)
+
+
+def _evaluate(  # noqa: PLR0913 - what an evaluation is made of
+    settings: Settings,
+    data: DataSet,
+    description: artefact.Artefact,
+    console: Console,
+    tell: Telemetry,
+    *,
+    same: bool,
+) -> dict[str, Any]:
     test = data.split("test")
     net = model.load(settings.run, description)
-    job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console)
+    job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console, tell)
     splits = {"train": _train_scores(job)} if data.manifest.splits["train"].records else {}
     splits["test"], embeddings = _classify(job, test, np.arange(len(test)), keep=True)
     scores = _header(job, same=same) | {"splits": splits, "retrieval": _retrieve(job, embeddings, test.labels)}
     folder = storage.join(settings.run, FOLDER, data.manifest.digest)
     _write(folder, scores, _picture(job, test, embeddings))
+    _tell(job, scores)
     console.line(report.summary(scores))
     return _result(scores, folder, net)
+
+
+def _tell(job: Job, scores: Mapping[str, Any]) -> None:
+    """Tells Prometheus the scores."""
+    labels = {"net": job.net.description.net, "data": telemetry.short(job.data.manifest.digest)}
+    for split, found in scores["splits"].items():
+        job.telemetry.set(telemetry.EVAL_ACCURACY, found["accuracy"]["value"], split=split, **labels)
+    for distance, found in scores["retrieval"]["rankings"].items():
+        job.telemetry.set(telemetry.MAP, found["mean_average_precision"]["value"], distance=distance, **labels)
 
 
 def _train_scores(job: Job) -> dict[str, Any]:
@@ -85,6 +112,7 @@ def _classify(
         if keep:
             embeddings[done : done + len(part)] = embedding
         done += len(part)
+        job.telemetry.add(telemetry.CLASSIFIED, len(part), split=split.name)
         job.console.progress(f"{split.name}: {done} of {len(numbers)} drawings")
     scores = {name: metric.value(states[name], job.bootstrap) for name, metric in chosen.items()}
     return {"drawings": len(numbers), "of": len(split)} | scores, embeddings

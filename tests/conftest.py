@@ -4,6 +4,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import itertools
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,14 @@ class Emulator:
 
     url: str
     bucket: str
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return free.getsockname()[1]
 
 
 _NUMBERS = itertools.count(1)

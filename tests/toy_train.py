@@ -69,7 +69,7 @@ def train(run, asked, log, *, renews):
             progress = found[0].progress
         description = {"goal": {}, "mathematics": {}, "data_digest": "data", "result": None}
         runs.write(run, description)
-        history = runs.History(run)
+        history = runs.History(run, alert=log.alert)
         history.resume(progress.step)
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
         with contextlib.closing(saver):
@@ -82,9 +82,11 @@ def train(run, asked, log, *, renews):
                     time.sleep(TERM * 0.6)
                 saver.poll()
                 if done % EVERY == 0 or asked.requested:
-                    save = saver.save_for_sure if asked.requested or done == LAST else saver.save
-                    history.flush()
-                    save(progress)
+                    sure = asked.requested or done == LAST
+                    history.offer()
+                    (saver.save_for_sure if sure else saver.save)(progress)
+                    if sure:
+                        history.settle()
                 if asked.requested and done < LAST:
                     raise Stopped(f"stopped after step {done}")
         runs.write(run, {**description, "result": {"step": LAST, "ledger": progress.ledger}})

@@ -18,6 +18,10 @@ from trainer.settings import Settings, check_same
 REMEDY = "try a lower --learning-rate, --warmup-steps, --clip-norm 1, or --precision float32"
 
 
+class NotFinite(DataError):  # noqa: N818 - it says what was found
+    """A loss or a weight is not a finite number."""
+
+
 class Damaged(BocetoError):  # noqa: N818 - it says what was found
     """What was written does not read back as it was."""
 
@@ -97,12 +101,12 @@ class Checkpoints:
         What lies beyond that step is removed too: it is of steps that are done again.
 
         Raises:
-            DataError: a value is not finite: such a state would restore as a run that can only fail.
+            NotFinite: a value is not finite: such a state would restore as a run that can only fail.
             Damaged: it does not read back as it was written; all that was there is still there.
         """
         broken = [name for name, array in arrays.items() if not _is_finite(array)]
         if broken:
-            raise DataError(f"step {progress.step}: {broken[0]} is not finite, so nothing was saved; {REMEDY}")
+            raise NotFinite(f"step {progress.step}: {broken[0]} is not finite, so nothing was saved; {REMEDY}")
         folder = checkpoint.folder_of(self._run, progress.step)
         name = f"arrays-{self._token}.safetensors"
         try:

@@ -10,6 +10,12 @@ def gpus() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def memory() -> dict[str, dict[str, int]]:
+    """Bytes in use on each GPU, `current` and `peak`."""
+    names = [f"GPU:{number}" for number in range(len(tf.config.list_logical_devices("GPU")))]
+    return {name: tf.config.experimental.get_memory_info(name) for name in names}
+
+
 def strategy(replicas: int) -> tf.distribute.MirroredStrategy:
     """One replica a GPU, one on the CPU where there is none, or `replicas` on logical CPU devices.
 

@@ -145,13 +145,14 @@ def _end_of(holder: Holder) -> Heartbeat:
     if holder.released:
         return last
     unheard = {"lost": last.seconds.get("lost", 0.0) + holder.term / RENEWALS / 2}
-    return Heartbeat(last.step, {**last.seconds, **unheard})
+    return dataclasses.replace(last, seconds={**last.seconds, **unheard})
 
 
 def _since(before: Heartbeat, seconds: Mapping[str, float]) -> Heartbeat:
     """The heartbeat of a session that has not restored anything yet."""
     every = {*before.seconds, *seconds}
-    return Heartbeat(before.step, {name: before.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in every})
+    spent = {name: before.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in every}
+    return Heartbeat(before.step, spent, before.sessions + 1)
 
 
 def _me(term: float) -> Holder:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from boceto.checkpoint import Progress
-from boceto.errors import DataError, Stopped
+from boceto.errors import Stopped
 from trainer.batches import Ahead, Call, Source
-from trainer.checkpoints import REMEDY
+from trainer.checkpoints import REMEDY, NotFinite
 from trainer.meter import Meter
 from trainer.report import Report
 from trainer.saver import Saver
@@ -80,7 +80,7 @@ class Run:
         """Validates, and keeps in mind which step was the best; a stop cuts it off.
 
         Raises:
-            DataError: the loss is not finite.
+            NotFinite: the loss is not finite.
         """
         with self.meter.aside("validating"):
             found = self.held and validate(self.steps, self.held, self.plan.settings, self.stop)
@@ -88,7 +88,7 @@ class Run:
             return
         loss, accuracy = found
         if not math.isfinite(loss):
-            raise DataError(f"step {self.meter.progress.step}: the validation loss is {loss}; {REMEDY}")
+            raise NotFinite(f"step {self.meter.progress.step}: the validation loss is {loss}; {REMEDY}")
         old = self.meter.progress
         best = (accuracy, -loss) > (old.best_accuracy, -old.best_loss)
         self.meter.update(validated=old.step, validations_since_best=old.validations_since_best + 1)
@@ -99,9 +99,12 @@ class Run:
     def save(self, *, for_sure: bool = False) -> None:
         """Begins to save a checkpoint of the step that was just done; `for_sure` waits until it is durable."""
         with self.meter.aside("saving"):
-            self.report.history.flush()  # First: a run that goes on from this step must find its lines.
-            save = self.saver.save_for_sure if for_sure else self.saver.save
-            save(self.meter.accounted)
+            self.report.history.offer()  # First: a run that goes on from this step must find its lines.
+            if not for_sure:
+                self.saver.save(self.meter.accounted)
+                return
+            self.saver.save_for_sure(self.meter.accounted)
+            self.report.history.settle()
 
     def show(self) -> None:
         """Shows how far things are."""
@@ -129,7 +132,7 @@ def train(run: Run) -> Progress:
 
     Raises:
         Stopped: it was asked to, and everything is saved.
-        DataError: the loss is not finite.
+        NotFinite: the loss is not finite.
     """
     plan = run.plan
     run.stop.check()

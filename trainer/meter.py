@@ -11,10 +11,9 @@ from typing import Any
 
 from boceto import ledger
 from boceto.checkpoint import Progress
-from boceto.errors import DataError
 from trainer.accounts import Accounts
 from trainer.batches import Call, Source
-from trainer.checkpoints import REMEDY
+from trainer.checkpoints import REMEDY, NotFinite
 
 # Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
 UNDER_WAY = 2
@@ -23,7 +22,7 @@ UNDER_WAY = 2
 @dataclass(frozen=True)
 class Window:
     """What happened since the last log point. timed: the images whose time was taken. seconds: by activity; of them,
-    `saving` is no part of the speed.
+    `saving` is no part of the speed. gradient_norm: of the last step.
     """
 
     steps: int
@@ -31,6 +30,7 @@ class Window:
     timed: int
     loss: float
     accuracy: float
+    gradient_norm: float
     seconds: dict[str, float]
 
     @property
@@ -67,13 +67,14 @@ class Meter:
 
     def _clear(self) -> None:
         self._loss, self._right, self._steps = 0.0, 0, 0
+        self._norm = 0.0
         self._saving = 0.0
         self._untimed = 0
         self._mark, self._waited_before = self._clock(), self._waited()
 
     def add(self, call: Call, scalars: Any, digests: Sequence[bytes]) -> None:
-        """Takes a call's float32[K, 2] (loss, right answers), which may not have been computed yet, and the K digests
-        of its records' keys.
+        """Takes a call's float32[K, 3] (loss, right answers, gradients' norm), perhaps not computed yet, and
+        the K digests of its records' keys.
         """
         self._pending.append((call, scalars, digests))
         while len(self._pending) > UNDER_WAY:
@@ -99,7 +100,7 @@ class Meter:
         """Waits for all that is under way; the progress is then that of the last call.
 
         Raises:
-            DataError: a loss is not finite.
+            NotFinite: a loss is not finite.
         """
         while self._pending:
             self._settle_one()
@@ -107,10 +108,11 @@ class Meter:
 
     def _settle_one(self) -> None:
         call, scalars, digests = self._pending.popleft()
-        for step, (loss, right), digest in zip(range(*call), scalars.numpy().tolist(), digests, strict=True):
+        for step, (loss, right, norm), digest in zip(range(*call), scalars.numpy().tolist(), digests, strict=True):
             if not math.isfinite(loss):
-                raise DataError(f"step {step + 1}: the loss is {loss}; {REMEDY}")
+                raise NotFinite(f"step {step + 1}: the loss is {loss}; {REMEDY}")
             self._loss, self._right, self._steps = self._loss + loss, self._right + int(right), self._steps + 1
+            self._norm = norm
             self._advance(step, int(right), digest)
 
     def _advance(self, step: int, right: int, digest: bytes) -> None:
@@ -148,7 +150,7 @@ class Meter:
         images = self._steps * self._source.batch
         seconds = {"waiting": waiting, "computing": computing, "saving": self._saving}
         timed = images - self._untimed
-        return Window(self._steps, images, timed, self._loss / self._steps, self._right / images, seconds)
+        return Window(self._steps, images, timed, self._loss / self._steps, self._right / images, self._norm, seconds)
 
     def window(self) -> Window | None:
         """Closes the window; None where no step was done in it."""

@@ -19,11 +19,11 @@ def decays(name: str) -> bool:
     return name.rsplit("/", 1)[-1] == "kernel"
 
 
-def clipped(gradients: Sequence[tf.Tensor], norm: float) -> list[tf.Tensor]:
-    """The gradients, scaled down to the global norm `norm` where theirs is higher; 0 is no limit."""
-    if not norm:
+def clipped(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
+    """The gradients, whose global norm is `norm`, scaled down to `limit` where it is higher; 0 is no limit."""
+    if not limit:
         return list(gradients)
-    return list(tf.clip_by_global_norm(gradients, norm)[0])
+    return list(tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0])
 
 
 def update(  # noqa: PLR0913, PLR0917 - what an update needs

@@ -13,11 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from boceto import storage
+from boceto import storage, telemetry
 from boceto.checkpoint import Progress
 from boceto.console import clock_time
 from boceto.run import History
 from boceto.telemetry import Telemetry
+from trainer import devices
 from trainer.batches import Source
 from trainer.log import Log
 from trainer.meter import Window
@@ -97,19 +98,41 @@ class Report:
             "images_per_second": round(window.images_per_second, 2),
             "waiting": round(window.waiting, 4),
         }
+        if math.isfinite(window.gradient_norm):  # float16 overflows, and skips the step.
+            point["gradient_norm"] = window.gradient_norm
         self.history.add(point)
         self._board.write(step, {f"train/{name}": value for name, value in point.items() if name != "step"})
-        self._telemetry.steps(window.steps, window.images, window.seconds)
-        self._telemetry.scores("train", window.loss, window.accuracy)
-        self._telemetry.state(epoch, rate)
+        self._tell(step, epoch, window, rate)
         self.log.point("progress", **point)
+
+    def _tell(self, step: int, epoch: float, window: Window, rate: float) -> None:
+        tell = self._telemetry
+        tell.add(telemetry.STEPS, window.steps)
+        tell.add(telemetry.IMAGES, window.images)
+        for activity, spent in window.seconds.items():
+            tell.add(telemetry.SECONDS, spent, activity=activity)
+        self._scores("train", window.loss, window.accuracy)
+        tell.set(telemetry.STEP, step)
+        tell.set(telemetry.EPOCH, epoch)
+        tell.set(telemetry.RATE, rate)
+        tell.set(telemetry.NORM, window.gradient_norm)
+        for device, states in devices.memory().items():
+            for state, used in states.items():
+                tell.set(telemetry.MEMORY, used, device=device, state=state)
+
+    def _scores(self, split: str, loss: float, accuracy: float) -> None:
+        self._telemetry.set(telemetry.LOSS, loss, split=split)
+        self._telemetry.set(telemetry.ACCURACY, accuracy, split=split)
 
     def wall_time(self, seconds: Mapping[str, float]) -> None:
         """Where the run's time went so far, over all its sessions."""
-        self._telemetry.wall_time(seconds)
+        for activity, spent in seconds.items():
+            self._telemetry.set(telemetry.WALL_TIME, spent, activity=activity)
+        self._telemetry.set(telemetry.GOODPUT, seconds["computing"] / max(1e-9, sum(seconds.values())))
 
     def progress(self, step: int, window: Window) -> None:
         """How far things are; the console shows it from time to time, once there is a speed."""
+        self._telemetry.now(telemetry.PROGRESSED)
         if not window.timed:
             return
         epoch = step * self._source.batch / len(self._source)
@@ -130,7 +153,8 @@ class Report:
         point: dict[str, Any] = {"step": step, "validation_loss": loss, "validation_accuracy": accuracy}
         self.history.add(point)
         self._board.write(step, {"validation/loss": loss, "validation/accuracy": accuracy})
-        self._telemetry.scores("validation", loss, accuracy)
+        self._telemetry.now(telemetry.PROGRESSED)
+        self._scores("validation", loss, accuracy)
         text = f"validation after step {step}: loss {loss:.4f}, accuracy {accuracy:.4f}"
         self.log.line(text + (", the best so far" if best else ""), **point)
 

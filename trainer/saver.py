@@ -1,11 +1,13 @@
 """Saves beside the loop: the loop waits for a copy of the state into host memory, a thread does the rest."""
 
+import errno
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from boceto import storage
+from boceto import storage, telemetry
 from boceto.checkpoint import Progress
 from boceto.errors import BocetoError
 from boceto.telemetry import Telemetry
@@ -15,6 +17,14 @@ from trainer.log import Log
 
 # What may go better the next time: a full disk may be cleared, a storage may answer again.
 PASSING = (OSError, MemoryError, storage.Unavailable, storage.Changed, Damaged)
+
+
+def reason(error: BaseException) -> str:
+    """Which of `telemetry.SAVE_RESULTS` a failed save is."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "disk_full"
+    kinds = {Damaged: "damaged", MemoryError: "memory"}
+    return next((name for kind, name in kinds.items() if isinstance(error, kind)), "storage")
 
 
 class State(Protocol):
@@ -49,22 +59,31 @@ class Saver:
         self.saved = 0  # The step of the newest checkpoint of this process.
         self._arrays = state.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
-        self._under_way: tuple[Progress, Future[None]] | None = None
+        self._under_way: tuple[Progress, Future[float]] | None = None
+        self._missed: Progress | None = None
 
     def save(self, progress: Progress) -> None:
         """Begins to save the state as it is now.
+
+        Where the save of what is still the best step failed, its copy is saved first, since no later state makes up for
+        it. While that fails, the state of now has to wait: it is not saved in this turn.
 
         Raises:
             SaveFailed: too many saves in a row have failed.
             BocetoError: what an earlier save found that no later one could mend.
         """
         self.settle()
-        self._state.copy_to(self._arrays)
-        self._begin(progress)
+        if self._made_up(progress):
+            self._state.copy_to(self._arrays)
+            self._begin(progress)
 
     def save_for_sure(self, progress: Progress) -> None:
         """As `save`, and waits until it is durable."""
-        self.save(progress)
+        self.settle()
+        while not self._made_up(progress):
+            pass  # SaveFailed ends it.
+        self._state.copy_to(self._arrays)
+        self._begin(progress)
         while not self.settle():
             self._begin(progress)
 
@@ -75,9 +94,10 @@ class Saver:
         progress, future = self._under_way
         self._under_way = None
         try:
-            future.result()
+            seconds = future.result()
         except PASSING as error:
-            self._telemetry.saved(well=False)
+            self._telemetry.add(telemetry.SAVES, result=reason(error))
+            self._missed = progress
             self._failed += 1
             what = f"the save of step {progress.step} failed: {error or type(error).__name__}"
             if self._failed >= self._most_failed:
@@ -88,7 +108,8 @@ class Saver:
             self._log.alert(f"{what} ({self._failed} in a row); it is tried again")
             return False
         self._failed = 0
-        self._telemetry.saved(well=True)
+        self._missed = None
+        self._saved(progress, seconds)
         self.saved = progress.step
         return True
 
@@ -101,5 +122,26 @@ class Saver:
         """Waits for the save under way, whatever becomes of it."""
         self._pool.shutdown(wait=True)
 
+    def _made_up(self, progress: Progress) -> bool:
+        """Whether no save of the best step of `progress` is missing, after another try where one was."""
+        if self._missed is None or self._missed.step != progress.best_step:
+            return True
+        self._begin(self._missed)
+        return self.settle()
+
     def _begin(self, progress: Progress) -> None:
-        self._under_way = progress, self._pool.submit(self._checkpoints.save, self._arrays, progress)
+        self._under_way = progress, self._pool.submit(self._save, progress)
+
+    def _save(self, progress: Progress) -> float:
+        """Saves, and returns how many seconds that took."""
+        started = time.monotonic()
+        self._checkpoints.save(self._arrays, progress)
+        return time.monotonic() - started
+
+    def _saved(self, progress: Progress, seconds: float) -> None:
+        tell = self._telemetry
+        tell.add(telemetry.SAVES, result=telemetry.SAVED)
+        tell.observe(telemetry.SAVE_SECONDS, seconds)
+        tell.now(telemetry.CHECKPOINT)
+        tell.set(telemetry.CHECKPOINT_STEP, progress.step)
+        tell.set(telemetry.CHECKPOINT_BYTES, sum(array.nbytes for array in self._arrays.values()))

@@ -11,9 +11,11 @@ from boceto import __version__, artefact, dataset, staging, storage
 from boceto import run as runs
 from boceto.console import quiet
 from boceto.dataset import DataSet
-from boceto.errors import DataError, Stopped
-from boceto.telemetry import serving
+from boceto.errors import BocetoError, DataError, Stopped
+from boceto.exposition import serving
+from boceto.telemetry import NOT_FINITE, Telemetry
 from trainer.accounts import Accounts
+from trainer.checkpoints import NotFinite
 from trainer.lease import Lease, held
 from trainer.log import Log
 from trainer.settings import Settings, check_batch, check_same
@@ -29,6 +31,12 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
         BocetoError: as it says.
     """
     check_batch(settings.batch_size, settings.replicas or 1)
+    with serving("train", settings.metrics_port, settings.metrics_linger, stop.wait) as telemetry:
+        telemetry.serve()
+        return _run(settings, log, stop, accounts, telemetry)
+
+
+def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry: Telemetry) -> Mapping[str, Any]:
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
     storage.check_writable(settings.run, "train.run")
     before = runs.read(settings.run)
@@ -41,14 +49,20 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
             from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 
         stop.check()
+        for name in (runs.DESCRIPTION, runs.HISTORY):
+            storage.delete_partials(storage.join(settings.run, name))
         description = describe(settings, data)
         try:
-            with serving(settings.metrics_port) as telemetry:
-                result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, description))
+            result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, description))
         except Stopped:
             with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
                 _account(settings.run, lease, accounts)
             raise
+        except NotFinite:
+            telemetry.add(NOT_FINITE)
+            raise
+        finally:
+            _keep_metrics(settings.run, lease, telemetry)
         _account(settings.run, lease, accounts, result=result)
     return result
 
@@ -62,6 +76,14 @@ def _account(run: str, lease: Lease, accounts: Accounts, **more: Any) -> None:
     seconds = {activity: round(spent, 3) for activity, spent in accounts.seconds().items()}
     goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
     runs.write(run, {**description, "seconds": seconds, "goodput": round(goodput, 4), **more})
+
+
+def _keep_metrics(run: str, lease: Lease, telemetry: Telemetry) -> None:
+    """The last values, beside the run. No run fails for them."""
+    if text := telemetry.text():
+        with contextlib.suppress(BocetoError, OSError):
+            lease.confirm()
+            storage.write_bytes(storage.join(run, runs.METRICS), text)
 
 
 def _teller(log: Log, stop: Stop) -> Callable[[str], None]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from boceto import staging
+from boceto import staging, telemetry
 from boceto.errors import SettingsError
 from boceto.settings import option
 from trainer import nets
@@ -33,6 +33,7 @@ FREE = frozenset(
         "log_every",
         "log_format",
         "metrics_port",
+        "metrics_linger",
         "tensorboard",
         "readers",
         "verify",
@@ -93,7 +94,8 @@ class Settings:
     max_steps: int = option(0, help="stop after this many steps in all; 0: all epochs", at_least=0)
     log_every: int = option(50, help="steps between log points", at_least=1)
     log_format: str = option("text", help="form of the log on standard error", choices=("text", "json"))
-    metrics_port: int = option(0, help="port of the Prometheus metrics; 0: off", at_least=0, at_most=65535)
+    metrics_port: int = telemetry.port_option()
+    metrics_linger: float = telemetry.linger_option()
     tensorboard: bool = option(True, help="write TensorBoard events, where tensorboard is installed")
 
     @property

@@ -62,7 +62,7 @@ class Steps:
         return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.draws))
 
     def train(self, batches: Placed, step: int, rates: Sequence[float]) -> tf.Tensor:
-        """K steps from `step` on, at `rates`: -> float32[K, 2], each step's loss and right answers."""
+        """K steps from `step` on, at `rates`: -> float32[K, 3], each step's loss, right answers and gradients' norm."""
         return self._train(*batches, tf.constant(step), tf.constant(rates, tf.float32))
 
     def evaluate(self, batch: Placed, counted: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -70,13 +70,13 @@ class Steps:
         return self._evaluate(batch.images, batch.labels, counted)
 
     def _train_call(self, images: Any, labels: Any, draws: Any, step: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
-        scalars = tf.TensorArray(tf.float32, tf.size(rates), element_shape=[2])
+        scalars = tf.TensorArray(tf.float32, tf.size(rates), element_shape=[3])
         for number in tf.range(tf.size(rates)):
             now = step + number
             parts = self._strategy.run(self._replica, (images, labels, draws, number, now))
             gradients, statistics, scalar = (self._strategy.experimental_local_results(part) for part in parts)
-            self._apply(gradients, statistics, rates[number], now)
-            scalars = scalars.write(number, scalar[0])
+            norm = self._apply(gradients, statistics, rates[number], now)
+            scalars = scalars.write(number, tf.concat([scalar[0], [norm]], 0))
         return scalars.stack()
 
     def _replica(
@@ -124,26 +124,31 @@ class Steps:
         statistics = [value for variable, value in zip(variables, changed, strict=True) if not is_key(variable)]
         return gradients, statistics, scalars
 
-    def _apply(self, gradients: Any, statistics: Any, rate: tf.Tensor, step: tf.Tensor) -> None:
-        """Updates every replica's variables; the replicas' gradients are the same."""
+    def _apply(self, gradients: Any, statistics: Any, rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Updates every replica's variables; the replicas' gradients are the same, and their norm is returned."""
+        norms = []
         for replica in range(self._strategy.num_replicas_in_sync):
             if not self._state.scale:
-                self._apply_replica(replica, gradients[replica], statistics[replica], rate, step)
+                norms.append(tf.linalg.global_norm(gradients[replica]))
+                self._apply_replica(replica, gradients[replica], norms[replica], statistics[replica], rate, step)
                 continue
             value, steps = self._state.local(replica, self._state.scale)
             unscaled = [gradient / value for gradient in gradients[replica]]
+            norms.append(tf.linalg.global_norm(unscaled))
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in unscaled])
             if finite:
-                self._apply_replica(replica, unscaled, statistics[replica], rate, step)
+                self._apply_replica(replica, unscaled, norms[replica], statistics[replica], rate, step)
             grown = tf.where(steps + 1 >= SCALE_STEPS, value * 2, value)
             full = tf.logical_or(tf.logical_not(finite), steps + 1 >= SCALE_STEPS)
             value.assign(tf.where(finite, grown, tf.maximum(value / 2, 1.0)))
             steps.assign(tf.where(full, 0, steps + 1))
+        return norms[0]
 
-    def _apply_replica(
+    def _apply_replica(  # noqa: PLR0913, PLR0917 - what an update needs
         self,
         replica: int,
         gradients: Sequence[tf.Tensor],
+        norm: tf.Tensor,
         statistics: Sequence[tf.Tensor],
         rate: tf.Tensor,
         step: tf.Tensor,
@@ -151,7 +156,7 @@ class Steps:
         state, settings = self._state, self._settings
         weights = state.local(replica, state.weights)
         slots = zip(*(state.local(replica, group) for group in state.slots.values()), strict=True)
-        gradients = optimizers.clipped(gradients, settings.clip_norm)
+        gradients = optimizers.clipped(gradients, norm, settings.clip_norm)
         for name, weight, own, gradient in zip(state.weights, weights, slots, gradients, strict=True):
             optimizers.update(settings, weight, name, own, gradient, rate, step)
         done = tf.cast(step, tf.float32)

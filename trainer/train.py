@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from boceto import __version__
+from boceto import __version__, telemetry
 from boceto import run as runs
 from boceto.checkpoint import Commit, Progress
 from boceto.dataset import DataSet, Manifest
@@ -87,7 +87,7 @@ def run(job: Job) -> dict[str, Any]:
     every = calls(progress.step, plan.last, settings.steps_per_call, plan.ends_call)
     batches = Ahead(every, read, settings.readers, lambda: job.accounts.spending("waiting"))
     meter = Meter(source, progress, lambda: batches.waited, job.accounts)
-    job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds())
+    job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     try:
         told = lambda: _annotations(job, report, saver.saved or progress.step)  # noqa: E731 - reads better than a def
@@ -173,6 +173,8 @@ def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Ar
         )
     last = job.lease.before
     job.accounts.restore(progress.seconds, last.seconds, redone=last.step != progress.step)
+    job.telemetry.set(telemetry.SESSIONS, last.sessions + 1)
+    job.telemetry.add(telemetry.STEPS_LOST, max(0, last.step - progress.step))
     return progress
 
 
@@ -190,9 +192,13 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
             "result": None,
         },
     )
-    history = runs.History(settings.run)
+    history = runs.History(settings.run, alert=job.log.alert)
     history.resume(progress.step)
-    job.telemetry.info({"net": settings.net, "data_digest": job.data.manifest.digest, "version": __version__})
+    job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
+    job.telemetry.set(telemetry.REPLICAS, replicas)
+    job.telemetry.set(telemetry.STEP, progress.step)
+    job.telemetry.set(telemetry.LAST_STEP, plan.last)
+    job.telemetry.now(telemetry.PROGRESSED)
     job.log.line(
         f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, "
         f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"

@@ -24,8 +24,9 @@ def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> 
 
     try:
         yield
+        link.seen.add(place.bucket)
     except api.NotFound as error:
-        raise _not_found(place, _said(error), missing) from error
+        raise _not_found(link, place, _said(error), missing) from error
     except (api.Unauthorized, api.Forbidden) as error:
         raise no_credentials(place.url) if link.anonymous else _forbidden(place, _said(error), right) from error
     except api.RetryError as error:
@@ -38,8 +39,13 @@ def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> 
         raise _unavailable(place, error, link.patience.deadline) from error
 
 
-def _not_found(place: Place, said: str, missing: str) -> Exception:
+def _not_found(link: Link, place: Place, said: str, missing: str) -> Exception:
     if missing == "bucket" or "bucket does not exist" in said:
+        if place.bucket in link.seen:
+            return Unavailable(
+                f"gs://{place.bucket}: the bucket is gone, it was there a while ago; bring it back, then run the same "
+                "command again"
+            )
         return SettingsError(f"gs://{place.bucket}: there is no such bucket; check its name or make it")
     return FileNotFoundError(f"{place.url} does not exist")
 

@@ -8,9 +8,10 @@ than eight megabytes in several requests, which a conditional write must not be.
 import contextlib
 import logging
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from boceto.errors import SettingsError
 
@@ -20,6 +21,7 @@ _METADATA_SERVER = 0.7  # seconds; inside Google's cloud it answers in milliseco
 _FIRST_CONTACT = 2.0  # seconds
 LOGIN = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
 
+_LOG = logging.getLogger("boceto.stores")
 # Only the adapter's own line tells that there are no credentials.
 logging.getLogger("google.auth").addHandler(logging.NullHandler())
 
@@ -36,7 +38,8 @@ class Stopped(Exception):  # noqa: N818 - it says what happened
 class Patience:
     """How long to go on with a storage that fails, all in seconds. A transfer that gets on starts its deadline anew.
 
-    Between two tries lies a random time from zero to a bound, which begins at `first_delay` and doubles.
+    Between two tries lies a random time from zero to a bound, which begins at `first_delay` and doubles. What fails for
+    longer than `tell_after` is told, and again every `tell_again`.
     """
 
     deadline: float = 120.0
@@ -44,6 +47,8 @@ class Patience:
     longest_delay: float = 16.0
     connect: float = 10.0
     silence: float = 30.0
+    tell_after: float = 5.0
+    tell_again: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,32 @@ def place_of(url: str) -> Place:
     return Place(bucket, name)
 
 
+class Waiting:
+    """Tells people that the storage fails and is tried again: for all threads of a link, and not too often."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def tell(self, host: str, error: BaseException, patience: Patience) -> None:
+        """Says why it takes so long."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next:
+                return
+            self._next = now + patience.tell_again
+        said = str(getattr(error, "message", None) or error).strip() or type(error).__name__
+        _LOG.warning(
+            "waiting for %s: %s; it is tried for %g s in all", host, said.splitlines()[0][:300], patience.deadline
+        )
+
+
 @dataclass(frozen=True)
 class Link:
     """A client and its session.
 
     anonymous: the storage is Google's own and there are no credentials. stop: once set, threads on this link give up.
+    seen: the buckets that have answered.
     """
 
     client: Any
@@ -79,6 +105,8 @@ class Link:
     anonymous: bool
     patience: Patience = field(default_factory=Patience)
     stop: threading.Event = field(default_factory=threading.Event)
+    seen: set[str] = field(default_factory=set)
+    waiting: Waiting = field(default_factory=Waiting)
 
     @property
     def timeout(self) -> tuple[float, float]:
@@ -90,17 +118,23 @@ class Link:
         """A decorator that calls again after 408, 429, 5xx and broken connections, with backoff and full jitter."""
         from google.api_core.retry import Retry
 
-        patience = self.patience
+        patience, begun = self.patience, time.monotonic()
+
+        def failed(error: BaseException) -> None:
+            self.go_on()
+            if time.monotonic() - begun >= patience.tell_after:
+                self.waiting.tell(urlsplit(self.client.api_endpoint).netloc, error, patience)
+
         return Retry(
             predicate=_passes,
             initial=patience.first_delay,
             maximum=patience.longest_delay,
             multiplier=2.0,
             timeout=patience.deadline,
-            on_error=self.go_on,
+            on_error=failed,
         )
 
-    def go_on(self, _: object = None) -> None:
+    def go_on(self) -> None:
         """Raises Stopped once `stop` is set."""
         if self.stop.is_set():
             raise Stopped

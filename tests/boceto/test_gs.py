@@ -1,6 +1,7 @@
 """What gs:// does when the storage does not: real sockets, a real emulator, and a proxy between that does wrong."""
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import faulty_proxy
 import google_crc32c
 import numpy as np
 import pytest
+import requests
 from faulty_proxy import answer, drop, flip_answer, flip_request, lose_answer, truncate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -457,3 +459,24 @@ def test_credentials_that_cannot_be_used_are_named(tmp_path):
     assert code == 2
     assert "gs://bucket/x: the Google credentials cannot be used: File " in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("patience", [dataclasses.replace(QUICK, tell_after=0.0)])
+def test_who_waits_for_a_storage_is_told_what_for_and_not_too_often(url, proxy, caplog):
+    storage.write_bytes(url, b"here")
+    proxy.add(answer(503), method="GET", count=4)
+    with caplog.at_level("WARNING", "boceto.stores"):
+        assert storage.read_bytes(url) == b"here"
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"waiting for {proxy.url.removeprefix('http://')}: GET {proxy.url}/download/storage/v1/b/")
+    assert said.endswith(": out of order; it is tried for 2 s in all")
+
+
+def test_a_bucket_that_goes_is_a_fault_where_one_that_never_was_is_a_setting(url, proxy, emulator):
+    storage.write_bytes(url, b"here")
+    storage.delete(url)
+    requests.delete(f"{emulator.url}/storage/v1/b/{emulator.bucket[5:]}", timeout=10).raise_for_status()
+    with pytest.raises(storage.Unavailable, match=f"{emulator.bucket}: the bucket is gone.*bring it back"):
+        storage.write_bytes(url, b"gone")
+    with pytest.raises(SettingsError, match="gs://never: there is no such bucket"):
+        storage.write_bytes("gs://never/a", b"gone")

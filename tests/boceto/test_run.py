@@ -81,3 +81,21 @@ def test_a_damaged_history_is_refused(url, line):
     storage.write_bytes(storage.join(url, run.HISTORY), b'{"step": 1}\n' + line)
     with pytest.raises(DataError, match=r"history.jsonl is damaged"):
         run.History(url).resume(1)
+
+
+def test_lines_that_could_not_be_written_go_with_the_next_ones(tmp_path):
+    said = []
+    folder = tmp_path / "run"
+    folder.mkdir()
+    history = run.History(str(folder), alert=said.append)
+    folder.rmdir()
+    folder.write_text("in the way")
+    history.add({"step": 1})
+    history.offer()
+    assert "history.jsonl was not written" in said[0]
+    with pytest.raises(OSError, match="in the way|directory|exists"):
+        history.settle()
+    folder.unlink()
+    history.add({"step": 2})
+    history.settle()
+    assert (folder / "history.jsonl").read_text().splitlines() == ['{"step": 1}', '{"step": 2}']

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -336,3 +337,33 @@ def test_any_flipped_byte_of_a_data_set_is_found(make_data, tmp_path, cache):
             storage.write_bytes(path, whole_file)
             assert (split.images(np.arange(4)) == dataset.load(url).split("train").images(np.arange(4))).all()
         storage.write_bytes(path, whole_file)
+
+
+def test_who_is_asked_to_stop_does_not_wait_for_a_silent_storage(folder, tmp_path, monkeypatch):
+    url, files = folder
+    read, silent, go = storage.read_bytes, threading.Event(), threading.Event()
+
+    def falls_silent(path, start=0, end=None):
+        if start >= 2000:
+            silent.set()
+            go.wait(60)
+        return read(path, start, end)
+
+    def tell(_):
+        if silent.is_set():
+            raise Stopped("asked to")
+
+    began = time.monotonic()
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "read_bytes", falls_silent)
+        with pytest.raises(Stopped):
+            staging.cache(str(tmp_path / "cache"), "s", tell).stage(url, KEY, files)
+        assert time.monotonic() - began < 30  # And not the 60 of the silence.
+        go.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("staging"):
+                thread.join()
+    seen = reads(monkeypatch)
+    copies = staging.cache(str(tmp_path / "cache"), "s", lambda _: None).stage(url, KEY, files)
+    assert min(start for name, start in seen if name == "shard-0") >= 2000
+    assert whole(url, files, copies)

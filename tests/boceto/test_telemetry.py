@@ -1,18 +1,12 @@
 import re
-import socket
 import urllib.request
 
 import pytest
 
-from boceto.errors import SettingsError
-from boceto.telemetry import serving
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return free.getsockname()[1]
+from boceto import telemetry
+from boceto.errors import DataError, SettingsError, Stopped
+from boceto.exposition import serving
+from boceto.telemetry import METRICS
 
 
 def metrics(port):
@@ -20,39 +14,119 @@ def metrics(port):
         return answer.read().decode()
 
 
-def tell(telemetry):
-    telemetry.info({"net": "sknet", "version": "1"})
-    telemetry.steps(2, 512, {"waiting": 0.5, "computing": 1.5, "saving": 0.0})
-    telemetry.steps(1, 256, {"waiting": 0.0, "computing": 1.0, "saving": 0.25})
-    telemetry.scores("train", 0.5, 0.75)
-    telemetry.state(1.5, 1e-3)
+class Wait:
+    """Stands for the seconds of a linger, and looks at what is served in them."""
+
+    def __init__(self, port):
+        self.port, self.seconds, self.seen = port, [], ""
+
+    def __call__(self, seconds):
+        self.seconds.append(seconds)
+        self.seen = metrics(self.port)
 
 
 def test_what_prometheus_reads(port):
-    with serving(port) as telemetry:
-        tell(telemetry)
+    with serving("train", port, 0) as tell:
+        tell.serve()
+        before = metrics(port)
+        tell.set(telemetry.RUN, 1, net="sknet", data="d1")
+        tell.add(telemetry.STEPS, 2)
+        tell.add(telemetry.STEPS, 1)
+        tell.add(telemetry.SECONDS, 2.5, activity="computing")
+        tell.set(telemetry.LOSS, 0.5, split="train")
+        tell.observe(telemetry.SAVE_SECONDS, 0.2)
         text = metrics(port)
-    assert 'boceto_train_run_info{net="sknet",version="1"} 1.0' in text
+        assert tell.text().decode().splitlines()[0] in text
+    # A gauge that nobody has set would be a measurement of 0; a counter without its 0 would hide its first increase.
+    assert "boceto_train_checkpoint_timestamp_seconds" not in before
+    assert 'boceto_train_saves_total{result="disk_full"} 0.0' in before
+    assert 'boceto_build_info{program="train",version="' in before
+    assert 'boceto_train_run_info{data="d1",net="sknet"} 1.0' in text
     assert "boceto_train_steps_total 3.0" in text
-    assert "boceto_train_images_total 768.0" in text
     assert 'boceto_train_seconds_total{activity="computing"} 2.5' in text
-    assert 'boceto_train_seconds_total{activity="saving"} 0.25' in text
+    assert 'boceto_train_seconds_total{activity="saving"} 0.0' in text
     assert 'boceto_train_loss{split="train"} 0.5' in text
-    assert 'boceto_train_accuracy_ratio{split="train"} 0.75' in text
-    assert "boceto_train_epoch 1.5" in text
-    assert "boceto_train_learning_rate 0.001" in text
+    assert 'boceto_train_save_seconds_bucket{le="0.3"} 1.0' in text
     names = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
-    assert all(name.startswith("boceto_") for name in names)
+    assert not [name for name in names if name.startswith(("boceto_prepare_", "boceto_eval_"))]
+    assert all(name.startswith(("boceto_", "process_")) for name in names)
     with pytest.raises(OSError, match="refused"):
         metrics(port)
 
 
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_name_says_its_kind_and_unit(metric):
+    assert re.fullmatch(r"boceto_(build|prepare|train|eval)_[a-z_]+", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == telemetry.COUNTER)
+    assert not re.search(r"_(milli|minutes|hours|percent|mb|megabytes|count)", metric.name)
+    assert metric.help[-1] != "."
+    assert all(re.fullmatch("[a-z]+", label) for label in metric.labels)
+
+
 def test_a_taken_port_is_refused(port):
-    with serving(port), pytest.raises(SettingsError, match=f"train.metrics_port = {port}: .*use another port, or 0"):  # noqa: SIM117
-        with serving(port):
-            pass
+    def serve():
+        with serving("eval", port, 9, pytest.fail) as tell:
+            tell.set(telemetry.MAP, 0.5, distance="l2", net="sknet", data="d1")
+            tell.serve()
+
+    with serving("train", port, 0) as tell:
+        tell.serve()
+        with pytest.raises(SettingsError, match=f"eval.metrics_port = {port}: .*use another port, or 0"):
+            serve()
 
 
 def test_port_0_tells_nobody():
-    with serving(0) as telemetry:
-        tell(telemetry)
+    with serving("train", 0, 9, pytest.fail) as tell:
+        tell.serve()
+        tell.add(telemetry.STEPS)
+        tell.set(telemetry.LOSS, 0.5, split="train")
+        tell.observe(telemetry.SAVE_SECONDS, 1)
+        assert tell.text() == b""
+
+
+@pytest.mark.parametrize("error", [None, DataError("the loss is nan"), OSError("no disk")], ids=str)
+def test_the_last_values_wait_for_a_scrape(port, error):
+    wait = Wait(port)
+
+    def work():
+        with serving("train", port, 7, wait) as tell:
+            tell.serve()
+            tell.add(telemetry.NOT_FINITE)
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            work()
+    else:
+        work()
+    assert wait.seconds == [7]
+    assert "boceto_train_not_finite_total 1.0" in wait.seen
+    with pytest.raises(OSError, match="refused"):
+        metrics(port)
+
+
+@pytest.mark.parametrize("error", [Stopped("saved"), SettingsError("no"), KeyboardInterrupt()], ids=repr)
+def test_what_is_asked_to_end_ends_at_once(port, error):
+    def work():
+        with serving("train", port, 7, pytest.fail) as tell:
+            tell.serve()
+            tell.add(telemetry.STEPS)
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+
+
+def test_nothing_lingers_where_nothing_was_told(port):
+    with serving("train", port, 7, pytest.fail) as tell:
+        tell.serve()
+
+
+def test_ctrl_c_ends_the_wait_and_not_the_result(port):
+    def wait(seconds):
+        raise KeyboardInterrupt
+
+    with serving("prepare", port, 7, wait) as tell:
+        tell.add(telemetry.READ, 3)
+    assert b"boceto_prepare_drawings_read_total 3.0" in tell.text()

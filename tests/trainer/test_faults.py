@@ -3,23 +3,25 @@
 import contextlib
 import threading
 import time
+from urllib.parse import quote
 
 import pytest
+import requests
 
-from boceto import checkpoint
+from boceto import checkpoint, storage
 from trainer import batches
 
 LONG = ("--epochs", "400")  # More than it takes to be hit; were it not, the run would end with 0.
 
 
 @contextlib.contextmanager
-def once_saved(run, action):
-    """Does `action` in a thread, as soon as the run has a checkpoint."""
+def once(happened, action):
+    """Does `action` in a thread, as soon as `happened()`."""
     over = threading.Event()
 
     def watch():
         while not over.is_set():
-            if any((run.folder / checkpoint.FOLDER).glob(f"*/{checkpoint.COMMIT}")):
+            if happened():
                 action()
                 return
             time.sleep(0.01)
@@ -31,6 +33,11 @@ def once_saved(run, action):
     finally:
         over.set()
         thread.join()
+
+
+def once_saved(run, action):
+    """Does `action` in a thread, as soon as the run has a checkpoint."""
+    return once(lambda: any((run.folder / checkpoint.FOLDER).glob(f"*/{checkpoint.COMMIT}")), action)
 
 
 def flip(path):
@@ -94,3 +101,66 @@ def test_too_little_memory_to_read_ends_the_run_with_what_it_has(make_run, monke
     assert "too little memory to read the records of step 4 with 2 threads; give it more, or run" in text
     assert run.steps() == [3]
     assert run.train("--epochs", "2")[0] == 0
+
+
+def _bucket_goes(emulator):
+    """Deletes the bucket with all that is in it; returns what was in it."""
+    bucket = f"{emulator.url}/storage/v1/b/{emulator.bucket[5:]}"
+    kept = {}
+    while requests.delete(bucket, timeout=10).status_code != 200:
+        for name in [item["name"] for item in requests.get(f"{bucket}/o", timeout=10).json().get("items", ())]:
+            address = f"{bucket}/o/{quote(name, safe='')}"
+            found = requests.get(address, params={"alt": "media"}, timeout=10)
+            if found.ok:
+                kept.setdefault(name, found.content)
+            requests.delete(address, timeout=10)
+    return kept
+
+
+def _bucket_comes_back(emulator, kept):
+    requests.post(f"{emulator.url}/storage/v1/b", json={"name": emulator.bucket[5:]}, timeout=10).raise_for_status()
+    del kept["run/lease.json"]  # It names this process, which a run of its own would have ended with.
+    for name, content in kept.items():
+        storage.write_bytes(storage.join(emulator.bucket, name), content)
+
+
+def test_a_bucket_that_goes_under_a_run_is_a_fault_and_the_run_goes_on_when_it_is_back(make_run, emulator):
+    run = make_run(classes=3, train=8)
+    far = f"{emulator.bucket}/run"
+    kept = {}
+
+    def saved():
+        return any(checkpoint.is_committed(urls) for urls in checkpoint.files(far).values())
+
+    with once(saved, lambda: kept.update(_bucket_goes(emulator))):
+        code, text = run.train(*LONG, "--run", far)
+    assert code == 1
+    assert f"{emulator.bucket}: the bucket is gone, it was there a while ago; bring it back" in text.splitlines()[-1]
+    assert "Traceback" not in text
+    _bucket_comes_back(emulator, kept)
+    last = max(checkpoint.files(far))
+    code, text = run.train("--max-steps", str(last + 3), *LONG, "--run", far)
+    assert code == 0, text
+    assert run.train("--max-steps", str(last + 3), *LONG)[0] == 0
+    assert (
+        checkpoint.commit(far, last + 3).progress.ledger == checkpoint.commit(str(run.folder), last + 3).progress.ledger
+    )
+
+
+def test_a_staged_copy_damaged_under_a_run_ends_it_and_is_replaced_by_the_next_one(make_run, emulator, tmp_path):
+    run = make_run(classes=3, train=8)
+    far, cache = f"{emulator.bucket}/data", tmp_path / "cache"
+    for entry in storage.list_files(str(tmp_path / "data")):
+        name = storage.relative(entry.url, str(tmp_path / "data"))
+        storage.write_bytes(storage.join(far, name), storage.read_bytes(entry.url))
+    flags = ("--data", far, "--cache-dir", str(cache))
+
+    def damage():
+        flip(next(cache.glob("*/*train-00001-of-00002.tfrecord")))
+
+    with once_saved(run, damage):
+        code, text = run.train(*LONG, *flags)
+    assert code == 65
+    assert "train-00001-of-00002.tfrecord is damaged" in text
+    assert "run the same command again with --verify" in text
+    assert run.train("--max-steps", str(run.steps()[-1] + 1), *LONG, *flags)[0] == 0

@@ -5,20 +5,28 @@ import time
 import numpy as np
 import pytest
 
+from boceto import telemetry
 from boceto.checkpoint import Progress
 from boceto.console import Console
 from boceto.errors import DataError, Stopped
+from boceto.storage import Unavailable
 from boceto.telemetry import Telemetry
+from trainer.checkpoints import Damaged
 from trainer.log import Log
-from trainer.saver import SaveFailed, Saver
+from trainer.saver import PASSING, SaveFailed, Saver, reason
 
 
 class Counted(Telemetry):
     def __init__(self):
         self.results = []
+        self.gauges = {}
 
-    def saved(self, *, well):
-        self.results.append(well)
+    def add(self, metric, amount=1, **labels):
+        assert metric == telemetry.SAVES
+        self.results.append(labels["result"])
+
+    def set(self, metric, value, **labels):
+        self.gauges[metric] = value
 
 
 class State:
@@ -74,7 +82,9 @@ def test_the_loop_goes_on_and_what_is_saved_is_the_state_of_its_step(make):
     checkpoints.go.set()
     assert saver.settle()
     assert checkpoints.saved == [(1, 1.0)]
-    assert counted.results == [True]
+    assert counted.results == ["saved"]
+    assert (counted.gauges[telemetry.CHECKPOINT_STEP], counted.gauges[telemetry.CHECKPOINT_BYTES]) == (1, 8)
+    assert abs(counted.gauges[telemetry.CHECKPOINT] - time.time()) < 60
 
 
 def test_at_most_one_is_under_way(make):
@@ -99,7 +109,15 @@ def test_a_failed_save_is_told_counted_and_made_up_for(make):
     saver.save(Progress(step=2))
     assert saver.settle()
     assert checkpoints.saved == [(2, 0.0)]
-    assert counted.results == [False, True]
+    assert counted.results == ["disk_full", "saved"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "input/output"), MemoryError(), Damaged("reads otherwise"), Unavailable("no answer")]
+)
+def test_the_reason_of_a_failed_save_is_one_that_is_known(error):
+    assert reason(error) in telemetry.SAVE_RESULTS
+    assert isinstance(error, PASSING)
 
 
 def test_too_many_failures_in_a_row_end_the_run(make):
@@ -132,3 +150,34 @@ def test_what_no_later_save_could_mend_ends_the_run(make, error):
         while True:
             saver.poll()
             time.sleep(0.01)
+
+
+def test_a_save_of_the_best_step_that_failed_is_made_up_for_before_a_later_one(make):
+    saver, checkpoints, state, *_ = make(OSError("disk"), OSError("disk"))
+    state.value = 4.0
+    saver.save(Progress(step=4, best_step=4))
+    state.value = 6.0
+    saver.save(Progress(step=6, best_step=4))  # It fails again: the copy of step 4 stays.
+    state.value = 8.0
+    saver.save(Progress(step=8, best_step=4))
+    saver.settle()
+    assert checkpoints.saved == [(4, 4.0), (8, 8.0)]
+
+
+def test_a_step_that_is_the_best_no_more_is_not_made_up_for(make):
+    saver, checkpoints, state, *_ = make(OSError("disk"))
+    saver.save(Progress(step=4, best_step=4))
+    state.value = 6.0
+    saver.save_for_sure(Progress(step=6, best_step=6))
+    assert checkpoints.saved == [(6, 6.0)]
+
+
+def test_the_last_save_makes_up_for_the_best_one_or_ends_the_run(make):
+    saver, checkpoints, *_ = make(OSError("disk"), OSError("disk"))
+    saver.save(Progress(step=4, best_step=4))
+    saver.save_for_sure(Progress(step=9, best_step=4))
+    assert [step for step, _ in checkpoints.saved] == [4, 9]
+    saver, *_ = make(*[OSError("disk")] * 5)
+    saver.save(Progress(step=4, best_step=4))
+    with pytest.raises(SaveFailed, match="step 4 failed"):
+        saver.save_for_sure(Progress(step=9, best_step=4))

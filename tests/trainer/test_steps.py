@@ -36,7 +36,7 @@ def make(replicas, *, frozen=True, **values):
 
 
 def run(replicas, *, count=4, per_call=1, frozen=True, **values):
-    """(float32[count, 2] losses and right answers, arrays) after `count` steps."""
+    """(float32[count, 3] losses, right answers and gradients' norms, arrays) after `count` steps."""
     learned, step = make(replicas, frozen=frozen, **values)
     data = batches(count, augment.DRAWS * augment.wanted(settings(**values)))
     parts = []
@@ -58,6 +58,19 @@ def test_a_step_is_the_same_on_any_number_of_replicas(recipe):
         for name, array in one[1].items():
             # Adam's first steps divide by a root near 0: rounding shows more there than in the losses.
             assert many[1][name] == pytest.approx(array, rel=1e-2, abs=1e-4), name
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_the_norm_is_that_of_the_gradients_before_clipping(clip):
+    learned, step = make(1, optimizer="sgd", momentum=0.0, clip_norm=clip)
+    before = learned.arrays()
+    norm = step.train(step.place(batches()), 0, [1e-3]).numpy()[0, 2]
+    after = learned.arrays()
+    moved = [after[name] - before[name] for name in before if name.startswith("weights/")]
+    # Plain SGD moves each weight by the learning rate times its gradient.
+    seen = np.sqrt(sum(float((part.astype(np.float64) ** 2).sum()) for part in moved)) / 1e-3
+    assert norm > 0.02
+    assert seen == pytest.approx(clip or norm, rel=1e-2)
 
 
 def test_replicas_agree_on_every_variable():

@@ -148,12 +148,27 @@ def test_replicas_learn_the_same_and_a_torn_checkpoint_is_skipped(make_run):
     assert "none is whole" in said
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(make_run):
-    code, said = make_run().train("--optimizer", "sgd", "--learning-rate", "1e30", "--epochs", "9")
+def test_a_loss_that_is_not_finite_ends_the_run(make_run, port):
+    run = make_run()
+    watched = ("--metrics-port", str(port), "--metrics-linger", "0")
+    code, said = run.train("--optimizer", "sgd", "--learning-rate", "1e30", "--epochs", "9", *watched)
     assert code == 65
+    assert "boceto_train_not_finite_total 1.0" in (run.folder / "metrics.prom").read_text()
     assert "step " in said
     assert "--learning-rate" in said
     assert "Traceback" not in said
+
+
+def test_the_metrics_of_a_run_that_goes_on_tell_what_came_before(make_run, port):
+    run = make_run()
+    assert run.train("--max-steps", "6", "--save-every", "3")[0] == 0
+    (run.folder / "checkpoints" / f"{6:010}" / "COMMIT").unlink()
+    assert run.train("--max-steps", "9", "--metrics-port", str(port), "--metrics-linger", "0")[0] == 0
+    told = (run.folder / "metrics.prom").read_text()
+    for line in ("sessions 2.0", "steps_lost_total 3.0", "steps_total 6.0", "step 9.0", "last_step 9.0"):
+        assert f"\nboceto_train_{line}\n" in told
+    last = run.history()[-1]
+    assert f"\nboceto_train_gradient_norm {last['gradient_norm']!r}\n" in told
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(make_run, monkeypatch):

@@ -1,0 +1,112 @@
+"""Answers Prometheus: what a program tells (`boceto.telemetry`) at `http://host:port/metrics`."""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from boceto import __version__
+from boceto.errors import BocetoError, SettingsError, Stopped
+from boceto.telemetry import BUILD, COUNTER, GAUGE, HISTOGRAM, METRICS, SAVE_BUCKETS, Metric, Telemetry
+
+
+class Prometheus(Telemetry):
+    """Answers at `http://host:port/metrics` with a registry of its own."""
+
+    def __init__(self, program: str, port: int) -> None:
+        from prometheus_client import CollectorRegistry, ProcessCollector
+
+        self._program, self._port = program, port
+        self._server: Any = None
+        self._registry = CollectorRegistry()
+        self._families: dict[Metric, Any] = {}
+        ProcessCollector(registry=self._registry)
+        for metric in METRICS:  # What counts begins at 0, so that the first increase is one.
+            if metric.kind != GAUGE and metric.program in {program, ""}:
+                for values in itertools.product(*metric.labels.values()):
+                    self._child(metric, dict(zip(metric.labels, values, strict=True)))
+        self.set(BUILD, 1, program=program, version=__version__)
+        self.told = False
+
+    def serve(self) -> None:
+        """Starts the server."""
+        from prometheus_client import start_http_server
+
+        try:
+            self._server, self._thread = start_http_server(self._port, registry=self._registry)
+        except OSError as error:
+            raise SettingsError(
+                f"{self._program}.metrics_port = {self._port}: {error.strerror}; use another port, or 0"
+            ) from error
+
+    def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
+        """Adds to a counter."""
+        self.told = True
+        self._child(metric, labels).inc(amount)
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """Sets a gauge."""
+        self.told = True
+        if math.isnan(value):
+            return
+        self._child(metric, labels).set(value)
+
+    def observe(self, metric: Metric, value: float) -> None:
+        """Counts a value into a histogram."""
+        self._child(metric, {}).observe(value)
+
+    def text(self) -> bytes:
+        """The last values."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self._registry)
+
+    def close(self) -> None:
+        """Ends the server and frees its port."""
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+    def _child(self, metric: Metric, labels: dict[str, str]) -> Any:
+        family = self._families.get(metric) or self._families.setdefault(metric, self._family(metric))
+        return family.labels(**labels) if metric.labels else family
+
+    def _family(self, metric: Metric) -> Any:
+        from prometheus_client import Counter, Gauge, Histogram
+
+        words = (metric.name, metric.help, tuple(metric.labels))
+        if metric.kind == HISTOGRAM:
+            return Histogram(*words, buckets=SAVE_BUCKETS, registry=self._registry)
+        return (Counter if metric.kind == COUNTER else Gauge)(*words, registry=self._registry)
+
+
+@contextlib.contextmanager
+def serving(
+    program: str, port: int, linger: float, wait: Callable[[float], object] = time.sleep
+) -> Iterator[Telemetry]:
+    """The telemetry of `program`; it answers from its `serve` on, until `linger` seconds after the block's end.
+
+    The last values wait for a scrape that way, also where the block fails: only what was asked to stop, and what never
+    began, ends at once. port: 0 tells nobody. wait: may return early where the program is asked to stop.
+    """
+    telemetry = Prometheus(program, port) if port else Telemetry()
+    try:
+        yield telemetry
+    except (Stopped, SettingsError):
+        raise
+    except (BocetoError, OSError, MemoryError):
+        _linger(telemetry, linger, wait)
+        raise
+    else:
+        _linger(telemetry, linger, wait)
+    finally:
+        telemetry.close()
+
+
+def _linger(telemetry: Telemetry, seconds: float, wait: Callable[[float], object]) -> None:
+    if telemetry.told:
+        with contextlib.suppress(KeyboardInterrupt):  # Nothing is left to be stopped.
+            wait(seconds)

@@ -1,0 +1,188 @@
+import re
+import subprocess
+from pathlib import Path
+
+import dashboards
+import generate
+import promql_parser
+import pytest
+import watch
+import yaml
+
+from boceto.telemetry import METRICS
+
+ROOT = Path(__file__).parents[2]
+CONSOLE = (ROOT / "k8s/prometheus/consoles/boceto.html").read_text()
+CONFIG = yaml.safe_load((ROOT / "k8s/prometheus/prometheus.yml").read_text())
+RULES = [rule for group in generate.rules()["groups"] for rule in group["rules"]]
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+RECORDED = {rule["record"] for rule in RULES if "record" in rule}
+PANELS = {f"{name}: {panel.title}": panel for name, (_, panels) in dashboards.DASHBOARDS.items() for panel in panels}
+NAMED = {
+    "TrainingStalled", "LossNotFinite", "InputStarved", "CheckpointStale", "CheckpointFailing", "RecordsRefused",
+    "JobRestartLoop", "GoodputLow", "EvalRegressed", "TargetDown",
+}  # fmt: skip
+
+# Labels that come with scraping, or with a rule.
+TARGET = {"namespace", "run", "component", "pod", "instance", "job"}
+SERIES = {metric.name: set(metric.labels) for metric in METRICS if metric.kind != "histogram"}
+SERIES |= {f"{m.name}{end}": set(m.labels) for m in METRICS if m.kind == "histogram" for end in ("_sum", "_count")}
+SERIES |= {f"{m.name}_bucket": {*m.labels, "le"} for m in METRICS if m.kind == "histogram"}
+SERIES |= {"up": set(), "process_start_time_seconds": set(), "process_resident_memory_bytes": set()}
+SERIES |= {"ALERTS": {"alertname", "alertstate", "severity"}}
+
+
+def walk(node):
+    """Every part of a parsed query."""
+    yield node
+    for name in ("expr", "lhs", "rhs", "param", "vector_selector"):
+        below = getattr(node, name, None)
+        if below is not None:
+            yield from walk(below)
+    for argument in getattr(node, "args", None) or []:
+        yield from walk(argument)
+
+
+def labels_of(node):
+    """The labels by which an aggregation groups or a comparison joins."""
+    modifier = getattr(node, "modifier", None)
+    for part in (modifier, getattr(modifier, "matching", None)):
+        yield from getattr(part, "labels", None) or []
+
+
+def check(query, known):
+    """Parses a query, and looks up its series and labels."""
+    parsed = promql_parser.parse(query)
+    allowed = set(TARGET)
+    for node in walk(parsed):
+        if isinstance(node, promql_parser.VectorSelector):
+            assert node.name in known, f"{node.name} is no series of ours"
+            allowed |= known[node.name]
+            for matcher in node.matchers.matchers:
+                assert matcher.name in known[node.name] | TARGET, f"{node.name} has no label {matcher.name}"
+    for node in walk(parsed):
+        assert set(labels_of(node)) <= allowed
+    return {node.name for node in walk(parsed) if isinstance(node, promql_parser.VectorSelector)}
+
+
+RECORDED_SERIES = {name: {"activity"} if "step_seconds" in name else set() for name in RECORDED}
+KNOWN = SERIES | RECORDED_SERIES
+
+
+def test_a_query_that_names_nothing_of_ours_is_found():
+    for wrong in ("boceto_train_speed", 'boceto_train_loss{part="train"}', "sum by (split) (boceto_train_steps_total)"):
+        with pytest.raises(AssertionError):
+            check(wrong, KNOWN)
+    assert check("max by (split) (rate(boceto_train_loss[5m])) > 1", KNOWN) == {"boceto_train_loss"}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_asks_for_what_there_is(rule):
+    assert check(rule["expr"], KNOWN)
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_panel_asks_for_what_there_is_of_the_runs_chosen(name):
+    for query in PANELS[name].expressions:
+        plain = query.replace("$namespace", "n").replace("$run", "r")
+        check(plain, KNOWN)
+        selectors = re.findall(r"(?:boceto[:_][\w:]+|up|ALERTS|process_\w+)\{([^}]*)\}", query)
+        assert selectors
+        assert all(dashboards.CHOSEN in selector for selector in selectors)
+
+
+def test_the_page_names_only_what_there_is():
+    queries = re.findall(r'data-query="([^"]+)"', CONSOLE) + re.findall(r'query "([^"]+)"', CONSOLE)
+    assert len(queries) >= 9
+    for query in queries:
+        check(query, KNOWN)
+    for query in re.findall(r'args \. "([^"]+)"', CONSOLE):
+        check(query.replace("%[1]s", 'run="r"').replace("%s", 'run="r"'), KNOWN)
+    assert "http" not in re.sub(r"http-equiv|http://www.w3.org/2000/svg", "", CONSOLE)
+
+
+def test_what_is_made_from_the_code_is_current():
+    for path, text in generate.files().items():
+        assert path.read_text() == text, f"{path.relative_to(ROOT)} is old; run `make generate`"
+
+
+def test_each_metric_is_looked_at_or_explained():
+    guide = (ROOT / "docs/monitoring.md").read_text()
+    assert all(f"`{metric.name}`" in guide for metric in METRICS)
+
+
+def test_the_alerts_are_those_named_each_with_a_way_out():
+    assert set(ALERTS) == NAMED
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL))
+    assert set(sections) == NAMED
+    for name, alert in ALERTS.items():
+        assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}"
+        assert alert["labels"]["severity"] in {"warning", "critical"}
+        assert all(f"**{part}.**" in sections[name] for part in ("Meaning", "Look at", "Do"))
+
+
+def test_the_runbook_names_only_settings_and_panels_that_there_are():
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    settings = ""
+    for program in ("beam_pipelines", "trainer", "eval_jobs"):
+        settings += (ROOT / program / "settings.py").read_text()
+    for flag in re.findall(r"`(?:boceto \w+ )?--([a-z-]+)", runbook):
+        assert f"    {flag.replace('-', '_')}: " in settings, flag
+    titles = {panel.title for panel in PANELS.values()} | {"Targets", "context deadline exceeded", "connection refused"}
+    assert set(re.findall(r"(?<!\*)\*([A-Za-z][^*\n]+)\*(?!\*)", runbook)) <= titles
+
+
+def test_each_alert_fires_once_and_is_silent_once():
+    cases = yaml.safe_load((ROOT / "tests/k8s/rules_test.yml").read_text())["tests"]
+    expected = [(case["alertname"], bool(case.get("exp_alerts"))) for test in cases for case in test["alert_rule_test"]]
+    fires = {name for name, found in expected if found}
+    # Where other runs in the same case stay silent, the exact list of alerts says so.
+    assert fires == NAMED
+    done = subprocess.run(
+        [watch.tool("promtool"), "test", "rules", "tests/k8s/rules_test.yml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_rules_and_the_configuration(tmp_path):
+    # Debian's promtool knows no Kubernetes: the targets come from a file, the rest is as it is.
+    config = tmp_path / "prometheus.yml"
+    config.write_text(yaml.safe_dump(watch.configuration(tmp_path / "targets.json", "1s")))
+    done = subprocess.run(
+        [watch.tool("promtool"), "check", "config", config], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert CONFIG["scrape_configs"][0]["kubernetes_sd_configs"] == [{"role": "pod"}]
+
+
+@pytest.mark.parametrize("name", dashboards.DASHBOARDS)
+def test_a_dashboard_is_small_and_has_its_variables(name):
+    made = yaml.safe_load(dashboards.build()[name])
+    assert 0 < len(made["panels"]) <= dashboards.MOST_PANELS
+    assert [variable["name"] for variable in made["templating"]["list"]] == ["datasource", "namespace", "run"]
+    for panel in made["panels"]:
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["targets"]
+    assert any(len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) > 1 for panel in made["panels"])
+
+
+def test_the_operator_and_a_bare_prometheus_give_the_same_labels():
+    monitor = yaml.safe_load((ROOT / "k8s/components/monitoring/podmonitor.yaml").read_text())
+    endpoint = monitor["spec"]["podMetricsEndpoints"][0]
+    assert monitor["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "boceto"}
+    assert (endpoint["port"], endpoint["interval"]) == ("metrics", CONFIG["global"]["scrape_interval"])
+
+    def snake(entry):
+        keys = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+        return {keys.get(key, key): value for key, value in entry.items()}
+
+    mine = [snake(entry) for entry in endpoint["relabelings"] if entry["targetLabel"] != "job"]
+    bare = [entry for entry in CONFIG["scrape_configs"][0]["relabel_configs"] if "target_label" in entry]
+    # The operator gives namespace and pod by itself, and drops pods that have ended.
+    assert mine == [entry for entry in bare if entry["target_label"] not in {"namespace", "pod"}]
+    assert {"targetLabel": "job", "replacement": CONFIG["scrape_configs"][0]["job_name"]} in endpoint["relabelings"]

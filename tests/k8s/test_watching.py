@@ -1,0 +1,141 @@
+"""A real Prometheus scrapes a real data job, training and evaluation; every panel then has something to show."""
+
+import contextlib
+import json
+import math
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import dashboards
+import pytest
+import watch
+
+PREPARE = ("--size", "16", "--line-width", "1", "--workers", "1", "--no-preview")
+COUNTS = ("--train-per-class", "40", "--test-per-class", "10", "--validation-per-class", "5")
+TRAIN = ("--width", "0.0625", "--embedding", "16", "--batch-size", "16", "--epochs", "4", "--log-every", "5")
+LINGER = ("--metrics-linger", "3")
+PANELS = [
+    pytest.param(query, id=f"{name}: {panel.title}")
+    for name, (_, panels) in dashboards.DASHBOARDS.items()
+    for panel in panels
+    for query in panel.expressions
+]
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in taken:
+            probe.bind((watch.HOST, 0))
+        return [probe.getsockname()[1] for probe in taken]
+
+
+def get(address):
+    with urllib.request.urlopen(address) as answer:  # noqa: S310 - our own
+        return answer.read().decode()
+
+
+def draw(folder):
+    """Input of four categories: 60 zigzags each, and one line that is none."""
+    for label, category in enumerate(("cat", "dog", "eye", "fan")):
+        lines = ['{"word": "cat", "drawing": [[['] if label == 0 else []
+        for number in range(60):
+            ink = [[[0, 60 + number, 20 * label, 200], [0, 40 * label, 100 + number, 10 * label]]]
+            entry = {"word": category, "key_id": f"{label}{number:03}", "recognized": True, "drawing": ink}
+            lines.append(json.dumps(entry))
+        (folder / f"{category}.ndjson").write_text("\n".join(lines) + "\n")
+
+
+def boceto(*words):
+    done = subprocess.run([sys.executable, "-m", "boceto", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """-> (Prometheus's address, when it began, the page while the net was trained)."""
+    folder = tmp_path_factory.mktemp("watched")
+    port, *ports = free_ports(4)
+    programs = {
+        ports[0]: watch.target(ports[0], "prepare", "data"),
+        ports[1]: watch.target(ports[1], "train", "first"),
+        ports[2]: watch.target(ports[2], "eval", "first"),
+    }
+    words = [("--metrics-port", str(number), *LINGER) for number in ports]
+    data, run = str(folder / "data"), str(folder / "run")
+    (folder / "input").mkdir()
+    draw(folder / "input")
+    began = time.time()
+    with (
+        watch.prometheus(folder, port, "1s") as address,
+        watch.following(folder / "targets.json", programs),
+    ):
+        boceto("prepare", "--input", str(folder / "input"), "--output", data, *PREPARE, *COUNTS, *words[0])
+        boceto("train", "--data", data, "--run", run, *TRAIN, *words[1])
+        boceto("eval", "--data", data, "--run", run, *words[2])
+        yield address, began, folder
+
+
+def series(watched, query):
+    address, began, _ = watched
+    end = math.ceil(time.time())
+    words = urllib.parse.urlencode({"query": query, "start": began, "end": end, "step": "1"})
+    answer = json.loads(get(f"{address}/api/v1/query_range?{words}"))
+    assert answer["status"] == "success", answer
+    return answer["data"]["result"]
+
+
+def values(watched, query):
+    return [float(value) for one in series(watched, query) for _, value in one["values"]]
+
+
+@pytest.mark.parametrize("query", PANELS)
+def test_every_panel_has_data(watched, query):
+    found = values(watched, query.replace("$namespace", ".*").replace("$run", ".*"))
+    assert any(map(math.isfinite, found))
+
+
+def test_the_numbers_are_those_of_the_programs(watched):
+    assert max(values(watched, 'boceto_prepare_records_written_total{run="data", namespace="local"}')) == 4 * 55
+    assert max(values(watched, "boceto_prepare_drawings_read_total")) == 4 * 60 + 1
+    assert max(values(watched, 'boceto_prepare_drawings_refused_total{reason="broken_json"}')) == 1
+    assert max(values(watched, "boceto:prepare_refused:ratio")) == pytest.approx(1 / 241)
+    assert max(values(watched, 'boceto_train_step{run="first", component="train", pod="first-train"}')) == 40
+    assert max(values(watched, "boceto_train_steps_total")) == 40
+    assert max(values(watched, 'boceto_eval_drawings_total{split="test"}')) == 40
+    # What the alerts join with: whether a pod of the run is there, by the same labels.
+    assert max(values(watched, 'up{job="boceto", component="train", run="first", namespace="local"}')) == 1
+    text = (watched[2] / "run" / "metrics.prom").read_text()
+    assert "boceto_train_step 40.0" in text
+    assert 'boceto_train_saves_total{result="saved"} 4.0' in text
+    scores = json.loads(next((watched[2] / "run" / "eval").glob("*/scores.json")).read_text())
+    mean = scores["retrieval"]["rankings"]["l2"]["mean_average_precision"]["value"]
+    assert max(values(watched, 'boceto_eval_map_ratio{distance="l2"}')) == mean
+
+
+def test_the_parts_of_the_wall_time_are_the_whole(watched):
+    goodput = max(values(watched, "boceto_train_goodput_ratio"))
+    last = "last_over_time(boceto_train_run_seconds{activity='computing'}[1h]) / ignoring(activity) group_left "
+    share = values(watched, last + "sum without (activity) (last_over_time(boceto_train_run_seconds[1h]))")[-1]
+    assert 0 < share <= 1
+    assert math.isclose(goodput, max(share, goodput), rel_tol=0.02)
+
+
+def test_no_alert_fired_on_a_run_without_a_fault(watched):
+    assert series(watched, 'ALERTS{alertstate="firing"}') == []
+
+
+def test_the_page_shows_the_run_and_its_score(watched):
+    page = get(f"{watched[0]}/consoles/boceto.html")
+    assert "none fires" in page
+    run = page.partition('id="runs"')[2].partition("</table>")[0]
+    assert "<td>first</td><td>local</td>" in run
+    assert "100 %" in run
+    assert "step 40" in run
+    assert "\N{EN DASH}" not in run
+    assert "NaN" not in run
+    assert "<td>first</td><td>sknet</td>" in page.partition('id="scores"')[2]

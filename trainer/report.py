@@ -167,6 +167,7 @@ class Report:
             parts.append(f"loss {self._loss:.4f}")
         point["train_accuracy"] = progress.train_accuracy
         parts.append(f"train accuracy {progress.train_accuracy:.4f}")
+        self.summary = f"step {progress.step}/{self._total}, {', '.join(parts[1:])}, done"
         if progress.best_step:
             point["validation_accuracy"] = progress.best_accuracy
             parts.append(f"validation accuracy {progress.best_accuracy:.4f} (step {progress.best_step})")

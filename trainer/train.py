@@ -91,13 +91,14 @@ def run(job: Job) -> dict[str, Any]:
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     try:
         told = lambda: _annotations(job, report, saver.saved or progress.step)  # noqa: E731 - reads better than a def
-        with contextlib.closing(saver), cluster.telling(environment.pod(), told, job.log.alert):
-            progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
+        with cluster.telling(environment.pod(), told, job.log.alert):
+            with contextlib.closing(saver):
+                progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
+            report.finished(progress)
     except tf.errors.ResourceExhaustedError as error:
         raise SettingsError(
             f"train.batch_size = {settings.batch_size} does not fit into the devices' memory; use a smaller one"
         ) from error
-    report.finished(progress)
     job.accounts.begin("saving")
     return _export(job, *_best(job, progress, checkpoints, state), progress)
 

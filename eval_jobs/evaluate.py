@@ -46,13 +46,14 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
 
     Raises:
         DataError: the data set, the artefact or the net's outputs are damaged, or do not belong together.
-        SettingsError: the data set has no test split.
+        SettingsError: the data set has no test split, or the run's folder cannot be written.
     """
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "eval.cache_dir", console.progress))
     description = artefact.load(settings.run)
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
+    storage.check_writable(storage.join(settings.run, FOLDER, data.manifest.digest), "eval.run")  # Not at the end.
     with serving("eval", settings.metrics_port, settings.metrics_linger) as tell:
         tell.serve()
         return _evaluate(settings, data, description, console, tell, same=same)

@@ -5,8 +5,9 @@ import sys
 
 import faulty_store
 
+from boceto import process
 from boceto.__main__ import main
 
 if __name__ == "__main__":
     faulty_store.install(faulty_store.Fault(**json.loads(sys.argv[1])))
-    sys.exit(main(sys.argv[2:]))
+    process.end(main(sys.argv[2:]))

@@ -83,13 +83,24 @@ class Lease:
         try:
             self._version = storage.replace_bytes(self._path, holder.to_json(), self._version)
         except storage.Changed:
-            other, version = read(self._path)
-            if not other or other.token != self._holder.token:
-                self._lost = f"the lease of the run was taken over by {other or UNREADABLE}"
+            if not self._renew_again(holder):
                 return
-            # An earlier renewal of ours had come through although its answer said otherwise, or none came.
-            self._version = storage.replace_bytes(self._path, holder.to_json(), version)
         self._renewed = started
+
+    def _renew_again(self, holder: Holder) -> bool:
+        """Whether the lease is ours all the same: another version of it, or none, was found than we had left there."""
+        other, version = read(self._path)
+        if not version:  # Somebody has removed the file, which makes nobody else the holder.
+            with contextlib.suppress(FileExistsError):
+                self._version = storage.create_bytes(self._path, holder.to_json())
+                return True
+            other, version = read(self._path)
+        if not other or other.token != self._holder.token:
+            self._lost = f"the lease of the run was taken over by {other or UNREADABLE}"
+            return False
+        # An earlier renewal of ours had come through although its answer said otherwise, or none came.
+        self._version = storage.replace_bytes(self._path, holder.to_json(), version)
+        return True
 
 
 @contextlib.contextmanager

@@ -38,12 +38,13 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
 
 def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry: Telemetry) -> Mapping[str, Any]:
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
-    storage.check_writable(settings.run, "train.run")
+    storage.check_lasting(settings.run, "train.run")
     before = runs.read(settings.run)
     result = _finished(settings, data, before, log)
     if result:
         log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
         return result
+    storage.check_writable(settings.run, "train.run")
     with held(settings.run, settings.lease, stop, log.line, accounts.seconds) as lease:
         with quiet():
             from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.

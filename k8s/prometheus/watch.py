@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 LOCAL = Path(sys.executable).parent  # `make` puts what it fetches beside Python.
 HOST, PORT, FIRST = "127.0.0.1", 9090, 9191
 INTERVAL = "2s"
+LINGER = "9"  # Prometheus takes up to 5 seconds to see a target, then two scrapes.
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.3, 30.0
 
 
@@ -159,7 +160,7 @@ def main() -> int:
         folder = Path(name)
         with prometheus(folder, port) as address, following(folder / "targets.json", demo_programs(FIRST)):
             print(f"look at {address}/consoles/boceto.html", flush=True)
-            words = ["--output", str(folder / "demo"), "--metrics-port", str(FIRST), "--metrics-linger", "5"]
+            words = ["--output", str(folder / "demo"), "--metrics-port", str(FIRST), "--metrics-linger", LINGER]
             done = subprocess.run([sys.executable, "-m", "boceto", "demo", *words], check=False)
             print(f"the demo has ended; {address}/consoles/boceto.html stays until Ctrl-C", flush=True)
             signal.pause()

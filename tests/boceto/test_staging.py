@@ -341,13 +341,12 @@ def test_any_flipped_byte_of_a_data_set_is_found(make_data, tmp_path, cache):
 
 def test_who_is_asked_to_stop_does_not_wait_for_a_silent_storage(folder, tmp_path, monkeypatch):
     url, files = folder
-    read, silent, go = storage.read_bytes, threading.Event(), threading.Event()
+    silent, go = threading.Event(), threading.Event()
 
-    def falls_silent(path, start=0, end=None):
+    def falls_silent(_, start):
         if start >= 2000:
             silent.set()
             go.wait(60)
-        return read(path, start, end)
 
     def tell(_):
         if silent.is_set():
@@ -355,7 +354,7 @@ def test_who_is_asked_to_stop_does_not_wait_for_a_silent_storage(folder, tmp_pat
 
     began = time.monotonic()
     with monkeypatch.context() as broken:
-        broken.setattr(storage, "read_bytes", falls_silent)
+        in_pieces(broken, 1000, falls_silent)
         with pytest.raises(Stopped):
             staging.cache(str(tmp_path / "cache"), "s", tell).stage(url, KEY, files)
         assert time.monotonic() - began < 30  # And not the 60 of the silence.

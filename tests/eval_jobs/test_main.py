@@ -135,3 +135,13 @@ def test_evaluation_knows_no_net_and_no_keras():
         names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
         assert not {name.split(".")[0] for name in names} & {"keras", "trainer", "beam_pipelines"}
         assert "tf.keras" not in path.read_text("utf-8")
+
+
+def test_a_run_that_cannot_be_written_is_refused_before_anything_is_computed(make_data, make_run, evaluate, tmp_path):
+    data = make_data()
+    run = make_run(data)
+    (tmp_path / "run" / "eval").write_text("in the way")
+    code, _, err = evaluate(data, run)
+    assert code == 2, err
+    assert "eval.run" in err
+    assert err.count("\n") == 1

@@ -17,7 +17,8 @@ import watch
 PREPARE = ("--size", "16", "--line-width", "1", "--workers", "1", "--no-preview")
 COUNTS = ("--train-per-class", "40", "--test-per-class", "10", "--validation-per-class", "5")
 TRAIN = ("--width", "0.0625", "--embedding", "16", "--batch-size", "16", "--epochs", "4", "--log-every", "5")
-LINGER = ("--metrics-linger", "3")
+# Prometheus takes up to 5 seconds to see a target, then two scrapes; the others run longer than that anyway.
+LINGER = {"prepare": "8", "train": "3", "eval": "3"}
 PANELS = [
     pytest.param(query, id=f"{name}: {panel.title}")
     for name, (_, panels) in dashboards.DASHBOARDS.items()
@@ -65,7 +66,8 @@ def watched(tmp_path_factory):
         ports[1]: watch.target(ports[1], "train", "first"),
         ports[2]: watch.target(ports[2], "eval", "first"),
     }
-    words = [("--metrics-port", str(number), *LINGER) for number in ports]
+    lingers = zip(ports, LINGER.values(), strict=True)
+    words = [("--metrics-port", str(number), "--metrics-linger", seconds) for number, seconds in lingers]
     data, run = str(folder / "data"), str(folder / "run")
     (folder / "input").mkdir()
     draw(folder / "input")

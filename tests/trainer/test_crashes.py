@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from faulty_store import ERRORS, KILLS, KINDS, Fault
 
-from boceto import checkpoint, storage
+from boceto import artefact, checkpoint, storage
 from boceto import run as runs
 
 TESTS = Path(__file__).parent.parent
 LAST, BEST = 12, 4  # As in toy_train.py.
-COMMIT, ARRAYS = r"/COMMIT$", r"/arrays-[^/]*$"
+COMMIT, ARRAYS, ARTEFACT = r"/COMMIT$", r"/arrays-[^/]*$", r"/artefact\.json$"
 # Each write of a run: name -> (pattern, operation, which, what its bytes hold).
 SAVES = {
     "first arrays": (ARRAYS, "write", 1),
@@ -173,10 +173,10 @@ def test_a_fault_at_a_write_to_object_storage_costs_nothing(toy_afar, whole, emu
 
 
 REAL = {
-    "kill-after arrays": ({-9}, Fault("kill-after", ARRAYS, "write", 2)),
     "truncated arrays": ({-9}, Fault("truncated", ARRAYS, "write", 1)),
-    "kill-before COMMIT": ({-9}, Fault("kill-before", COMMIT, "create", 2)),
     "kill-after prune": ({-9}, Fault("kill-after", COMMIT, "delete", 1)),
+    "kill-before export": ({-9}, Fault("kill-before", ARTEFACT, "write", 1)),
+    "full export": ({1}, Fault("full", ARTEFACT, "write", 1)),
     "term-before arrays": ({75}, Fault("term-before", ARRAYS, "write", 1)),
     "full, then lost": ({0}, Fault("lost-answer", COMMIT, "create", 2)),
 }
@@ -199,6 +199,7 @@ def test_a_fault_in_a_real_run_costs_nothing(make_run, name):
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
     assert _ledger(run, last) == _ledger(other, last)
+    artefact.verify(str(run.folder), artefact.load(str(run.folder)))
 
 
 def _ledger(run, step):

@@ -7,8 +7,11 @@ from urllib.parse import quote
 
 import pytest
 import requests
+from faulty_proxy import FaultyProxy, answer
 
 from boceto import checkpoint, storage
+from boceto.stores import gs
+from boceto.stores._gs_link import Patience
 from trainer import batches
 
 LONG = ("--epochs", "400")  # More than it takes to be hit; were it not, the run would end with 0.
@@ -97,7 +100,7 @@ def test_too_little_memory_to_read_ends_the_run_with_what_it_has(make_run, monke
         else:
             broken.setattr(batches.ThreadPoolExecutor, "submit", no_memory)
         code, text = run.train("--epochs", "2")
-    assert code == 1
+    assert code == 1, text
     assert "too little memory to read the records of step 4 with 2 threads; give it more, or run" in text
     assert run.steps() == [3]
     assert run.train("--epochs", "2")[0] == 0
@@ -124,17 +127,29 @@ def _bucket_comes_back(emulator, kept):
         storage.write_bytes(storage.join(emulator.bucket, name), content)
 
 
-def test_a_bucket_that_goes_under_a_run_is_a_fault_and_the_run_goes_on_when_it_is_back(make_run, emulator):
+def test_a_bucket_that_goes_under_a_run_is_a_fault_and_the_run_goes_on_when_it_is_back(make_run, emulator, monkeypatch):
     run = make_run(classes=3, train=8)
     far = f"{emulator.bucket}/run"
-    kept = {}
+    kept, read, gate = {}, batches.Source.read, threading.Event()
+
+    def held(source, call):  # The emulator deletes no bucket that is being written to.
+        gate.wait()
+        return read(source, call)
+
+    def goes():
+        gate.clear()
+        kept.update(_bucket_goes(emulator))
+        gate.set()
+
+    gate.set()
+    monkeypatch.setattr(batches.Source, "read", held)
 
     def saved():
         return any(checkpoint.is_committed(urls) for urls in checkpoint.files(far).values())
 
-    with once(saved, lambda: kept.update(_bucket_goes(emulator))):
+    with once(saved, goes):
         code, text = run.train(*LONG, "--run", far)
-    assert code == 1
+    assert code == 1, text
     assert f"{emulator.bucket}: the bucket is gone, it was there a while ago; bring it back" in text.splitlines()[-1]
     assert "Traceback" not in text
     _bucket_comes_back(emulator, kept)
@@ -164,3 +179,44 @@ def test_a_staged_copy_damaged_under_a_run_ends_it_and_is_replaced_by_the_next_o
     assert "train-00001-of-00002.tfrecord is damaged" in text
     assert "run the same command again with --verify" in text
     assert run.train("--max-steps", str(run.steps()[-1] + 1), *LONG, *flags)[0] == 0
+
+
+@pytest.mark.parametrize("place", ["/sys/boceto", "/dev/full", "file/run"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(make_run, emulator, tmp_path, place):
+    (tmp_path / "file").write_text("in the way of a folder")
+    run, there = make_run(classes=3, train=8), str(tmp_path / place)
+    code, text = run.train("--run", there)
+    assert code == 2
+    assert f"train.run = {there} cannot be written" in text
+    storage.upload(tmp_path / "data" / "dataset.json", f"{emulator.bucket}/data/dataset.json")
+    code, text = run.train("--data", f"{emulator.bucket}/data", "--cache-dir", there)
+    assert code == 2
+    assert f"train.cache_dir = {there}" in text
+    assert "give another --cache-dir" in text
+
+
+def test_a_quota_that_stays_used_up_is_a_fault_and_the_run_goes_on_when_there_is_more(make_run, emulator, monkeypatch):
+    run = make_run(classes=3, train=8)
+    far = f"{emulator.bucket}/run"
+    hasty = Patience(deadline=0.5, first_delay=0.01, longest_delay=0.1)
+    with FaultyProxy(emulator.url) as proxy:
+        store = gs.Store(hasty, proxy.url)
+        monkeypatch.setattr(gs, "Store", lambda: store)
+        storage._of_scheme.cache_clear()
+
+        def saved():
+            return any(checkpoint.is_committed(urls) for urls in checkpoint.files(far).values())
+
+        with once(saved, lambda: proxy.add(answer(429), method="POST", count=10**6)):
+            code, text = run.train(*LONG, "--run", far)
+        assert code == 1, text
+        assert "the quota is used up within 0.5 s" in text
+        assert "(2 in a row); it is tried again" in text
+        tries = [request for request in proxy.log if request.status == 429]
+        assert len(tries) > 20
+        proxy.clear()
+        storage.delete(f"{far}/lease.json")  # It names this process, which a run of its own would have ended with.
+        last = max(step for step, urls in checkpoint.files(far).items() if checkpoint.is_committed(urls))
+        code, text = run.train("--max-steps", str(last + 3), *LONG, "--run", far)
+        assert code == 0
+        assert f"goes on after step {last}" in text

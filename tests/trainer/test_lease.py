@@ -183,3 +183,12 @@ def test_a_renewal_whose_answer_was_lost_is_still_ours(run, monkeypatch):
         time.sleep(TERM)
         lease.confirm()
     assert written(run)["released"]
+
+
+def test_one_whose_file_was_removed_stays_ours(run):
+    stop = Stop()
+    with hold(run, stop) as lease:
+        storage.delete(storage.join(run, NAME))
+        assert not stop.wait(TERM)
+        lease.confirm()
+        assert written(run)["process"] == os.getpid()

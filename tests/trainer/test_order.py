@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from boceto import ledger
 from trainer import order
-from trainer.batches import Call, calls
+from trainer.batches import Call, Source, calls
 
 SEEDS = st.integers(0, 2**31 - 1)
 GOLDEN = [0, 9, 1, 6, 4, 3, 8, 5, 2, 7]
@@ -91,3 +92,57 @@ def test_calls_cover_the_steps_and_end_where_something_is_due(first, count, most
     assert all(1 <= call.last - call.first <= most for call in cut)
     assert all(step % every for call in cut for step in range(call.first + 1, call.last))
     assert all(isinstance(call, Call) for call in cut)
+
+
+class Records:
+    """As much of a split as is read: a record's key and label are its number."""
+
+    def __init__(self, count):
+        self.labels = np.arange(count)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def images(self, numbers):
+        return np.zeros((len(numbers), 1, 1, 1), np.uint8)
+
+    def keys(self, numbers):
+        return [b"%d" % number for number in numbers]
+
+
+@given(
+    SEEDS,
+    st.integers(1, 40),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 4), st.integers(1, 5)), max_size=5),
+)
+def test_any_sessions_and_replicas_see_one_sequence_and_end_with_one_ledger(seed, count, share, epochs, sessions):
+    # A session: it goes on from what was saved, loses some steps of its own, and calls for several steps at once.
+    batch = 4 * share  # Divides over 1, 2 and 4 replicas.
+    source = Source(Records(count), None, seed, batch)
+    last = source.steps(epochs)
+
+    def train(ledger_so_far, first, until, per_call, replicas):
+        seen = []
+        for call in calls(first, until, per_call, source.ends_epoch):
+            found = source.read(call)
+            parts = np.split(found.labels, replicas, axis=1)  # As they are cut over the devices.
+            seen += np.concatenate(parts, axis=1).ravel().tolist()
+            for digest in found.digests:
+                ledger_so_far = ledger.roll(ledger_so_far, digest)
+        return ledger_so_far, seen
+
+    wanted = train(ledger.EMPTY, 0, last, 1, 1)
+    saved, order_seen, step = ledger.EMPTY, [], 0
+    for number, (more, replicas, per_call) in enumerate(sessions):
+        until = min(last, step + more)
+        if number % 2:  # It is killed: what came after the save is done again.
+            train(saved, step, until, per_call, 1)
+            continue
+        saved, seen = train(saved, step, until, per_call, (1, 2, 4)[replicas % 3])
+        order_seen, step = order_seen + seen, until
+    saved, seen = train(saved, step, last, 3, 2)
+    assert (saved, order_seen + seen) == wanted
+    for epoch in range(epochs):
+        assert sorted(wanted[1][epoch * count : (epoch + 1) * count]) == list(range(count))

@@ -274,18 +274,3 @@ def test_the_command_itself_with_xla_on_two_replicas(make_run):
     assert "oneDNN" not in done.stderr
     losses = [[line["loss"] for line in run.history() if "loss" in line] for run in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-
-
-def test_a_real_sigterm(make_run):
-    run = make_run()
-    command = [sys.executable, "-m", "boceto", "train", *run.flags, "--epochs", "100000", "--save-every", "1000000"]
-    command += ["--log-every", "1", "--log-format", "json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if '"progress"' in line:
-                break
-        process.send_signal(signal.SIGTERM)
-        said = process.stderr.read()
-    assert process.returncode == 75
-    assert "saved; run the same command again" in said
-    assert run.steps()

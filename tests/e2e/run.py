@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
             if not chosen or number in chosen:
                 rows.append(_row(number, scenario, place))
                 console.line("  ".join(rows[-1]))
-    print(table(["scenario", "what", "outcome", "seconds", "found"], [_short(row) for row in rows], left=3))
+    print(table(["scenario", "what", "outcome", "seconds", "found"], [_short(row) for row in rows], left=5))
     return int(any(row[2] != "ok" for row in rows))
 
 

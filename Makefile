@@ -5,11 +5,11 @@ PYTHON := $(VENV)/bin/python
 export UV_PYTHON_DOWNLOADS := never
 SBOM := out/sbom
 IMAGES := prepare train eval emulator
-LOCKED := prepare train gpu eval dev
+LOCKED := prepare train gpu eval submit dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo watch test check soak bench generate image sbom lock clean
+.PHONY: install demo watch test check soak bench e2e generate image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -43,6 +43,9 @@ soak: install  ## Kills real training runs at random, KILLS (50) times, and comp
 
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
+
+e2e: install  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
+	$(PYTHON) tests/e2e/run.py --tag $(or $(TAG),dev) $(if $(ONLY),--only $(ONLY))
 
 generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.
 	$(PYTHON) k8s/prometheus/generate.py

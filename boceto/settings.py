@@ -22,7 +22,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from boceto.errors import SettingsError
 
 T = TypeVar("T")
-PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume")
+PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume", "submit")
 
 
 def option(  # noqa: PLR0913 - what help and check need
@@ -33,13 +33,16 @@ def option(  # noqa: PLR0913 - what help and check need
     at_most: float | None = None,
     choices: Sequence[str] | None = None,
     positional: bool = False,
+    repeated: bool = False,
 ) -> Any:
     """A dataclass field with what its flag's help and its check need; without a default it is required.
 
-    A `positional` one is given on the command line without its name.
+    A `positional` one is given on the command line without its name. The values of a `repeated` one, a text, are its
+    lines.
     """
     metadata = {
         "help": help, "at_least": at_least, "at_most": at_most, "choices": choices, "positional": positional,
+        "repeated": repeated,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -83,7 +86,8 @@ def _parser(verb: str, cls: type, description: str) -> _Parser:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             metavar = "|".join(field.metadata["choices"]) if field.metadata["choices"] else None
-            parser.add_argument(flag, default=None, help=text, metavar=metavar)
+            action = "append" if field.metadata["repeated"] else "store"
+            parser.add_argument(flag, action=action, default=None, help=text, metavar=metavar)
     return parser
 
 

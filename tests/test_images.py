@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,14 @@ def test_the_bills_of_materials_name_what_the_images_hold(tmp_path):
     assert "nvidia-cudnn-cu12" in held["gpu"]
     assert not {name for name in held["prepare"] if "tensorflow" in name}
     assert not {name for name in held["train"] | held["eval"] if "beam" in name or "nvidia" in name}
+
+
+def test_the_wheel_holds_the_manifests_and_no_tools_of_this_repository(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    manifests = [path for part in ("base", "components", "overlays") for path in (ROOT / "k8s" / part).rglob("*.*")]
+    assert len(manifests) > 30
+    assert {str(path.relative_to(ROOT)) for path in manifests} <= held
+    assert not [name for name in held if name.startswith(("tests/", "benchmarks/", "k8s/prometheus/"))]

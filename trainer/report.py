@@ -83,6 +83,7 @@ class Report:
         self._source = source
         self._total = total
         self._loss: float | None = None
+        self.summary = f"step 0/{total}"  # For who reads no more than a line of it.
 
     def window(self, step: int, window: Window, rate: float) -> None:
         """What happened up to `step`, whose learning rate was `rate`."""
@@ -136,6 +137,11 @@ class Report:
             return
         epoch = step * self._source.batch / len(self._source)
         left = clock_time((self._total - step) * self._source.batch / window.images_per_second)
+        epochs = math.ceil(self._total * self._source.batch / len(self._source))
+        self.summary = (
+            f"epoch {math.ceil(epoch)}/{epochs}, step {step}/{self._total}, loss {window.loss:.4f}, "
+            f"accuracy {window.accuracy:.3f}, {left} left"
+        )
         text = (
             f"epoch {epoch:.2f}  step {step}/{self._total}  loss {window.loss:.4f}  accuracy {window.accuracy:.3f}  "
             f"{window.images_per_second:.1f} images/s  waiting {window.waiting:.1%}  {left} left"
@@ -161,6 +167,7 @@ class Report:
             parts.append(f"loss {self._loss:.4f}")
         point["train_accuracy"] = progress.train_accuracy
         parts.append(f"train accuracy {progress.train_accuracy:.4f}")
+        self.summary = f"step {progress.step}/{self._total}, {', '.join(parts[1:])}, done"
         if progress.best_step:
             point["validation_accuracy"] = progress.best_accuracy
             parts.append(f"validation accuracy {progress.best_accuracy:.4f} (step {progress.best_step})")

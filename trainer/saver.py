@@ -56,6 +56,7 @@ class Saver:
         self._telemetry = telemetry
         self._most_failed = most_failed
         self._failed = 0
+        self.saved = 0  # The step of the newest checkpoint of this process.
         self._arrays = state.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._under_way: tuple[Progress, Future[float]] | None = None
@@ -109,6 +110,7 @@ class Saver:
         self._failed = 0
         self._missed = None
         self._saved(progress, seconds)
+        self.saved = progress.step
         return True
 
     def poll(self) -> None:

@@ -18,7 +18,7 @@ from boceto.errors import DataError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
-from trainer import augment, devices, export, layers, loop, nets
+from trainer import augment, cluster, devices, environment, export, layers, loop, nets
 from trainer import state as states
 from trainer.accounts import Accounts
 from trainer.batches import Ahead, Call, Source, calls
@@ -90,15 +90,24 @@ def run(job: Job) -> dict[str, Any]:
     job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     try:
-        with contextlib.closing(saver):
-            progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
+        told = lambda: _annotations(job, report, saver.saved or progress.step)  # noqa: E731 - reads better than a def
+        with cluster.telling(environment.pod(), told, job.log.alert):
+            with contextlib.closing(saver):
+                progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
+            report.finished(progress)
     except tf.errors.ResourceExhaustedError as error:
         raise SettingsError(
             f"train.batch_size = {settings.batch_size} does not fit into the devices' memory; use a smaller one"
         ) from error
-    report.finished(progress)
     job.accounts.begin("saving")
     return _export(job, *_best(job, progress, checkpoints, state), progress)
+
+
+def _annotations(job: Job, report: Report, saved: int) -> dict[str, str]:
+    """What the Job of a cluster is told of the run."""
+    seconds = job.accounts.seconds()
+    goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
+    return {"progress": report.summary, "checkpoint": f"step {saved}" if saved else "none", "goodput": f"{goodput:.2f}"}
 
 
 def spec(settings: Settings, manifest: Manifest) -> Spec:

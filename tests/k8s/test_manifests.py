@@ -123,8 +123,26 @@ def test_the_root_of_a_container_is_read_only(objects):
     assert all(container["securityContext"]["readOnlyRootFilesystem"] is True for container in containers(objects))
 
 
-def test_no_pod_gets_a_token_of_the_api(objects):
-    assert all(template["spec"]["automountServiceAccountToken"] is False for template in templates(objects))
+def test_no_pod_gets_a_token_of_the_api_but_a_trainer_that_may_write_on_its_job(objects, job):
+    roles = of_kind(objects, "Role")
+    for template in templates(objects):
+        mine = bool(roles) and template is job["spec"]["template"]
+        assert template["spec"]["automountServiceAccountToken"] is mine
+    assert not of_kind(objects, "ClusterRole")
+    assert [role["rules"] for role in roles] == len(roles) * [
+        [
+            {
+                "apiGroups": ["batch"],
+                "resources": ["jobs"],
+                "resourceNames": [job["metadata"]["name"]],
+                "verbs": ["patch"],
+            }
+        ]
+    ]
+    for binding in of_kind(objects, "RoleBinding"):
+        assert binding["roleRef"]["name"] in [role["metadata"]["name"] for role in roles]
+        accounts = [subject["name"] for subject in binding["subjects"]]
+        assert accounts == [job["spec"]["template"]["spec"]["serviceAccountName"]]
     assert all(account["automountServiceAccountToken"] is False for account in of_kind(objects, "ServiceAccount"))
 
 

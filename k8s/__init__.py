@@ -1,0 +1,1 @@
+"""Boceto on a cluster: the manifests, and `boceto submit`, which applies and follows them."""

@@ -1,0 +1,57 @@
+"""`boceto submit`: the programs as Jobs of a Kubernetes cluster."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from boceto.console import Console, run_program
+from boceto.errors import EXIT_DONE, EXIT_STOPPED, SettingsError
+from boceto.settings import parse
+from k8s.settings import Named, Place, Program, Run
+
+# A verb's settings, and what it is for.
+VERBS: Mapping[str, tuple[type[Place], str]] = {
+    "run": (Run, "Starts a run's Job, or the chain of them, and follows it; its exit code is the Job's."),
+    "status": (Named, "Where a run stands: its attempts, why each ended, its progress and its last checkpoint."),
+    "logs": (Program, "What a run's program says; Ctrl-C leaves it running."),
+    "stop": (Program, "Stops a run gracefully: the checkpoint is made, and `resume` goes on from it."),
+    "resume": (Program, "Goes on with a run that was stopped or has failed, in a new Job on the same folder."),
+    "list": (Place, "All runs of the namespace."),
+}
+HELP = (
+    "usage: boceto submit VERB …\n\nRuns the programs as Jobs of a Kubernetes cluster.\n\n"
+    + "\n".join(f"  boceto submit {verb:8} {description}" for verb, (_, description) in VERBS.items())
+    + "\n\n`boceto submit VERB --help` lists a verb's settings."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `boceto submit` with these words; returns the exit code."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(HELP)
+        return EXIT_DONE
+    code = EXIT_DONE
+
+    def work(console: Console) -> tuple[Mapping[str, Any], bool]:
+        nonlocal code
+        if not argv or argv[0] not in VERBS:
+            given = f"there is no verb {argv[0]!r}" if argv else "a verb is missing"
+            raise SettingsError(f"{given}; the verbs are {', '.join(VERBS)}; see `boceto submit --help`")
+        kind, description = VERBS[argv[0]]
+        asked = parse(kind, f"submit {argv[0]}", argv[1:], description, base="submit")
+        from k8s import verbs  # The client takes a second to import, and --help needs none.
+
+        function = verbs.list_runs if argv[0] == "list" else getattr(verbs, argv[0])
+        try:
+            result, code = function(asked.settings, console)
+        except KeyboardInterrupt:
+            if argv[0] not in ("run", "logs", "resume"):
+                raise
+            result, code = {}, EXIT_STOPPED
+        return result, asked.json and bool(result)
+
+    return run_program("submit", work) or code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

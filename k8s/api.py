@@ -1,0 +1,182 @@
+"""The few verbs that submission needs of a cluster, on the `kubernetes` client; objects are JSON as the API says it."""
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+from boceto.errors import SettingsError
+from k8s.render import MANAGED, MANAGER, Object
+
+TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+
+
+class Missing(SettingsError):  # noqa: N818 - as in boceto.storage
+    """There is no such object."""
+
+
+class Unreachable(SettingsError):  # noqa: N818 - as above
+    """Nobody answers."""
+
+
+class Cluster:
+    """One namespace of a cluster."""
+
+    def __init__(self, context: str, namespace: str) -> None:
+        """Reads the kubeconfig.
+
+        Raises:
+            SettingsError: there is none, or no such context in it.
+        """
+        settings = client.Configuration()
+        try:
+            contexts, current = config.list_kube_config_contexts()
+            names = sorted(each["name"] for each in contexts)
+            if context and context not in names:
+                raise SettingsError(
+                    f"submit.context = {context!r} is not in the kubeconfig; the contexts are {', '.join(names)}"
+                )
+            chosen = next(each for each in contexts if each["name"] == context) if context else current
+            config.load_kube_config(context=chosen["name"], client_configuration=settings)
+        except (config.ConfigException, OSError, KeyError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise SettingsError(f"no usable kubeconfig: {said}; see `kubectl config get-contexts`") from error
+        settings.retries = 0
+        self.host = settings.host
+        self.namespace = namespace or chosen["context"].get("namespace") or "default"
+        self._client = client.ApiClient(settings)
+
+    def get(self, api: str, kind: str, name: str) -> Object:
+        """One object.
+
+        Raises:
+            Missing: there is none.
+        """
+        found: Object = self._call("GET", self._path(api, kind, name))
+        return found
+
+    def find(self, api: str, kind: str, name: str) -> Object | None:
+        """One object, or None where there is none."""
+        with contextlib.suppress(Missing):
+            return self.get(api, kind, name)
+        return None
+
+    def list(self, api: str, kind: str, *, labels: str = "", fields: str = "") -> Sequence[Object]:
+        """All objects that the selectors choose."""
+        query = [("labelSelector", labels), ("fieldSelector", fields)]
+        items: Sequence[Object] = self._call("GET", self._path(api, kind), query=query)["items"]
+        return items
+
+    def apply(self, wanted: Mapping[str, Any]) -> Object:
+        """Server-side apply: makes an object, or changes what is ours of it."""
+        path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
+        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
+        made: Object = self._call("PATCH", path, body=wanted, query=query, content=APPLY)
+        return made
+
+    def merge(self, api: str, kind: str, name: str, change: Mapping[str, Any]) -> Object:
+        """Changes some fields of an object."""
+        made: Object = self._call("PATCH", self._path(api, kind, name), body=change, content=MERGE)
+        return made
+
+    def delete(self, found: Object) -> None:
+        """Removes just this object, what it owns first; nothing happens where it is gone."""
+        uid = {"preconditions": {"uid": found["metadata"]["uid"]}, "propagationPolicy": "Foreground"}
+        path = self._path(found["apiVersion"], found["kind"], found["metadata"]["name"])
+        with contextlib.suppress(Missing):
+            self._call("DELETE", path, body=uid)
+
+    def log(self, pod: str, container: str, since: str = "") -> Sequence[tuple[str, str]]:
+        """The lines of a container's log behind the time `since`, each behind its own time.
+
+        Raises:
+            SettingsError: it cannot be had (yet).
+        """
+        query = [("container", container), ("timestamps", "true")]
+        if since:  # In whole seconds: what came in the same one is left out below.
+            query.append(("sinceTime", since.rstrip("Z").partition(".")[0] + "Z"))
+        answer = self._call("GET", self._path("v1", "Pod", pod) + "/log", query=query, raw=True)
+        lines = [line.partition(" ") for line in answer.data.decode(errors="replace").splitlines()]
+        return [(time, text) for time, _, text in lines if _comparable(time) > _comparable(since)]
+
+    def _path(self, api: str, kind: str, name: str = "") -> str:
+        root = "/api/v1" if api == "v1" else f"/apis/{api}"
+        plural = re.sub("y$", "ie", kind.lower()) + "s"
+        return "/".join(filter(None, [root, "namespaces", self.namespace, plural, name]))
+
+    def _call(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Sequence[tuple[str, str]] = (),
+        content: str = "application/json",
+        raw: bool = False,
+    ) -> Any:
+        try:
+            return self._client.call_api(
+                path,
+                method,
+                query_params=[(name, value) for name, value in query if value],
+                header_params={"Accept": "*/*" if raw else "application/json", "Content-Type": content},
+                body=body,
+                response_type=None if raw else "object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _preload_content=not raw,
+                _request_timeout=TIMEOUT,
+            )
+        except ApiException as error:
+            raise self._explained(error, method, path) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            reason = getattr(error, "reason", None) or error
+            why = re.sub(r"\[Errno \d+\] ", "", str(reason).rpartition(": ")[2])
+            raise Unreachable(
+                f"the cluster at {self.host} does not answer ({why}); is it up, and is the context the right one?"
+            ) from error
+
+    def _explained(self, error: ApiException, method: str, path: str) -> SettingsError:
+        try:
+            said = json.loads(error.body)["message"]
+        except (ValueError, KeyError, TypeError):
+            said = error.reason
+        said = " ".join(str(said).split())
+        if error.status == 404:  # noqa: PLR2004 - HTTP's own numbers
+            return Missing(f"namespace {self.namespace}: {said}")
+        if error.status in (401, 403):
+            return SettingsError(
+                f"namespace {self.namespace}: not allowed ({said}); ask for the right, or give another --namespace or "
+                "--context"
+            )
+        if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - as above
+            return Unreachable(f"the cluster at {self.host} answers {error.status}: {said}; try again")
+        return SettingsError(f"namespace {self.namespace}: {method} {path.rpartition('/')[2]} is refused: {said}")
+
+
+def _comparable(time: str) -> tuple[str, str]:
+    """A time of a log in a form that sorts: its fraction of a second has as many digits as it needs."""
+    whole, _, fraction = time.rstrip("Z").partition(".")
+    return whole, fraction.ljust(9, "0")
+
+
+def is_ours(found: Object) -> bool:
+    """Whether `boceto submit` made an object."""
+    return bool(found["metadata"].get("labels", {}).get(MANAGED) == MANAGER)
+
+
+def fits(there: Any, wanted: Any) -> bool:
+    """Whether an object already is what is wanted, whatever else it has."""
+    if isinstance(wanted, Mapping):
+        here = there or {}  # The API leaves out what is empty.
+        return isinstance(here, Mapping) and all(fits(here.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(there, list) and len(there) == len(wanted) and all(map(fits, there, wanted))
+    return bool(there == wanted)

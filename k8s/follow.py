@@ -1,0 +1,210 @@
+"""Follows a Job: why it waits, what its program says, how far it is, how it ends."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from boceto.console import Console
+from boceto.errors import BocetoError, SettingsError
+from k8s import jobs
+from k8s.api import Cluster, Unreachable
+from k8s.jobs import Attempt
+from k8s.render import Object
+
+POLL = 1.0  # Seconds between looks.
+HASTE = 0.2  # Where a pod is about to go, with what it says at its end.
+PATIENCE = 120.0  # Seconds without an answer of the cluster.
+WIDTH = 24
+STEPS = re.compile(r"\bstep (\d+)/(\d+)\b")
+ENDED = (jobs.COMPLETE, jobs.FAILED)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a Job ended. message: the last word of its last attempt."""
+
+    job: Object
+    attempts: Sequence[Attempt]
+    code: int
+
+    @property
+    def message(self) -> str:
+        """What its program said last."""
+        return self.attempts[-1].message if self.attempts else ""
+
+
+class Follower:
+    """Looks at one Job time and again, and tells what is new."""
+
+    def __init__(self, cluster: Cluster, name: str, console: Console) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._console = console
+        self._said: dict[str, str] = {}
+        self._read: dict[str, str] = {}
+        self._seen: dict[str, Attempt] = {}
+        self._last_line: dict[str, str] = {}
+
+    def until(self, enough: Callable[[Object, Sequence[Object]], bool]) -> Outcome:
+        """Looks until `enough` says so of the Job and its pods.
+
+        Raises:
+            SettingsError: the Job is not there any more, or the cluster does not answer.
+        """
+        answered = time.monotonic()
+        while True:
+            try:
+                job, pods = self._look()
+                if enough(job, pods):
+                    return self._outcome(job, pods)
+                answered = time.monotonic()
+            except Unreachable as error:
+                if time.monotonic() - answered > PATIENCE:
+                    raise
+                self._say("cluster", f"{error}")
+            time.sleep(HASTE if any(each.why.startswith(jobs.DELETED) for each in self._seen.values()) else POLL)
+
+    def _look(self) -> tuple[Object, Sequence[Object]]:
+        job = self._cluster.get("batch/v1", "Job", self._name)
+        pods = pods_of(self._cluster, job)
+        self._write_down(job, pods)
+        if jobs.state(job) not in ENDED:
+            why = jobs.why_waiting(job, pods, events_of(self._cluster))
+            if why:
+                self._say("waits", f"{self._name} waits: {why}")
+        for pod in pods:
+            self._tell(pod)
+        progress = jobs.annotation(job, jobs.PROGRESS)
+        if progress and self._said.get("progress") != progress:
+            self._said["progress"] = progress
+            self._console.progress(bar(progress))
+        return job, pods
+
+    def _say(self, what: str, text: str) -> None:
+        """Says something once, until there is something else to say of the same."""
+        if self._said.get(what) != text:
+            self._said[what] = text
+            self._console.line(text)
+
+    def _tell(self, pod: Object) -> None:
+        """What a pod's program has said since the last look, and how it ended."""
+        name = pod["metadata"]["name"]
+        if pod["status"].get("phase") == "Pending":
+            return
+        try:
+            lines = self._cluster.log(name, jobs.CONTAINER, self._read.get(name, ""))
+        except SettingsError:  # The container has not begun, or is gone again.
+            lines = []
+        for when, line in lines:
+            self._read[name], self._last_line[name] = when, line
+            self._show(line)
+        ended = jobs.attempt(pod)
+        if ended.code:
+            self._say(name, f"{name} on {ended.node}: {ended.why} (exit code {ended.code})")
+
+    def _show(self, line: str) -> None:
+        text = of_json(line)
+        if STEPS.search(text):
+            self._console.progress(bar(text))
+        elif text:
+            self._console.line(text)
+
+    def _write_down(self, job: Object, pods: Sequence[Object]) -> None:
+        """Keeps, in an annotation, what became of pods that are gone: the cluster forgets it with them."""
+        there = {pod["metadata"]["name"]: jobs.attempt(pod) for pod in pods}
+        kept = jobs.before(job)
+        gone = [each for name, each in self._seen.items() if name not in there]
+        self._seen = there
+        new = [
+            _gone(each, self._last_line.get(each.pod, ""))
+            for each in gone
+            if each.pod not in {other.pod for other in kept}
+        ]
+        if new:
+            for each in new:
+                self._say(each.pod, f"{each.pod} on {each.node}: {each.why}")
+            self._annotate({jobs.BEFORE: jobs.written([*kept, *new])})
+
+    def _annotate(self, annotations: dict[str, str]) -> None:
+        self._cluster.merge("batch/v1", "Job", self._name, {"metadata": {"annotations": annotations}})
+
+    def _outcome(self, job: Object, pods: Sequence[Object]) -> Outcome:
+        job = self._cluster.get("batch/v1", "Job", self._name)  # With what was just written down.
+        every = jobs.attempts(job, pods, events_of(self._cluster))
+        return Outcome(job, every, jobs.exit_code(job, every))
+
+
+def _gone(seen: Attempt, line: str) -> Attempt:
+    """What is known of a pod that is not there any more, and said `line` last."""
+    if seen.code is not None:
+        return seen
+    return replace(seen, why=jobs.GONE if seen.why in ("running", "pending") else seen.why, message=line)
+
+
+def to_the_end(job: Object, pods: Sequence[Object]) -> bool:
+    """Whether a Job has ended, or was stopped and nothing of it runs any more."""
+    return jobs.state(job) in ENDED or (jobs.state(job) == jobs.STOPPING and not _living(pods))
+
+
+def _living(pods: Sequence[Object]) -> bool:
+    return any(pod["status"].get("phase") in ("Pending", "Running") for pod in pods)
+
+
+def pods_of(cluster: Cluster, job: Object) -> Sequence[Object]:
+    """A Job's pods, oldest first."""
+    labels = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
+    return sorted(cluster.list("v1", "Pod", labels=labels), key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+
+def events_of(cluster: Cluster) -> Sequence[Object]:
+    """The namespace's events; none where they may not be read."""
+    try:
+        return cluster.list("v1", "Event")
+    except Unreachable:
+        raise
+    except BocetoError:
+        return []
+
+
+def of_json(line: str) -> str:
+    """A line of a log as people read it, where it is JSON."""
+    found = jobs.result(line)
+    if not found or "message" not in found:
+        return line
+    fields = {name: value for name, value in found.items() if name not in ("time", "level", "message")}
+    words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()]
+    return ", ".join([f"warning: {found['message']}" if found.get("level") == "warning" else found["message"], *words])
+
+
+def bar(text: str) -> str:
+    """Progress with a bar before it: `[######------------------] epoch 3/30, step 1170/4680, …`."""
+    found = STEPS.search(text)
+    if not found or not int(found[2]):
+        return text
+    filled = min(WIDTH, WIDTH * int(found[1]) // int(found[2]))
+    return f"[{'#' * filled}{'-' * (WIDTH - filled)}] {text}"
+
+
+def end_of(outcome: Outcome) -> str:
+    """How a Job ended, in one line."""
+    name = outcome.job["metadata"]["name"]
+    if jobs.state(outcome.job) == jobs.FAILED:
+        return f"{name} failed: {outcome.message or jobs.why_failed(outcome.job)}"
+    if jobs.state(outcome.job) == jobs.STOPPING:
+        return f"{name} is stopped: {outcome.message or jobs.annotation(outcome.job, jobs.STOPPED)}"
+    return f"{name} is done"
+
+
+def result_lines(outcome: Outcome) -> str:
+    """A program's result for people: a line a value."""
+    found = jobs.result(outcome.message) or {}
+    width = max(map(len, found), default=0)
+    return "\n".join(f"  {name.replace('_', ' '):{width}}  {_shown(value)}" for name, value in found.items())
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"  # noqa: PLR2004 - speeds, and scores
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)

@@ -1,0 +1,228 @@
+"""What a Job, its pods and their events say, in words. No cluster is asked here."""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from boceto.errors import EXIT_DATA, EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED
+from k8s.render import PROGRAM, RUN, Object
+
+CONTAINER = "boceto"
+PROGRESS = "boceto.dev/progress"
+STOPPED = "boceto.dev/stopped"
+BEFORE = "boceto.dev/attempts-before"
+SIGNALLED = 128
+MOST_KEPT = 20
+CODES = {
+    EXIT_DONE: "done",
+    EXIT_SETTINGS: "settings refused",
+    EXIT_DATA: "data refused",
+    EXIT_STOPPED: "stopped on request, saved",
+}
+DISRUPTIONS = {
+    "EvictionByEvictionAPI": "evicted (Eviction API)",
+    "PreemptionByScheduler": "preempted by a pod of higher priority",
+    "DeletionByTaintManager": "evicted from a tainted node",
+    "DeletionByPodGC": "its node is gone",
+    "TerminationByKubelet": "ended by its node",
+}
+DELETED = "its pod was deleted"
+GONE = "its pod is gone: deleted, evicted, or lost with its node"
+COMPLETE, FAILED, STOPPING, SUSPENDED, ACTIVE = "complete", "failed", "stopped", "suspended", "active"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One pod of a Job. code: the exit code of its program, where it has ended and told one."""
+
+    pod: str
+    node: str = ""
+    started: str = ""
+    ended: str = ""
+    code: int | None = None
+    why: str = ""
+    message: str = ""
+
+
+def condition(found: Object, kind: str) -> Mapping[str, Any] | None:
+    """A condition of an object, where it is true."""
+    conditions = found.get("status", {}).get("conditions") or []
+    return next((each for each in conditions if each["type"] == kind and each["status"] == "True"), None)
+
+
+def annotation(job: Object, name: str) -> str:
+    """An annotation, "" where there is none."""
+    return str(job["metadata"].get("annotations", {}).get(name, ""))
+
+
+def run_of(job: Object) -> str:
+    """The run that a Job is of."""
+    return str(job["metadata"]["labels"].get(RUN, ""))
+
+
+def program_of(job: Object) -> str:
+    """The program that a Job runs."""
+    return str(job["metadata"]["labels"].get(PROGRAM, ""))
+
+
+def state(job: Object) -> str:
+    """COMPLETE, FAILED, STOPPING (suspended by `boceto submit stop`), SUSPENDED (by whoever else) or ACTIVE."""
+    if condition(job, "Complete"):
+        return COMPLETE
+    if condition(job, "Failed"):
+        return FAILED
+    if job["spec"].get("suspend"):
+        return STOPPING if annotation(job, STOPPED) else SUSPENDED
+    return ACTIVE
+
+
+def why_failed(job: Object) -> str:
+    """Why a Job has failed, in the API's words."""
+    found = condition(job, "Failed") or {}
+    return f"{found.get('reason', '')}: {found.get('message', '')}".strip(": ")
+
+
+def attempt(pod: Object) -> Attempt:
+    """What became of one pod, as far as it is known."""
+    ended = _terminated(pod)
+    return Attempt(
+        pod=pod["metadata"]["name"],
+        node=pod["spec"].get("nodeName", ""),
+        started=pod["status"].get("startTime", pod["metadata"]["creationTimestamp"]),
+        ended=ended.get("finishedAt") or "",
+        code=ended.get("exitCode"),
+        why=_why(pod, ended),
+        message=last_word(ended.get("message") or pod["status"].get("message", "")),
+    )
+
+
+def _terminated(pod: Object) -> Mapping[str, Any]:
+    for status in pod["status"].get("containerStatuses") or []:
+        if status["name"] == CONTAINER:
+            found: Mapping[str, Any] = status["state"].get("terminated") or {}
+            return found
+    return {}
+
+
+def _why(pod: Object, ended: Mapping[str, Any]) -> str:
+    disrupted = condition(pod, "DisruptionTarget")
+    code = ended.get("exitCode")
+    parts = []
+    if disrupted:
+        parts.append(DISRUPTIONS.get(disrupted["reason"], disrupted["reason"]))
+    elif pod["status"].get("reason"):
+        parts.append(pod["status"]["reason"].lower())
+    elif pod["metadata"].get("deletionTimestamp"):
+        parts.append(DELETED)
+    if ended.get("reason") == "OOMKilled":
+        limits = pod["spec"]["containers"][0].get("resources", {}).get("limits", {})
+        parts.append(f"out of memory (limit {limits.get('memory', 'none')})")
+    elif code is not None:
+        parts.append(in_words(code))
+    return ", ".join(parts) or pod["status"].get("phase", "").lower()
+
+
+def in_words(code: int) -> str:
+    """What an exit code means."""
+    if code in CODES:
+        return CODES[code]
+    return f"ended by signal {code - SIGNALLED}" if code > SIGNALLED else "fault"
+
+
+def last_word(message: str) -> str:
+    """The last line of a termination message: before it, where it was taken from the log, may be more."""
+    return (message.strip().splitlines() or [""])[-1]
+
+
+def result(message: str) -> dict[str, Any] | None:
+    """A program's result, where its last word is one."""
+    try:
+        found = json.loads(message)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def attempts(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> list[Attempt]:
+    """All pods that the Job had, oldest first: those that are there, those that were seen to go, and those of which
+    only the event of their making is left.
+    """
+    known = {each.pod: each for each in before(job)}
+    for event in sorted(events, key=_time):
+        if event["reason"] == "SuccessfulCreate" and event["involvedObject"].get("uid") == job["metadata"]["uid"]:
+            name = event["message"].rpartition(" ")[2]
+            known.setdefault(name, Attempt(name, started=_time(event), why=GONE))
+    known |= {pod["metadata"]["name"]: attempt(pod) for pod in pods}
+    return sorted(known.values(), key=lambda each: each.started)
+
+
+def before(job: Object) -> list[Attempt]:
+    """The attempts that were written down because their pods are gone."""
+    return [Attempt(**each) for each in json.loads(annotation(job, BEFORE) or "[]")]
+
+
+def written(ended: Sequence[Attempt]) -> str:
+    """Attempts as an annotation, the last ones where there are many."""
+    kept = [{key: value for key, value in asdict(each).items() if value != ""} for each in ended[-MOST_KEPT:]]
+    return json.dumps(kept)
+
+
+def _time(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
+
+
+def why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> str:
+    """Why nothing runs, in the words of the cluster; "" where something does."""
+    if state(job) == SUSPENDED:
+        queue = job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name")
+        return f"suspended: it waits for its queue {queue}" if queue else "suspended: somebody must set it going"
+    living = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
+    if any(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods):
+        return ""
+    if not living:
+        return _said(job, events, ("FailedCreate",))
+    pod = living[-1]
+    return _why_pending(pod) or _said(pod, events, ("Failed", "FailedScheduling", "FailedMount")) or "the pod starts"
+
+
+def _why_pending(pod: Object) -> str:
+    for status in pod["status"].get("containerStatuses") or []:
+        waiting = status["state"].get("waiting") or {}
+        if waiting.get("message"):
+            return f"{waiting['reason']}: {waiting['message']}"
+    for each in pod["status"].get("conditions") or []:
+        if each["type"] == "PodScheduled" and each["status"] == "False":
+            return f"{each.get('reason', '')}: {each.get('message', '')}"
+    return ""
+
+
+def _said(about: Object, events: Sequence[Object], reasons: Sequence[str]) -> str:
+    """What the newest event of these reasons says about an object."""
+    mine = [
+        event
+        for event in events
+        if event["involvedObject"].get("uid") == about["metadata"]["uid"] and event["reason"] in reasons
+    ]
+    newest = max(mine, key=_time, default=None)
+    return f"{newest['reason']}: {newest['message']}" if newest else ""
+
+
+def exit_code(job: Object, ended: Sequence[Attempt]) -> int:
+    """The Job's exit code: that of its last attempt that told one; stopped on request is 75."""
+    if state(job) == COMPLETE:
+        return EXIT_DONE
+    if state(job) == STOPPING:
+        return EXIT_STOPPED
+    codes = [each.code for each in ended if each.code]
+    return codes[-1] if codes else EXIT_FAULT
+
+
+def age(since: str, now: dt.datetime) -> str:
+    """How long ago a time of the API was: `12s`, `5m`, `3h`, `2d`."""
+    seconds = max(0, int((now - dt.datetime.fromisoformat(since)).total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,189 @@
+"""Manifests as `kubectl apply -k` would make them, with settings changed and a run's name on them."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from boceto import storage
+from boceto.errors import SettingsError
+from k8s.settings import PROGRAMS, check_name
+
+Object = dict[str, Any]
+Tables = dict[str, dict[str, Any]]
+OVERLAYS = Path(__file__).parent / "overlays"
+MANAGER = "boceto"
+MANAGED = "app.kubernetes.io/managed-by"
+RUN = "boceto.dev/run"
+PROGRAM = "app.kubernetes.io/component"
+DIGEST = "boceto.dev/digest"
+TOML = "boceto.toml"
+
+
+def folder(overlay: str, program: str) -> Path:
+    """The folder that `kubectl apply -k` takes.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    here = OVERLAYS / overlay if "/" not in overlay and not Path(overlay).is_dir() else Path(overlay)
+    found = here / program
+    if not (found / "kustomization.yaml").is_file():
+        known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
+        raise SettingsError(
+            f"submit.overlay = {overlay}: there is no {found}/kustomization.yaml; the overlays are {known}, or give a "
+            f"folder with {', '.join(PROGRAMS)} in it"
+        )
+    return found.resolve()
+
+
+def kustomize(path: Path) -> list[Object]:
+    """The objects that `kubectl kustomize` makes of a folder.
+
+    Raises:
+        SettingsError: there is no kubectl, or it refuses the folder.
+    """
+    kubectl = shutil.which("kubectl") or shutil.which("kubectl", path=sysconfig.get_path("scripts"))
+    if not kubectl:
+        raise SettingsError("kubectl is not on PATH, and makes the manifests (`kubectl kustomize`); install it")
+    done = subprocess.run([kubectl, "kustomize", str(path)], capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    if done.returncode:
+        raise SettingsError(f"{path}: {' '.join(done.stderr.split())}")
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(objects: list[Object], kind: str) -> Object:
+    """The only object of a kind that every overlay has one of.
+
+    Raises:
+        SettingsError: there is not just one.
+    """
+    found = [each for each in objects if each["kind"] == kind]
+    if len(found) != 1:
+        raise SettingsError(f"the overlay makes {len(found)} objects of kind {kind}; it must make one")
+    return found[0]
+
+
+def tables(settings: Object) -> Tables:
+    """What the settings' ConfigMap says, by program."""
+    try:
+        return tomllib.loads(settings["data"][TOML])
+    except (KeyError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"ConfigMap {settings['metadata']['name']}: no readable {TOML} in it: {error}") from error
+
+
+def changed(before: Tables, name: str, net: str, assignments: str) -> tuple[Tables, str]:
+    """-> (the tables with what was asked for instead, the name of the run).
+
+    name: the run's folder gets it as its last part, "" for the folder's own; assignments: lines of `train.epochs=3`.
+
+    Raises:
+        SettingsError: an assignment that is none, or a name that no Job can bear.
+    """
+    after = {table: dict(values) for table, values in before.items()}
+    if name:
+        check_name(name, "submit.name")
+        for program in ("train", "eval"):
+            run = after.get(program, {}).get("run")
+            if run:
+                after[program]["run"] = storage.join(run.rstrip("/").rpartition("/")[0] or ".", name)
+    if net:
+        after.setdefault("train", {})["net"] = net
+    for assignment in filter(None, assignments.split("\n")):
+        table, key, value = _assignment(assignment)
+        after.setdefault(table, {})[key] = value
+    last = str(after.get("train", {}).get("run", "")).rstrip("/").rpartition("/")[2]
+    return after, name or check_name(last, "the last part of train.run")
+
+
+def _assignment(text: str) -> tuple[str, str, Any]:
+    where, equals, value = text.partition("=")
+    table, dot, key = where.strip().partition(".")
+    if not (equals and dot and key) or table not in PROGRAMS:
+        raise SettingsError(f"submit.set = {text!r}; give PROGRAM.SETTING=VALUE, as train.epochs=3")
+    try:
+        read = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        read = value.strip()  # A word: TOML would have it in quotes.
+    return table, key.replace("-", "_"), read
+
+
+def to_toml(settings: Tables) -> str:
+    """Tables of plain values as TOML. JSON's texts, numbers, truths and lists are TOML's too."""
+    parts = []
+    for table, values in settings.items():
+        lines = [f"{key} = {_json(value)}" for key, value in values.items()]
+        parts.append("\n".join([f"[{table}]", *lines]) + "\n")
+    return "\n".join(parts)
+
+
+def _json(value: Any) -> str:
+    """JSON that is TOML too, which has no pairs of surrogates, and no bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def render(
+    overlay: str, program: str, name: str = "", net: str = "", assignments: str = ""
+) -> tuple[str, list[Object]]:
+    """-> (the name of the run, its objects for one program, named after it).
+
+    Raises:
+        SettingsError: it cannot be rendered.
+    """
+    path = folder(overlay, program)
+    objects = kustomize(path)
+    settings = of_kind(objects, "ConfigMap")
+    before = tables(settings)
+    after, run = changed(before, name, net, assignments)
+    if after != before:
+        objects = _with_settings(path, settings["metadata"]["name"].rpartition("-")[0], after)
+    return run, named(objects, run, program)
+
+
+def _with_settings(path: Path, name: str, settings: Tables) -> list[Object]:
+    """The objects of a folder with other settings: kustomize names the ConfigMap after them, everywhere."""
+    with tempfile.TemporaryDirectory(prefix="boceto-submit-") as made:
+        top = Path(made).resolve()
+        generator = {"name": name, "behavior": "replace", "files": [TOML]}
+        content = {"resources": [os.path.relpath(path, top)], "configMapGenerator": [generator]}
+        storage.write_bytes(str(top / "kustomization.yaml"), json.dumps(content).encode())
+        storage.write_bytes(str(top / TOML), to_toml(settings).encode())
+        return kustomize(top)
+
+
+def named(objects: list[Object], run: str, program: str) -> list[Object]:
+    """The objects with the labels to find them by; the Job, and what is for it alone, gets the run's name."""
+    job = of_kind(objects, "Job")
+    old, new = job["metadata"]["name"], f"{run}-{program}"
+    for each in objects:
+        each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
+        if each["kind"] in ("Role", "RoleBinding"):
+            _rename_rights(each, old, new)
+    job["metadata"]["name"] = new
+    for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
+        metadata.setdefault("labels", {})[RUN] = run
+    job["metadata"].setdefault("annotations", {})[DIGEST] = digest(job["spec"])
+    return objects
+
+
+def _rename_rights(found: Object, old: str, new: str) -> None:
+    """A role for one Job is that Job's: two runs in a namespace have two."""
+    found["metadata"]["name"] = f"{new}-{found['metadata']['name'].rpartition('-')[2]}"
+    if found["kind"] == "RoleBinding":
+        found["roleRef"]["name"] = f"{new}-{found['roleRef']['name'].rpartition('-')[2]}"
+    for rule in found.get("rules", []):
+        rule["resourceNames"] = [new if name == old else name for name in rule.get("resourceNames", [])]
+
+
+def digest(spec: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits over a Job's spec: settings, image and all."""
+    return hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,66 @@
+"""The settings of `boceto submit`, a class a verb of its."""
+
+import re
+from dataclasses import dataclass
+
+from boceto.errors import SettingsError
+from boceto.settings import option
+
+PROGRAMS = ("prepare", "train", "eval")
+# A Job's name is a label of its pods, 63 characters at most: this one, the program's and what tells pods apart.
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which cluster, and where in it."""
+
+    namespace: str = option("", help="namespace; empty: the context's")
+    context: str = option("", help="context of the kubeconfig; empty: the current one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Place):
+    """What `boceto submit run` starts."""
+
+    overlay: str = option(
+        "local", help="name of one that comes along, or a folder with prepare/, train/ and eval/ in it"
+    )
+    program: str = option("train", help="program, where it is not the whole chain", choices=PROGRAMS)
+    chain: bool = option(False, help="prepare, train and eval in order, without what is done")
+    name: str = option("", help="name of the run, its Jobs and its folder; empty: the last part of train.run")
+    net: str = option("", help="net, instead of the overlay's")
+    set: str = option("", help="setting instead of the overlay's, as train.epochs=3; may be given often", repeated=True)
+    replace: bool = option(
+        False, help="a Job of this name with other settings makes way, stopped gracefully if it runs"
+    )
+    follow: bool = option(True, help="stay until it has ended")
+    render: bool = option(False, help="print the manifests and apply nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Place):
+    """A run that was submitted before."""
+
+    name: str = option(help="name of the run", positional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program(Named):
+    """One program of a run."""
+
+    program: str = option("", help="program; empty: the one begun last", choices=("", *PROGRAMS))
+    follow: bool = option(True, help="stay until it has ended")
+
+
+def check_name(name: str, setting: str) -> str:
+    """`name`, where a Job may be named so.
+
+    Raises:
+        SettingsError: it may not.
+    """
+    if not NAME.fullmatch(name):
+        raise SettingsError(
+            f"{setting} = {name!r} cannot name a Job; use a-z, 0-9 and dashes inside, at most 47 characters"
+        )
+    return name

@@ -1,0 +1,205 @@
+"""What `boceto submit` does, a function a verb: -> (result, exit code)."""
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from boceto.console import Console, table
+from boceto.errors import EXIT_DONE, SettingsError
+from k8s import jobs, start
+from k8s.api import Cluster
+from k8s.follow import Follower, Outcome, end_of, events_of, pods_of, result_lines, to_the_end
+from k8s.render import MANAGED, MANAGER, RUN, Object, render
+from k8s.settings import PROGRAMS, Named, Place, Program, Run, check_name
+
+Answer = tuple[dict[str, Any], int]
+
+
+def run(settings: Run, console: Console) -> Answer:
+    """Starts a run, or goes on with following it."""
+    programs = PROGRAMS if settings.chain else (settings.program,)
+    rendered = [render(settings.overlay, each, settings.name, settings.net, settings.set) for each in programs]
+    if settings.render:
+        print(yaml.safe_dump_all([each for _, objects in rendered for each in objects], sort_keys=False), end="")
+        return {}, EXIT_DONE
+    if settings.chain and not settings.follow:
+        raise SettingsError("submit.chain waits for each program before it starts the next; leave --no-follow out")
+    cluster = Cluster(settings.context, settings.namespace)
+    result: dict[str, Any] = {}
+    for name, objects in rendered:
+        job = start.start(cluster, objects, console, replace=settings.replace)
+        if not settings.follow:
+            return {"run": name, "job": job["metadata"]["name"]}, EXIT_DONE
+        result, code = _followed(cluster, job, console)
+        if code:
+            break
+    return result, code
+
+
+def _followed(cluster: Cluster, job: Object, console: Console) -> Answer:
+    """Follows a Job to its end and tells how that was."""
+    name, run_name = job["metadata"]["name"], jobs.run_of(job)
+    try:
+        outcome = Follower(cluster, name, console).until(to_the_end)
+    except KeyboardInterrupt:
+        console.line(
+            f"{name} goes on without you: `boceto submit logs {run_name}` follows it again, `boceto submit status "
+            f"{run_name}` shows where it stands, `boceto submit stop {run_name}` stops it"
+        )
+        raise
+    return told(outcome, console)
+
+
+def told(outcome: Outcome, console: Console) -> Answer:
+    """Tells how a Job ended."""
+    console.line(end_of(outcome))
+    if outcome.code == EXIT_DONE and result_lines(outcome):
+        console.line(result_lines(outcome))
+    job = outcome.job
+    result = {
+        "run": jobs.run_of(job),
+        "job": job["metadata"]["name"],
+        "state": jobs.state(job),
+        "attempts": [asdict(each) for each in outcome.attempts],
+        "result": jobs.result(outcome.message),
+    }
+    return result, outcome.code
+
+
+def _jobs_of(cluster: Cluster, name: str, program: str = "") -> list[Object]:
+    """The Jobs of a run, the one begun last at the end.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    check_name(name, "submit.name")
+    found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}={name}")
+    chosen = [{**job, "apiVersion": "batch/v1", "kind": "Job"} for job in found]
+    chosen = [job for job in chosen if not program or jobs.program_of(job) == program]
+    if not chosen:
+        what = f"run {name}" + (f" has no Job for {program}" if program else " is not known")
+        raise SettingsError(f"{what} in namespace {cluster.namespace}; see `boceto submit list`")
+    return sorted(chosen, key=lambda job: job["metadata"]["creationTimestamp"])
+
+
+def status(settings: Named, console: Console) -> Answer:
+    """Where a run stands."""
+    cluster = Cluster(settings.context, settings.namespace)
+    events = events_of(cluster)
+    every = []
+    for job in _jobs_of(cluster, settings.name):
+        pods = pods_of(cluster, job)
+        entry = {
+            "job": job["metadata"]["name"],
+            "state": jobs.state(job),
+            "why": jobs.why_failed(job) or _why_waiting(job, pods, events),
+            **_facts(job),
+            "attempts": [asdict(each) for each in jobs.attempts(job, pods, events)],
+        }
+        every.append(entry)
+        console.line(_status_lines(entry))
+    return {"run": settings.name, "jobs": every}, EXIT_DONE
+
+
+def _why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> str:
+    return jobs.why_waiting(job, pods, events) if jobs.state(job) in (jobs.ACTIVE, jobs.SUSPENDED) else ""
+
+
+def _facts(job: Object) -> dict[str, Any]:
+    """What a Job's annotations tell: `boceto.dev/goodput` and the like."""
+    names = ("progress", "checkpoint", "goodput", "stopped")
+    facts = {name: jobs.annotation(job, f"boceto.dev/{name}") for name in names}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _status_lines(entry: dict[str, Any]) -> str:
+    head = f"{entry['job']}: {entry['state']}" + (f", {entry['why']}" if entry["why"] else "")
+    facts = [f"  {name}: {entry[name]}" for name in ("progress", "checkpoint", "goodput", "stopped") if name in entry]
+    rows = [
+        [str(number), each["pod"], each["node"], _clock(each["started"]), _clock(each["ended"]), _ended(each)]
+        for number, each in enumerate(entry["attempts"], 1)
+    ]
+    attempts = table(["attempt", "pod", "node", "started", "ended", "how"], rows, left=6) if rows else "no attempt yet"
+    return "\n".join([head, *facts, *(f"  {line}" for line in attempts.splitlines())])
+
+
+def _clock(time: str) -> str:
+    """The time of day in a time of the API."""
+    found = re.search(r"T(\d\d:\d\d:\d\d)", time)
+    return found[1] if found else ""
+
+
+def _ended(entry: dict[str, Any]) -> str:
+    said = "" if jobs.result(entry["message"]) else entry["message"]
+    code = "" if entry["code"] is None else f" (exit code {entry['code']})"
+    return f"{entry['why']}{code}" + (f": {said}" if said else "")
+
+
+def logs(settings: Program, console: Console) -> Answer:
+    """What a run's program said, and says."""
+    cluster = Cluster(settings.context, settings.namespace)
+    job = _jobs_of(cluster, settings.name, settings.program)[-1]
+    if settings.follow:
+        return _followed(cluster, job, console)
+    for pod in pods_of(cluster, job):
+        for _, line in cluster.log(pod["metadata"]["name"], jobs.CONTAINER):
+            print(line)
+    return {}, EXIT_DONE
+
+
+def stop(settings: Program, console: Console) -> Answer:
+    """Stops what runs of a run, with everything saved."""
+    cluster = Cluster(settings.context, settings.namespace)
+    job = _jobs_of(cluster, settings.name, settings.program)[-1]
+    name = job["metadata"]["name"]
+    if jobs.state(job) not in (jobs.ACTIVE, jobs.SUSPENDED):
+        console.line(f"{name} does not run: it is {jobs.state(job)}")
+        return {"job": name, "state": jobs.state(job)}, EXIT_DONE
+    job = start.stop(cluster, job, console)
+    console.line(f"{name}: {jobs.annotation(job, jobs.STOPPED)}")
+    if jobs.state(job) == jobs.STOPPING:
+        console.line(f"`boceto submit resume {settings.name}` goes on")
+    return {"job": name, "state": jobs.state(job), "said": jobs.annotation(job, jobs.STOPPED)}, EXIT_DONE
+
+
+def resume(settings: Program, console: Console) -> Answer:
+    """Goes on with a run that was stopped, or has failed, in a new Job on the same folder."""
+    cluster = Cluster(settings.context, settings.namespace)
+    job = _jobs_of(cluster, settings.name, settings.program)[-1]
+    name, state = job["metadata"]["name"], jobs.state(job)
+    if state in (jobs.STOPPING, jobs.FAILED):
+        ended = start.known_attempts(cluster, job, events_of(cluster))
+        job = start.resume(cluster, job, ended, console)
+        console.line(f"{name} goes on")
+    elif state == jobs.COMPLETE:
+        raise SettingsError(
+            f"{name} is done, and there is nothing to resume; `boceto submit run --name` starts another"
+        )
+    else:
+        console.line(f"{name} is under way already")
+    return _followed(cluster, job, console) if settings.follow else ({"job": name}, EXIT_DONE)
+
+
+def list_runs(settings: Place, console: Console) -> Answer:
+    """All runs of a namespace."""
+    cluster = Cluster(settings.context, settings.namespace)
+    found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}")
+    now = dt.datetime.now(dt.UTC)
+    entries = [
+        {
+            "run": jobs.run_of(job),
+            "program": jobs.program_of(job),
+            "state": jobs.state(job),
+            "age": jobs.age(job["metadata"]["creationTimestamp"], now),
+            "progress": jobs.annotation(job, jobs.PROGRESS),
+        }
+        for job in sorted(found, key=lambda job: job["metadata"]["creationTimestamp"])
+    ]
+    rows = [[str(value) for value in entry.values()] for entry in entries]
+    text = table(["run", "program", "state", "age", "progress"], rows, left=5) if rows else "no run"
+    console.line(text if rows else f"no run in namespace {cluster.namespace}; `boceto submit run` starts one")
+    return {"runs": entries}, EXIT_DONE

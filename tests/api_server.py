@@ -1,0 +1,133 @@
+"""An API server of Kubernetes as far as `boceto submit` and the trainer speak with it: objects by path, over HTTP.
+
+No controller runs: a test plays the cluster by changing `objects`.
+"""
+
+import contextlib
+import json
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+KINDS = {"jobs": "Job", "pods": "Pod", "events": "Event", "configmaps": "ConfigMap"}
+
+
+def merged(there, change):
+    """JSON merge patch, RFC 7386."""
+    if not isinstance(change, dict):
+        return change
+    result = dict(there) if isinstance(there, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+class ApiServer(ThreadingHTTPServer):
+    """objects: by path. requests: (method, path, headers). forbidden: a word of the paths that are refused."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects = {}
+        self.logs = {}
+        self.requests = []
+        self.forbidden = None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def put(self, path, found):
+        metadata = {"uid": uuid.uuid4().hex, "creationTimestamp": "2026-01-02T03:04:05Z", **found["metadata"]}
+        self.objects[path] = {**found, "metadata": metadata}
+
+    def of_kind(self, kind):
+        return [found for found in self.objects.values() if found["kind"] == kind]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ApiServer
+
+    def _answer(self, code, body):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _begin(self):
+        parts = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append((self.command, self.path, self.headers, body))
+        if self.server.forbidden and self.server.forbidden in parts.path:
+            self._answer(403, {"message": f"{parts.path} is forbidden"})
+            return None
+        return parts.path, parse_qs(parts.query), json.loads(body) if body else None
+
+    def do_GET(self):
+        if not (asked := self._begin()):
+            return
+        path, query, _ = asked
+        if path.endswith("/log"):
+            self._answer(200, self.server.logs.get(path.split("/")[-2], b""))
+        elif path in self.server.objects:
+            self._answer(200, self.server.objects[path])
+        elif path.rpartition("/")[2] in KINDS:
+            self._answer(200, {"items": self._chosen(path, query.get("labelSelector", [""])[0])})
+        else:
+            self._answer(404, {"message": f"{path.rpartition('/')[2]} not found"})
+
+    def _chosen(self, path, selector):
+        labels = [part.partition("=") for part in selector.split(",") if part]
+        found = [each for name, each in self.server.objects.items() if name.rpartition("/")[0] == path]
+        return [
+            each
+            for each in found
+            if all(
+                name in each["metadata"].get("labels", {}) and (not equals or each["metadata"]["labels"][name] == value)
+                for name, equals, value in labels
+            )
+        ]
+
+    def do_PATCH(self):
+        if not (asked := self._begin()):
+            return
+        path, _, change = asked
+        there = self.server.objects.get(path)
+        if there is None and "apply" not in self.headers["Content-Type"]:
+            self._answer(404, {"message": "not found"})
+            return
+        self.server.put(path, merged(there or {}, change))
+        self._answer(200, self.server.objects[path])
+
+    def do_DELETE(self):
+        if not (asked := self._begin()):
+            return
+        path, _, options = asked
+        assert options["preconditions"]["uid"] == self.server.objects[path]["metadata"]["uid"]
+        del self.server.objects[path]
+        self._answer(200, {})
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(wrap=lambda socket: socket):
+    """An ApiServer while the block runs; `wrap` puts TLS around its socket."""
+    server = ApiServer()
+    server.socket = wrap(server.socket)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,208 @@
+"""What must hold on a real cluster, a function a scenario. They share a namespace, and the data set of the first."""
+
+import itertools
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cluster import PROGRAMS, ROOT, Cluster, check, wait
+
+LONG = ("--set", "train.epochs=40", "--set", "train.save_every=20")
+OUTAGE = 30.0  # Seconds.
+KILL, STOP, GO_ON = 9, 19, 18
+
+
+def apply_in_order(cluster: Cluster) -> str:
+    """kubectl apply -k of prepare, train, eval: scores arrive, and the data is what the laptop makes."""
+    overlay = cluster.overlay("plain")
+    for program in PROGRAMS:
+        cluster.kubectl("apply", "--kustomize", str(overlay / program))
+        check(
+            cluster.ended(f"boceto-{program}") == "Complete",
+            f"boceto-{program}: {cluster.messages(f'boceto-{program}')}",
+        )
+    digest = cluster.result("boceto-prepare")["digest"]
+    check(digest == _at_home(cluster, overlay), "the data set's digest is another than at home")
+    scores = cluster.result("boceto-eval")
+    check(0.3 < scores["map"] <= 1, f"mAP {scores['map']}")
+    return f"mAP {scores['map']:.3f}, digest {digest[:8]} on both sides"
+
+
+def _at_home(cluster: Cluster, overlay: Path) -> str:
+    """The digest of the data set that this machine makes of the same settings."""
+    rendered = cluster.kubectl("kustomize", str(overlay / "prepare"))
+    (toml,) = [part for part in rendered.split("---\n") if "kind: ConfigMap" in part]
+    text = toml.partition("boceto.toml: |\n")[2].partition("\nkind:")[0]
+    with tempfile.TemporaryDirectory(prefix="boceto-e2e-") as folder:
+        (Path(folder) / "boceto.toml").write_text("\n".join(line[4:] for line in text.splitlines()))
+        words = ["--config", f"{folder}/boceto.toml", "--output", f"{folder}/data", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "beam_pipelines", *words], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    return str(json.loads(done.stdout)["digest"])
+
+
+def disturbed(cluster: Cluster) -> str:
+    """Deleted, evicted, killed, cut off from its storage: the end is that of a run in peace."""
+    overlay = str(cluster.overlay("disturbed"))
+    _have_data(cluster, overlay)
+    cluster.submit("run", "--overlay", overlay, "--name", "calm", *LONG).well(600)
+    rough = cluster.submit("run", "--overlay", overlay, "--name", "rough", *LONG)
+    seen: list[str] = []
+    for disturb in (_delete, cluster.evict, _kill, _cut_off):
+        pod = cluster.training("rough-train", seen)
+        time.sleep(random.uniform(1, 6))  # noqa: S311 - a moment, and no secret
+        disturb(pod) if disturb == cluster.evict else disturb(cluster, pod)
+        seen.append(pod)
+    said = rough.well(600)
+    calm, disturbed = (_end_of(cluster, name) for name in ("calm", "rough"))
+    check(calm == disturbed, f"the disturbed run ended otherwise: {disturbed}, not {calm}; {said}")
+    code, status = cluster.submit("status", "rough").end()
+    whys = ("its pod was deleted", "evicted (Eviction API)", "ended by signal 9")
+    for pod, why in zip(seen, whys, strict=False):
+        (line,) = [line for line in status.splitlines() if pod in line]
+        check(why in line, f"status says {line!r} of a pod that was {why}")
+    check(code == 0 and "rough-train: complete" in status, status)
+    return f"ledger {disturbed[0][:8]} and weights {disturbed[1]} as in peace"
+
+
+def _have_data(cluster: Cluster, overlay: str) -> None:
+    """Makes the data set, where no scenario before has made it."""
+    if not cluster.get("deployments")["items"] or "data/dataset.json" not in cluster.objects("data/dataset"):
+        cluster.submit("run", "--overlay", overlay, "--name", "data", "--program", "prepare").well()
+
+
+def _delete(cluster: Cluster, pod: str) -> None:
+    cluster.kubectl("delete", "pod", pod, "--wait=false")
+
+
+def _kill(cluster: Cluster, pod: str) -> None:
+    cluster.signal(pod, "boceto", "boceto", KILL)
+
+
+def _cut_off(cluster: Cluster, _: str) -> None:
+    storage = cluster.storage_pod()
+    cluster.signal(storage, "warden", "fake-gcs-server", STOP)
+    time.sleep(OUTAGE)
+    cluster.signal(storage, "warden", "fake-gcs-server", GO_ON)
+
+
+def _end_of(cluster: Cluster, name: str) -> tuple[str, str, int]:
+    """-> (ledger, checksum of weights and optimiser, step) of a run that is done."""
+    result = cluster.result(f"{name}-train")
+    commit = cluster.read(f"runs/{name}/checkpoints/{result['step']:010}/COMMIT")
+    return result["ledger"], commit["arrays"]["crc32c"], result["step"]
+
+
+def refused(cluster: Cluster) -> str:
+    """What cannot work fails at once and says why; a fault is tried again up to the limit."""
+    overlay = str(cluster.overlay("refused"))
+    code, said = cluster.submit("run", "--overlay", overlay, "--name", "bad", "--set", "train.batch_size=0").end()
+    check(code == 2 and "train.batch_size = 0 is too small" in said, f"exit code {code}: {said}")
+    check(len(cluster.pods("bad-train")) == 1, "refused settings were tried again")
+    check("train.batch_size = 0" in cluster.messages("bad-train")[0], "no reason in the termination message")
+    _corrupt(cluster, overlay)
+    words = ("--name", "corrupt", "--set", "train.data=gs://boceto/corrupt", "--set", "train.batch_size=20")
+    code, said = cluster.submit("run", "--overlay", overlay, *words).end()
+    check(code == 65 and "train-00000" in said, f"exit code {code}: {said}")
+    check(len(cluster.pods("corrupt-train")) == 1, "refused data were tried again")
+    container = "/spec/template/spec/containers/0"
+    fault = {"op": "add", "path": f"{container}/command", "value": ["python", "-c", "raise SystemExit('a fault')"]}
+    limit = {"op": "replace", "path": "/spec/backoffLimit", "value": 1}
+    faulty = str(cluster.overlay("faulty", fault, limit))
+    code, said = cluster.submit("run", "--overlay", faulty, "--name", "faulty").end()
+    check(code == 1 and "a fault" in said, f"exit code {code}: {said}")
+    check(len(cluster.pods("faulty-train")) == 2, "a fault was not tried again as often as the limit says")
+    return "2 and 65 once each, a fault 1 + 1 times"
+
+
+def _corrupt(cluster: Cluster, overlay: str) -> None:
+    """A small data set with a byte changed."""
+    small = ("--set", "prepare.output=gs://boceto/corrupt", "--set", "prepare.train_per_class=5")
+    words = ("--program", "prepare", "--name", "corrupt", *small, "--set", "prepare.test_per_class=2")
+    cluster.submit("run", "--overlay", overlay, *words).well()
+    name = next(each for each in cluster.objects("corrupt/") if "/train-00000" in each)
+    size = next(
+        shard["bytes"]
+        for shard in cluster.read("corrupt/dataset.json")["splits"]["train"]["shards"]
+        if name.endswith(shard["name"])
+    )
+    with tempfile.TemporaryDirectory(prefix="boceto-e2e-") as folder:
+        path = Path(folder) / "shard"
+        path.write_bytes(b"\x07" * size)
+        cluster.write(name, path)
+
+
+def shared(cluster: Cluster) -> str:
+    """Two Jobs on one run folder: one trains, the other says who. A suspended Job waits, and then runs."""
+    overlay = str(cluster.overlay("shared"))
+    _have_data(cluster, overlay)
+    folder = ("--set", "train.run=gs://boceto/runs/shared", *LONG)
+    first = cluster.submit("run", "--overlay", overlay, "--name", "one", *folder)
+    holder = cluster.training("one-train")
+    second = cluster.submit("run", "--overlay", overlay, "--name", "other", *folder)
+    said = wait(lambda: "".join(_logs(cluster, "other-train")), "a word of the second", 120)
+    said = wait(lambda: next((text for text in _logs(cluster, "other-train") if "is training" in text), ""), said, 60)
+    check(f"on {holder} is training this run" in said, said)
+    cluster.submit("stop", "other").well()
+    second.end()
+    first.well(600)
+    waiting = str(cluster.overlay("suspended", {"op": "add", "path": "/spec/suspend", "value": True}))
+    job = cluster.submit("run", "--overlay", waiting, "--name", "later", "--set", "train.epochs=1")
+    wait(lambda: "suspended" in cluster.submit("status", "later").end()[1], "the word that it is suspended", 60)
+    check(not cluster.pods("later-train"), "a suspended Job has a pod")
+    cluster.kubectl("patch", "job", "later-train", "--patch", '{"spec": {"suspend": false}}')
+    job.well()
+    return f"the other said that {holder} trains"
+
+
+def _logs(cluster: Cluster, job: str) -> list[str]:
+    names = [pod["metadata"]["name"] for pod in cluster.pods(job)]
+    return [text for name in names if (text := cluster.kubectl("logs", name, fails=True))]
+
+
+def submitted(cluster: Cluster) -> str:
+    """submit run --chain from nothing to scores; the progress moves; stop and resume."""
+    overlay = str(cluster.overlay("submitted"))
+    _have_data(cluster, overlay)
+    own = ("--set", "prepare.output=gs://boceto/own", "--set", "train.data=gs://boceto/own")
+    words = ("run", "--overlay", overlay, "--name", "chained", *own, "--set", "eval.data=gs://boceto/own")
+    said = cluster.submit(*words, "--chain").well(600)
+    check("map" in said and "chained-eval is done" in said, said)
+    again = cluster.submit(*words, "--chain").well()
+    check(again.count("is done already") == len(PROGRAMS), again)
+    following = cluster.submit("run", "--overlay", overlay, "--name", "halted", *LONG)
+    cluster.training("halted-train")
+    moved = _progress_moves(cluster, "halted-train")
+    stopped = cluster.submit("stop", "halted").well()
+    check("saved" in stopped, stopped)
+    code, said = following.end()
+    check(code == 75, f"exit code {code} of a run that was stopped: {said}")
+    resumed = cluster.submit("resume", "halted").well(600)
+    check("goes on after step" in resumed, resumed)
+    status = cluster.submit("status", "halted").well()
+    check("checkpoint: step 1680" in status and "halted-train: complete" in status, status)
+    return moved
+
+
+def _progress_moves(cluster: Cluster, job: str) -> str:
+    """Waits for three different annotations, and measures how far they are apart."""
+    seen: dict[str, float] = {}
+
+    def look() -> bool:
+        text = cluster.get("job", job)["metadata"].get("annotations", {}).get("boceto.dev/progress", "")
+        if "loss" in text:
+            seen.setdefault(text, time.monotonic())
+        return len(seen) == 3
+
+    wait(look, "progress that moves", 90)
+    times = list(seen.values())
+    check(min(later - earlier for earlier, later in itertools.pairwise(times)) > 8, "written too often")
+    return list(seen)[-1]
+
+
+SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted)

@@ -1,0 +1,294 @@
+"""`boceto submit` as people type it, against an API server without controllers; and against none."""
+
+import json
+import socket
+
+import api_server
+import pytest
+import yaml
+from manifests import of_kind
+
+from k8s import follow, jobs, render
+from k8s.__main__ import main
+
+JOBS = "/apis/batch/v1/namespaces/here/jobs"
+
+
+def _kubeconfig(path, url):
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "mine",
+                "contexts": [{"name": "mine", "context": {"cluster": "c", "user": "u", "namespace": "here"}}],
+                "clusters": [{"name": "c", "cluster": {"server": url}}],
+                "users": [{"name": "u", "user": {"token": "a-token"}}],
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def use(tmp_path, monkeypatch):
+    """Makes a cluster at an address the one that the kubeconfig names."""
+
+    def use(url):
+        path = _kubeconfig(tmp_path / "config", url)
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+    return use
+
+
+@pytest.fixture
+def api(use):
+    with api_server.serving() as server:
+        use(server.url)
+        yield server
+
+
+def _submit(*words):
+    return main(["run", "--no-follow", *words])
+
+
+def _end(api, kind, job="first-train", **more):
+    api.objects[f"{JOBS}/{job}"]["status"] = {"conditions": [{"type": kind, "status": "True", **more}]}
+
+
+def _one_line(capsys):
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("boceto submit: error: ")
+    return line
+
+
+def test_everything_of_the_overlay_is_applied_and_marked(api, capsys):
+    assert _submit() == 0
+    wanted = {(each["kind"], each["metadata"]["name"]) for each in render.render("local", "train")[1]}
+    assert {(each["kind"], each["metadata"]["name"]) for each in api.objects.values()} == wanted
+    assert all(each["metadata"]["labels"][render.MANAGED] == "boceto" for each in api.objects.values())
+    (binding,) = api.of_kind("RoleBinding")
+    assert binding["subjects"][0]["namespace"] == "here"
+    patches = [headers for method, _, headers, _ in api.requests if method == "PATCH"]
+    assert {each["Content-Type"] for each in patches} == {"application/apply-patch+yaml"}
+    assert {each["Authorization"] for each in patches} == {"Bearer a-token"}
+    assert "first-train is submitted to namespace here" in capsys.readouterr().err
+
+
+def test_a_job_that_is_there_with_these_settings_is_left_alone(api, capsys):
+    _submit()
+    before = api.objects[f"{JOBS}/first-train"]["metadata"]["uid"]
+    assert _submit() == 0
+    assert api.objects[f"{JOBS}/first-train"]["metadata"]["uid"] == before
+    assert "there already, with these settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ended", "standing"), [(None, "running"), ("Complete", "done"), ("Failed", "failed")])
+def test_other_settings_than_a_job_has_are_a_choice(api, capsys, ended, standing):
+    _submit()
+    if ended:
+        _end(api, ended)
+    capsys.readouterr()
+    assert _submit("--set", "train.epochs=5") == 2
+    line = _one_line(capsys)
+    assert f"first-train is {standing} with other settings (train.epochs = 3 there, 5 here)" in line
+    assert "--replace" in line
+    assert "--name" in line
+
+
+def test_a_job_that_has_ended_makes_way_where_that_is_asked_for(api):
+    _submit()
+    _end(api, "Failed")
+    assert _submit("--set", "train.epochs=5", "--replace") == 0
+    job = api.objects[f"{JOBS}/first-train"]
+    assert "status" not in job
+    volume = str(job["spec"]["template"]["spec"]["volumes"])
+    (name,) = [name for name in _maps(api) if name in volume]
+    assert "epochs = 5" in _maps(api)[name]
+
+
+def _maps(api):
+    return {each["metadata"]["name"]: each["data"]["boceto.toml"] for each in api.of_kind("ConfigMap")}
+
+
+@pytest.mark.parametrize("path", [f"{JOBS}/first-train", "/api/v1/namespaces/here/serviceaccounts/boceto-train"])
+def test_what_another_made_is_never_touched(api, capsys, path):
+    kind = "Job" if path.startswith(JOBS) else "ServiceAccount"
+    theirs = {"kind": kind, "metadata": {"name": path.rpartition("/")[2], "labels": {"a": "b"}}, "spec": {}}
+    api.put(path, theirs)
+    before = json.dumps(api.objects)
+    for words in ([], ["--replace"]):
+        assert _submit(*words) == 2
+        assert "was not made by `boceto submit`" in _one_line(capsys)
+        assert json.dumps(api.objects) == before
+
+
+def test_what_another_made_just_so_is_used_as_it_is(api):
+    """As `kubectl apply -k` leaves it behind."""
+    for kind, plural in (("ServiceAccount", "serviceaccounts"), ("Service", "services")):
+        (found,) = of_kind(render.kustomize(render.folder("local", "train")), kind)
+        found["metadata"]["namespace"] = "here"
+        path = f"/api/v1/namespaces/here/{plural}/{found['metadata']['name']}"
+        api.put(path, found)
+        assert _submit("--name", kind.lower()) == 0
+        assert render.MANAGED not in api.objects[path]["metadata"].get("labels", {})
+
+
+def test_a_failed_job_is_gone_on_with_by_resume_alone(api, capsys):
+    _submit()
+    _end(api, "Failed", reason="BackoffLimitExceeded", message="too many")
+    capsys.readouterr()
+    assert _submit() == 2
+    assert "BackoffLimitExceeded: too many" in _one_line(capsys)
+    old = api.objects[f"{JOBS}/first-train"]
+    old["metadata"]["labels"]["controller-uid"] = "x"
+    old["spec"]["template"]["metadata"]["labels"]["controller-uid"] = "x"
+    old["spec"]["selector"] = {"matchLabels": {"controller-uid": "x"}}
+    assert main(["resume", "first", "--no-follow"]) == 0
+    new = api.objects[f"{JOBS}/first-train"]
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    assert "selector" not in new["spec"]
+    assert "controller-uid" not in str(new)
+    assert new["spec"]["template"]["spec"] == old["spec"]["template"]["spec"]
+    assert _submit() == 0  # It is the same run.
+
+
+def test_a_done_run_is_not_resumed(api, capsys):
+    _submit()
+    _end(api, "Complete")
+    capsys.readouterr()
+    assert main(["resume", "first"]) == 2
+    assert "nothing to resume" in _one_line(capsys)
+
+
+def test_stop_suspends_and_resume_starts_anew(api, capsys):
+    _submit()
+    assert main(["stop", "first"]) == 0
+    job = api.objects[f"{JOBS}/first-train"]
+    assert job["spec"]["suspend"] is True
+    assert "`boceto submit resume first` goes on" in capsys.readouterr().err
+    assert _submit() == 2
+    assert "was stopped; go on with `boceto submit resume first`" in _one_line(capsys)
+    assert main(["resume", "first", "--no-follow"]) == 0
+    assert "suspend" not in api.objects[f"{JOBS}/first-train"]["spec"]
+
+
+def test_a_chain_skips_what_is_done_and_gives_the_result(api, capsys):
+    for program in ("prepare", "train", "eval"):
+        _submit("--program", program)
+        _end(api, "Complete", job=f"first-{program}")
+        _pod(api, program, {"exitCode": 0, "message": json.dumps({"map": 0.7, "net": "sknet"})})
+    capsys.readouterr()
+    assert main(["run", "--chain", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["result"] == {"map": 0.7, "net": "sknet"}
+    assert [line for line in err.splitlines() if line.endswith("is done already")] == [
+        f"first-{program} is done already" for program in ("prepare", "train", "eval")
+    ]
+    assert "0.7000" in err
+
+
+def _pod(api, program, terminated, log=b""):
+    uid = api.objects[f"{JOBS}/first-{program}"]["metadata"]["uid"]
+    name = f"first-{program}-abcde"
+    api.logs[name] = log
+    api.put(
+        f"/api/v1/namespaces/here/pods/{name}",
+        {
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"batch.kubernetes.io/controller-uid": uid}},
+            "spec": {"nodeName": "one", "containers": [{}]},
+            "status": {
+                "phase": "Succeeded" if not terminated["exitCode"] else "Failed",
+                "containerStatuses": [{"name": "boceto", "state": {"terminated": terminated}}],
+            },
+        },
+    )
+
+
+def test_the_exit_code_is_the_jobs_and_its_words_are_told(api, capsys):
+    _submit()
+    _end(api, "Failed", reason="PodFailurePolicy", message="exit code 65")
+    said = "boceto train: error: the shard train-00001 is damaged"
+    log = f"2026-01-02T03:04:05.5Z warming up\n2026-01-02T03:04:06Z {said}\n".encode()
+    _pod(api, "train", {"exitCode": 65, "message": f"{said}\n"}, log)
+    assert main(["logs", "first"]) == 65
+    err = capsys.readouterr().err
+    assert "warming up" in err
+    assert "first-train-abcde on one: data refused (exit code 65)" in err
+    assert err.splitlines()[-1] == f"first-train failed: {said}"
+
+
+def test_status_and_list_tell_where_runs_stand(api, capsys):
+    _submit()
+    _submit("--name", "second", "--program", "prepare")
+    annotations = api.objects[f"{JOBS}/first-train"]["metadata"]["annotations"]
+    annotations |= {jobs.PROGRESS: "epoch 1/3, step 7/126", "boceto.dev/checkpoint": "step 5"}
+    capsys.readouterr()
+    assert main(["status", "first", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (found,) = json.loads(out)["jobs"]
+    assert (found["state"], found["progress"], found["checkpoint"]) == ("active", "epoch 1/3, step 7/126", "step 5")
+    assert "checkpoint: step 5" in err
+    assert main(["list", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [(each["run"], each["program"]) for each in json.loads(out)["runs"]] == [
+        ("first", "train"),
+        ("second", "prepare"),
+    ]
+    assert "epoch 1/3, step 7/126" in err
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "stop", "resume"])
+def test_an_unknown_run_is_one_line(api, capsys, verb):
+    assert main([verb, "nobody"]) == 2
+    assert "run nobody is not known in namespace here; see `boceto submit list`" in _one_line(capsys)
+
+
+def test_without_rights_there_is_one_line(api, capsys):
+    api.forbidden = "jobs"
+    assert _submit() == 2
+    assert "namespace here: not allowed" in _one_line(capsys)
+    assert main(["list", "--namespace", "there"]) == 2
+    assert "namespace there: not allowed" in _one_line(capsys)
+
+
+def test_a_cluster_that_is_down_is_one_line(use, capsys):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        use(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        assert main(["list"]) == 2
+    assert "does not answer (Connection refused" in _one_line(capsys)
+
+
+def test_a_wrong_context_is_one_line(api, capsys):
+    assert main(["list", "--context", "yours"]) == 2
+    assert "submit.context = 'yours' is not in the kubeconfig; the contexts are mine" in _one_line(capsys)
+
+
+def test_without_a_kubeconfig_there_is_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    assert main(["list"]) == 2
+    assert "no usable kubeconfig" in _one_line(capsys)
+
+
+@pytest.mark.parametrize("words", [[], ["walk"]])
+def test_a_missing_or_unknown_verb_names_the_verbs(words, capsys):
+    assert main(words) == 2
+    assert "the verbs are run, status, logs, stop, resume, list" in _one_line(capsys)
+
+
+def test_what_is_rendered_is_what_would_be_applied(capsys):
+    assert main(["run", "--render", "--name", "mine"]) == 0
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == render.render("local", "train", name="mine")[1]
+
+
+def test_progress_has_a_bar():
+    assert follow.bar("epoch 2/4, step 6/12, loss 1") == f"[{'#' * 12}{'-' * 12}] epoch 2/4, step 6/12, loss 1"
+    assert follow.bar("no numbers") == "no numbers"
+
+
+def test_a_log_in_json_is_read_to_people():
+    line = json.dumps({"time": "t", "level": "warning", "message": "slow", "step": 3, "loss": 1.23456})
+    assert follow.of_json(line) == "warning: slow, step 3, loss 1.235"
+    assert follow.of_json("[1]") == "[1]"

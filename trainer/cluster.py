@@ -1,0 +1,79 @@
+"""Writes a run's progress as annotations on the Kubernetes Job that it runs in, for those who only have kubectl.
+
+Plain HTTP with the pod's own token: the trainer's image needs no client of Kubernetes for one request. The pod may do
+just this one (`k8s/components/progress`). No run fails, or waits, for its annotations.
+"""
+
+import contextlib
+import http.client
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+from boceto import storage
+from trainer.environment import Pod
+
+EVERY = 10.0  # Seconds between two writes, at least.
+TIMEOUT = 3.0  # Seconds for one, at most.
+PREFIX = "boceto.dev/"
+_CREATED = 300  # HTTP: below it, all is well.
+
+
+@contextlib.contextmanager
+def telling(pod: Pod | None, state: Callable[[], Mapping[str, str]], alert: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, and once behind it, what `state` says stands on the Job; without a pod nothing happens.
+
+    A thread calls `state`. `alert` is told, once, why it cannot be written.
+    """
+    if pod is None:
+        yield
+        return
+    over = threading.Event()
+    thread = threading.Thread(target=_tell, args=(pod, state, alert, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _tell(
+    pod: Pod, state: Callable[[], Mapping[str, str]], alert: Callable[[str], None], over: threading.Event
+) -> None:
+    told: Mapping[str, str] = {}
+    alerted = False
+    while True:
+        last = over.wait(EVERY)
+        now = {PREFIX + name: text for name, text in state().items()}
+        if now != told:
+            why = _write(pod, now)
+            told = told if why else now
+            if why and not alerted:
+                alerted = True
+                alert(f"the progress cannot be written on Job {pod.job}: {why}; the run goes on without it")
+        if last:
+            return
+
+
+def _write(pod: Pod, annotations: Mapping[str, str]) -> str:
+    """Patches the Job; returns why that failed, "" where it did not."""
+    try:
+        # Read each time: tokens are renewed.
+        token = storage.read_bytes(f"{pod.account}/token").decode()
+        namespace = storage.read_bytes(f"{pod.account}/namespace").decode()
+        trusted = ssl.create_default_context(cafile=f"{pod.account}/ca.crt")
+        link = http.client.HTTPSConnection(pod.host, pod.port, timeout=TIMEOUT, context=trusted)
+        with contextlib.closing(link):
+            link.request(
+                "PATCH",
+                f"/apis/batch/v1/namespaces/{namespace}/jobs/{pod.job}?fieldManager=boceto-trainer",
+                json.dumps({"metadata": {"annotations": annotations}}),
+                {"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"},
+            )
+            answer = link.getresponse()
+            answer.read()
+            return "" if answer.status < _CREATED else f"the API answers {answer.status} {answer.reason}"
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__

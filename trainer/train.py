@@ -100,6 +100,7 @@ def run(job: Job) -> dict[str, Any]:
             f"train.batch_size = {settings.batch_size} does not fit into the devices' memory; use a smaller one"
         ) from error
     job.accounts.begin("saving")
+    job.lease.confirm()
     return _export(job, *_best(job, progress, checkpoints, state), progress)
 
 

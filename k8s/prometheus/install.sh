@@ -1,7 +1,7 @@
 #!/bin/sh
 # Puts prometheus and promtool into the folder $1: links to those on PATH, or Debian's package, unpacked as any user.
 set -eu
-into=$1
+into=$(cd "$1" && pwd)
 found() { command -v prometheus && command -v promtool; }
 if found >/dev/null; then
   for name in prometheus promtool; do ln -sf "$(command -v "$name")" "$into/$name"; done

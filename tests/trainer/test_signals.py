@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -75,7 +76,7 @@ def test_a_run_that_is_asked_to_stop_at_any_moment_ends_with_75_and_goes_on(make
         ) as process:
             trainer = trainer_of(process, namespace)
             until(lambda: happened(trainer), process)
-            subprocess.run(["kill", "-TERM", str(trainer)], check=True)
+            os.kill(trainer, signal.SIGTERM)
             said = process.stderr.read()
         assert process.returncode == 75, said
         assert "run the same command again" in said

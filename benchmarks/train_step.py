@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ with quiet():
     import tensorflow as tf
 
     from trainer import devices, nets, state
+    from trainer.accounts import Accounts
     from trainer.batches import Ahead, Call, Source, calls
     from trainer.checkpoints import Progress
     from trainer.meter import Meter
@@ -97,17 +98,18 @@ class Ours:
         endless = calls(0, 1 << 40, 1, lambda _: False)
         self.batches = Ahead(endless, self._read, settings.readers)
         self._source = source
-        self._left: Iterator[tuple[Call, Placed]] = iter(self.batches)
-        self._meter = Meter(source, Progress(), lambda: self.batches.waited)
+        self._left: Iterator[tuple[Call, tuple[Placed, Sequence[bytes]]]] = iter(self.batches)
+        self._meter = Meter(source, Progress(), lambda: self.batches.waited, Accounts())
 
-    def _read(self, call: Call) -> Placed:
-        return self._steps.place(self._source.read(call))
+    def _read(self, call: Call) -> tuple[Placed, Sequence[bytes]]:
+        batches = self._source.read(call)
+        return self._steps.place(batches), batches.digests
 
     def run(self, count: int) -> None:
         """Does `count` steps."""
         for _ in range(count):
-            call, batch = next(self._left)
-            self._meter.add(call, self._steps.train(batch, call.first, [1e-3]))
+            call, (batch, digests) = next(self._left)
+            self._meter.add(call, self._steps.train(batch, call.first, [1e-3]), digests)
         self._meter.settle()
 
 

@@ -115,7 +115,7 @@ def verified(run: str, description: Artefact) -> Iterator[Path]:
             copy.parent.mkdir(parents=True, exist_ok=True)
             with _there(run, path):
                 storage.download(path, copy)
-            _check(run, path, storage.crc32c(storage.buffer(str(copy))), expected)
+            _check(run, path, storage.checksum(str(copy))[1], expected)
         yield Path(folder)
 
 

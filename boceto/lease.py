@@ -18,13 +18,14 @@ _BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Where the run stood when the lease was renewed: its step, its seconds by activity, and how many sessions it has
-    had, the holder's included.
+    """Where the run stood when the lease was renewed: its step, its seconds by activity, how many sessions it has had,
+    the holder's included, and the step of its newest checkpoint (0: none).
     """
 
     step: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     sessions: int = 0
+    saved: int = 0
 
 
 @dataclass(frozen=True)

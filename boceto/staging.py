@@ -221,7 +221,7 @@ class _Job:
         place = self.place(file)
         if self._cancelled.is_set() or _size(place) != file.size:
             return False
-        return not self._verify or storage.crc32c(storage.buffer(str(place))) == file.crc32c
+        return not self._verify or storage.checksum(str(place))[1] == file.crc32c
 
     @contextlib.contextmanager
     def _owned(self, path: Path) -> Iterator[BinaryIO]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import checkpoint, storage, tensors
+from boceto import checkpoint, lease, storage, tensors
 from boceto import run as runs
 from boceto.checkpoint import COMMIT, Commit, File, Progress
 from boceto.errors import BocetoError, DataError
@@ -33,7 +33,7 @@ def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays
     Tells of each that is skipped. Changes nothing.
 
     Raises:
-        DataError: there are checkpoints, and none is whole; or there is none, and the run was finished.
+        DataError: there are checkpoints, and none is whole; or there is none, and the run has had one.
     """
     files = _begun(run)
     for step in reversed(files):
@@ -46,12 +46,21 @@ def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays
             f"{storage.join(run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; restore one from "
             "a backup, or start again in another --run"
         )
-    if (runs.read(run) or {}).get("result"):
+    if had := _has_had_one(run):
         raise DataError(
-            f"{storage.join(run, checkpoint.FOLDER)} has no whole checkpoint, but {runs.DESCRIPTION} says that the run "
-            "was finished; restore one from a backup, or start again in another --run"
+            f"{storage.join(run, checkpoint.FOLDER)} has no whole checkpoint, but {had}; restore one from a backup, or "
+            "start again in another --run"
         )
     return None
+
+
+def _has_had_one(run: str) -> str:
+    """What says that the run has had a checkpoint, or "". A torn one in a first save is no loss, the same later is."""
+    if (runs.read(run) or {}).get("result"):
+        return f"{runs.DESCRIPTION} says that the run was finished"
+    holder, _ = lease.read(storage.join(run, lease.NAME))
+    saved = holder.heartbeat.saved if holder else 0
+    return f"{lease.NAME} says that step {saved} was saved" if saved else ""
 
 
 def _begun(run: str) -> dict[int, list[str]]:

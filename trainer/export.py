@@ -86,4 +86,4 @@ def _upload(model: Path, files: Mapping[str, str], description: bytes, target: s
 def _checksums(folder: Path) -> dict[str, str]:
     """The crc32c of each file below `folder`, by its path in it."""
     entries = storage.list_files(str(folder))
-    return {storage.relative(entry.url, str(folder)): storage.crc32c(storage.buffer(entry.url)) for entry in entries}
+    return {storage.relative(entry.url, str(folder)): storage.checksum(entry.url)[1] for entry in entries}

@@ -163,7 +163,7 @@ def _since(before: Heartbeat, seconds: Mapping[str, float]) -> Heartbeat:
     """The heartbeat of a session that has not restored anything yet."""
     every = {*before.seconds, *seconds}
     spent = {name: before.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in every}
-    return Heartbeat(before.step, spent, before.sessions + 1)
+    return dataclasses.replace(before, seconds=spent, sessions=before.sessions + 1)
 
 
 def _me(term: float) -> Holder:

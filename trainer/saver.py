@@ -56,7 +56,7 @@ class Saver:
         self._telemetry = telemetry
         self._most_failed = most_failed
         self._failed = 0
-        self.saved = 0  # The step of the newest checkpoint of this process.
+        self.saved = 0  # The step of the newest checkpoint.
         self._arrays = state.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._under_way: tuple[Progress, Future[float]] | None = None

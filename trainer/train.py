@@ -87,10 +87,13 @@ def run(job: Job) -> dict[str, Any]:
     every = calls(progress.step, plan.last, settings.steps_per_call, plan.ends_call)
     batches = Ahead(every, read, settings.readers, lambda: job.accounts.spending("waiting"))
     meter = Meter(source, progress, lambda: batches.waited, job.accounts)
-    job.lease.heartbeat = lambda: Heartbeat(meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
+    saver.saved = progress.step
+    job.lease.heartbeat = lambda: Heartbeat(
+        meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1, saver.saved
+    )
     try:
-        told = lambda: _annotations(job, report, saver.saved or progress.step)  # noqa: E731 - reads better than a def
+        told = lambda: _annotations(job, report, saver.saved)  # noqa: E731 - reads better than a def
         with cluster.telling(environment.pod(), told, job.log.alert):
             with contextlib.closing(saver):
                 progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
@@ -159,9 +162,6 @@ def _restored(job: Job, checkpoints: Checkpoints) -> tuple[Commit, Arrays] | Non
     found = checkpoints.newest(job.log)
     if found:
         check_fits(found[0], job.data.manifest.digest, job.settings)
-    elif job.lease.before.step:
-        begun = f"{job.settings.run} had come to step {job.lease.before.step}"
-        job.log.alert(f"{begun} and has no checkpoint: it begins with the first step")
     return found
 
 

@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from boceto import storage
 from boceto.errors import SettingsError
@@ -64,10 +64,10 @@ class Kind(Protocol):
         """Reads everything at `url`."""
 
 
-def kinds() -> dict[str, Any]:
+def kinds() -> dict[str, Kind]:
     """The modules, by name."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    return {name: cast("Kind", importlib.import_module(f"{__name__}.{name}")) for name in names}
 
 
 def look(url: str, tell: Tell) -> Found:
@@ -83,8 +83,7 @@ def look(url: str, tell: Tell) -> Found:
     every = kinds()
     for kind in every.values():
         if any(fnmatch.fnmatch(name, mark) for name in names for mark in kind.MARKS):
-            found: Found = kind.look(url, tell)
-            return found
+            return kind.look(url, tell)
     marks = "; ".join(f"{name.replace('_', ' ')}: {', '.join(kind.MARKS)}" for name, kind in every.items())
     there = f"holds {len(names)} other files" if names else "does not exist or is empty"
     raise SettingsError(f"{url} {there}; looked for ({marks}); give the folder of one of these")

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from boceto import checkpoint, contract, storage
+from boceto import checkpoint, contract, lease, storage
 from boceto import run as runs
 from boceto.checkpoint import COMMIT, Progress
 from boceto.console import Console
 from boceto.errors import DataError, Stopped
+from boceto.lease import Heartbeat, Holder
 from trainer.checkpoints import Checkpoints, Damaged
 from trainer.log import Log
 
@@ -159,6 +160,16 @@ def test_a_finished_run_whose_checkpoints_are_gone_is_an_error_and_no_new_start(
     runs.write(run, described | {"result": {"step": 5}})
     with pytest.raises(DataError, match=r"has no whole checkpoint, but run\.json says that the run was finished"):
         checkpoints.newest(log)
+
+
+def test_a_torn_one_alone_is_an_error_where_the_lease_tells_of_a_whole_one(checkpoints, run, log):
+    save(checkpoints, 4)
+    storage.delete(url(run, 4, COMMIT))
+    holder = Holder("token", "here", "", 7, "", 1.0, 0.0, released=True, heartbeat=Heartbeat(6, saved=4))
+    storage.write_bytes(storage.join(run, lease.NAME), holder.to_json())
+    with pytest.raises(DataError, match=r"has no whole checkpoint, but lease\.json says that step 4 was saved"):
+        checkpoints.newest(log)
+    assert any(entry.url.endswith(".safetensors") for entry in storage.list_files(run))
 
 
 def test_the_beginning_of_a_first_save_is_no_checkpoint(checkpoints, run, log):

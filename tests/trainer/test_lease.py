@@ -47,7 +47,7 @@ def test_it_is_renewed_and_given_back(run):
         assert written(run)["renewed"] > first["renewed"]
     last = written(run)
     assert last["released"]
-    assert last["heartbeat"] == {"step": 0, "seconds": {"computing": 2.0}, "sessions": 1}
+    assert last["heartbeat"] == {"step": 0, "seconds": {"computing": 2.0}, "sessions": 1, "saved": 0}
     with hold(run, seconds=lambda: {"computing": 1.0}) as lease:
         assert lease.before == Heartbeat(0, {"computing": 2.0}, 1)
     assert written(run)["heartbeat"]["seconds"] == {"computing": 3.0}

@@ -166,8 +166,7 @@ def named(objects: list[Object], run: str, program: str) -> list[Object]:
     old, new = job["metadata"]["name"], f"{run}-{program}"
     for each in objects:
         each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
-        if each["kind"] in ("Role", "RoleBinding"):
-            _rename_rights(each, old, new)
+    _give_rights(objects, job["spec"]["template"]["spec"], old, new)
     job["metadata"]["name"] = new
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
         metadata.setdefault("labels", {})[RUN] = run
@@ -175,13 +174,27 @@ def named(objects: list[Object], run: str, program: str) -> list[Object]:
     return objects
 
 
-def _rename_rights(found: Object, old: str, new: str) -> None:
-    """A role for one Job is that Job's: two runs in a namespace have two."""
-    found["metadata"]["name"] = f"{new}-{found['metadata']['name'].rpartition('-')[2]}"
-    if found["kind"] == "RoleBinding":
-        found["roleRef"]["name"] = f"{new}-{found['roleRef']['name'].rpartition('-')[2]}"
-    for rule in found.get("rules", []):
-        rule["resourceNames"] = [new if name == old else name for name in rule.get("resourceNames", [])]
+def _give_rights(objects: list[Object], pod: dict[str, Any], old: str, new: str) -> None:
+    """A role for one Job is that Job's alone, and so is the account that has it: two runs in a namespace have two."""
+    rights = [each for each in objects if each["kind"] in ("Role", "RoleBinding")]
+    if not rights:
+        return
+    account = pod["serviceAccountName"]
+    pod["serviceAccountName"] = new
+    for each in rights:
+        each["metadata"]["name"] = _renamed(each["metadata"]["name"], new)
+        if "roleRef" in each:
+            each["roleRef"]["name"] = _renamed(each["roleRef"]["name"], new)
+        for rule in each.get("rules", []):
+            rule["resourceNames"] = [new if name == old else name for name in rule.get("resourceNames", [])]
+    accounts = [each["metadata"] for each in objects if each["kind"] == "ServiceAccount"]
+    for named in [*accounts, *(subject for each in rights for subject in each.get("subjects", []))]:
+        if named["name"] == account:
+            named["name"] = new
+
+
+def _renamed(name: str, new: str) -> str:
+    return f"{new}-{name.rpartition('-')[2]}"
 
 
 def digest(spec: Mapping[str, Any]) -> str:

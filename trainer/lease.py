@@ -23,6 +23,10 @@ RENEWALS = 4  # In one term.
 _LOOKS = 20
 
 
+class Held(BocetoError):  # noqa: N818 - it says what is so
+    """Another trainer holds the run: a fault, worth another try."""
+
+
 class Lease:
     """Held by this process; renewed in a thread until it is released."""
 
@@ -110,7 +114,8 @@ def held(
     """The lease of `run`, held while the block runs. seconds: of this session so far, by activity.
 
     Raises:
-        Stopped: another trainer holds it, or it was asked to stop while it waited to see.
+        Held: another trainer holds it.
+        Stopped: it was asked to stop while it waited to see.
     """
     path = storage.join(run, NAME)
     me = _me(term)
@@ -138,7 +143,7 @@ def _take(
                 before = _end_of(other) if other else Heartbeat()
                 return storage.replace_bytes(path, _alive(me, before, seconds()).to_json(), version), before
             if (other and other.is_here) or (seen and seen != version):
-                raise Stopped(f"{path}: {other or UNREADABLE} is training this run; wait for it, or give another --run")
+                raise Held(f"{path}: {other or UNREADABLE} is training this run; wait for it, or give another --run")
             if not seen:
                 say(f"{other or UNREADABLE} held this run's lease; it is ours if it is not renewed within {term:g} s")
                 seen, since = version, time.monotonic()

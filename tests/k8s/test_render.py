@@ -26,8 +26,12 @@ def _unnamed(objects, old):
             found["roleRef"]["name"] = f"boceto-{found['roleRef']['name'].rpartition('-')[2]}"
         for rule in found.get("rules", []):
             rule["resourceNames"] = [old]
-        if found["kind"] == "Job":
+        for subject in found.get("subjects", []):
+            subject["name"] = old
+        if found["kind"] == "ServiceAccount":
             metadata["name"] = old
+        if found["kind"] == "Job":
+            metadata["name"] = found["spec"]["template"]["spec"]["serviceAccountName"] = old
             del metadata["labels"][render.RUN], found["spec"]["template"]["metadata"]["labels"][render.RUN]
             del metadata["annotations"][render.DIGEST]
             if not metadata["annotations"]:
@@ -59,6 +63,16 @@ def test_a_name_is_the_jobs_the_runs_and_its_folders():
     (binding,) = of_kind(objects, "RoleBinding")
     assert role["rules"][0]["resourceNames"] == ["second-train"]
     assert role["metadata"]["name"] == binding["roleRef"]["name"] == "second-train-progress"
+    (account,) = of_kind(objects, "ServiceAccount")
+    assert account["metadata"]["name"] == job["spec"]["template"]["spec"]["serviceAccountName"] == "second-train"
+    assert [subject["name"] for subject in binding["subjects"]] == ["second-train"]
+
+
+def test_without_a_role_the_account_is_the_overlays_own():
+    _, objects = render.render("gke", "train", name="second")
+    (account,) = of_kind(objects, "ServiceAccount")
+    (job,) = of_kind(objects, "Job")
+    assert account["metadata"]["name"] == job["spec"]["template"]["spec"]["serviceAccountName"] == "boceto-train"
 
 
 def _tables(objects):

@@ -111,7 +111,7 @@ def _maps(api):
     return {each["metadata"]["name"]: each["data"]["boceto.toml"] for each in api.of_kind("ConfigMap")}
 
 
-@pytest.mark.parametrize("path", [f"{JOBS}/first-train", "/api/v1/namespaces/here/serviceaccounts/boceto-train"])
+@pytest.mark.parametrize("path", [f"{JOBS}/first-train", "/api/v1/namespaces/here/serviceaccounts/first-train"])
 def test_what_another_made_is_never_touched(api, capsys, path):
     kind = "Job" if path.startswith(JOBS) else "ServiceAccount"
     theirs = {"kind": kind, "metadata": {"name": path.rpartition("/")[2], "labels": {"a": "b"}}, "spec": {}}
@@ -126,11 +126,11 @@ def test_what_another_made_is_never_touched(api, capsys, path):
 def test_what_another_made_just_so_is_used_as_it_is(api):
     """As `kubectl apply -k` leaves it behind."""
     for kind, plural in (("ServiceAccount", "serviceaccounts"), ("Service", "services")):
-        (found,) = of_kind(render.kustomize(render.folder("local", "train")), kind)
+        (found,) = of_kind(render.kustomize(render.folder("local", "prepare")), kind)
         found["metadata"]["namespace"] = "here"
         path = f"/api/v1/namespaces/here/{plural}/{found['metadata']['name']}"
         api.put(path, found)
-        assert _submit("--name", kind.lower()) == 0
+        assert _submit("--program", "prepare", "--name", kind.lower()) == 0
         assert render.MANAGED not in api.objects[path]["metadata"].get("labels", {})
 
 

@@ -12,7 +12,7 @@ import pytest
 from boceto import storage
 from boceto.errors import Stopped
 from boceto.lease import NAME, Heartbeat, Holder, begun
-from trainer.lease import held
+from trainer.lease import Held, held
 from trainer.stop import Stop
 
 TERM = 1.0
@@ -54,16 +54,17 @@ def test_it_is_renewed_and_given_back(run):
 
 
 def test_a_second_one_on_this_machine_is_told_who_holds_it(run):
-    with hold(run), pytest.raises(Stopped, match=rf"process {os.getpid()} on .* is training this run"), hold(run):
+    with hold(run), pytest.raises(Held, match=rf"process {os.getpid()} on .* is training this run"), hold(run):
         pass
     assert written(run)["released"]
+    assert Held.exit_code == 1
 
 
 def test_one_that_is_renewed_elsewhere_is_left_alone(run):
     elsewhere(run)
     beats = threading.Timer(0.3, elsewhere, (run,), {"renewed": 1.0})
     beats.start()
-    with pytest.raises(Stopped, match="process 7 on far is training this run"), hold(run):
+    with pytest.raises(Held, match="process 7 on far is training this run"), hold(run):
         pass
     assert written(run)["host"] == "far"
 
@@ -73,7 +74,7 @@ def test_one_that_cannot_be_read_and_changes_is_left_alone(run):
     storage.write_bytes(path, b"of a later version")
     beats = threading.Timer(0.3, storage.write_bytes, (path, b"of a later version, renewed"))
     beats.start()
-    with pytest.raises(Stopped, match="is training this run"), hold(run):
+    with pytest.raises(Held, match="is training this run"), hold(run):
         pass
     assert storage.read_bytes(path) == b"of a later version, renewed"
 
@@ -145,7 +146,7 @@ def test_one_of_many_gets_it(run):
             with hold(run):
                 won.append(written(run)["token"])
                 time.sleep(0.5)
-        except Stopped:
+        except Held:
             lost.append(1)
 
     threads = [threading.Thread(target=contend) for _ in range(8)]
@@ -169,7 +170,7 @@ with held(sys.argv[1], 60.0, Stop(), print, dict):
 def test_a_killed_holder_of_this_machine_loses_it_at_once(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(Stopped, match=f"process {process.pid} on"), hold(str(tmp_path)):
+        with pytest.raises(Held, match=f"process {process.pid} on"), hold(str(tmp_path)):
             pass
         process.send_signal(signal.SIGKILL)
         while begun(process.pid):  # Until it is gone, or only its exit status is left.

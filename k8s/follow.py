@@ -23,11 +23,12 @@ ENDED = (jobs.COMPLETE, jobs.FAILED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a Job ended. message: the last word of its last attempt."""
+    """How a Job ended. heard: whether what its program said last was shown with its log."""
 
     job: Object
     attempts: Sequence[Attempt]
     code: int
+    heard: bool = False
 
     @property
     def message(self) -> str:
@@ -133,7 +134,8 @@ class Follower:
     def _outcome(self, job: Object, pods: Sequence[Object]) -> Outcome:
         job = self._cluster.get("batch/v1", "Job", self._name)  # With what was just written down.
         every = jobs.attempts(job, pods, events_of(self._cluster))
-        return Outcome(job, every, jobs.exit_code(job, every))
+        heard = bool(every) and of_json(self._last_line.get(every[-1].pod, "")) == every[-1].message
+        return Outcome(job, every, jobs.exit_code(job, every), heard)
 
 
 def _gone(seen: Attempt, line: str) -> Attempt:
@@ -173,9 +175,13 @@ def of_json(line: str) -> str:
     found = jobs.result(line)
     if not found or "message" not in found:
         return line
-    fields = {name: value for name, value in found.items() if name not in ("time", "level", "message")}
-    words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()]
-    return ", ".join([f"warning: {found['message']}" if found.get("level") == "warning" else found["message"], *words])
+    text = f"warning: {found['message']}" if found.get("level") == "warning" else str(found["message"])
+    if text != "progress":
+        return text
+    fields = [each for each in found.items() if each[0] not in {"time", "level", "message", "step", "steps"}]
+    words = [f"step {found.get('step')}/{found.get('steps')}"]
+    words += [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields]
+    return ", ".join(words)
 
 
 def bar(text: str) -> str:
@@ -189,9 +195,9 @@ def bar(text: str) -> str:
 
 def end_of(outcome: Outcome) -> str:
     """How a Job ended, in one line."""
-    name = outcome.job["metadata"]["name"]
+    name, said = outcome.job["metadata"]["name"], "" if outcome.heard else outcome.message
     if jobs.state(outcome.job) == jobs.FAILED:
-        return f"{name} failed: {outcome.message or jobs.why_failed(outcome.job)}"
+        return f"{name} failed, {jobs.how_failed(outcome.job)}" + (f": {said}" if said else "")
     if jobs.state(outcome.job) == jobs.STOPPING:
         return f"{name} is stopped: {outcome.message or jobs.annotation(outcome.job, jobs.STOPPED)}"
     return f"{name} is done"

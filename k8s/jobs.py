@@ -28,6 +28,11 @@ DISRUPTIONS = {
     "DeletionByPodGC": "its node is gone",
     "TerminationByKubelet": "ended by its node",
 }
+NO_OTHER_TRY = {
+    "PodFailurePolicy": "another try would end the same",
+    "BackoffLimitExceeded": "no try is left",
+    "DeadlineExceeded": "its time is over",
+}
 DELETED = "its pod was deleted"
 GONE = "its pod is gone: deleted, evicted, or lost with its node"
 COMPLETE, FAILED, STOPPING, SUSPENDED, ACTIVE = "complete", "failed", "stopped", "suspended", "active"
@@ -82,6 +87,12 @@ def why_failed(job: Object) -> str:
     """Why a Job has failed, in the API's words."""
     found = condition(job, "Failed") or {}
     return f"{found.get('reason', '')}: {found.get('message', '')}".strip(": ")
+
+
+def how_failed(job: Object) -> str:
+    """Why a Job that has failed is not tried again."""
+    reason = (condition(job, "Failed") or {}).get("reason", "")
+    return NO_OTHER_TRY.get(reason) or why_failed(job)
 
 
 def attempt(pod: Object) -> Attempt:

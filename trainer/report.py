@@ -103,7 +103,7 @@ class Report:
         self.history.add(point)
         self._board.write(step, {f"train/{name}": value for name, value in point.items() if name != "step"})
         self._tell(step, epoch, window, rate)
-        self.log.point("progress", **point)
+        self.log.point("progress", steps=self._total, **point)
 
     def _tell(self, step: int, epoch: float, window: Window, rate: float) -> None:
         tell = self._telemetry

@@ -216,7 +216,8 @@ def test_the_exit_code_is_the_jobs_and_its_words_are_told(api, capsys):
     err = capsys.readouterr().err
     assert "warming up" in err
     assert "first-train-abcde on one: data refused (exit code 65)" in err
-    assert err.splitlines()[-1] == f"first-train failed: {said}"
+    assert err.count(said) == 1
+    assert err.splitlines()[-1] == "first-train failed, another try would end the same"
 
 
 def test_status_and_list_tell_where_runs_stand(api, capsys):
@@ -289,6 +290,33 @@ def test_progress_has_a_bar():
 
 
 def test_a_log_in_json_is_read_to_people():
-    line = json.dumps({"time": "t", "level": "warning", "message": "slow", "step": 3, "loss": 1.23456})
-    assert follow.of_json(line) == "warning: slow, step 3, loss 1.235"
+    line = json.dumps({"time": "t", "level": "warning", "message": "slow: loss 1.23", "step": 3, "loss": 1.23456})
+    assert follow.of_json(line) == "warning: slow: loss 1.23"
     assert follow.of_json("[1]") == "[1]"
+
+
+def test_a_log_point_in_json_gets_a_bar():
+    point = {"time": "t", "level": "info", "message": "progress", "steps": 12, "step": 6, "epoch": 2, "loss": 1.23456}
+    text = follow.of_json(json.dumps(point))
+    assert follow.bar(text) == f"[{'#' * 12}{'-' * 12}] step 6/12, epoch 2, loss 1.235"
+
+
+def _failed(reason, message, *, heard):
+    job = {
+        "metadata": {"name": "first-train"},
+        "spec": {},
+        "status": {"conditions": [{"type": "Failed", "status": "True", "reason": reason, "message": "m"}]},
+    }
+    return follow.Outcome(job, [jobs.Attempt("first-train-x", message=message)], 1, heard)
+
+
+@pytest.mark.parametrize(
+    ("reason", "heard", "line"),
+    [
+        ("PodFailurePolicy", False, "first-train failed, another try would end the same: bad"),
+        ("BackoffLimitExceeded", True, "first-train failed, no try is left"),
+        ("Other", True, "first-train failed, Other: m"),
+    ],
+)
+def test_the_end_says_what_the_log_has_not_said(reason, heard, line):
+    assert follow.end_of(_failed(reason, "bad", heard=heard)) == line

@@ -254,7 +254,9 @@ def test_logs_and_run_json(make_run):
     assert code == 0
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     points = [line for line in lines if line["message"] == "progress"]
-    assert {"step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "waiting"} <= points[-1].keys()
+    assert {"step", "steps", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "waiting"} <= points[
+        -1
+    ].keys()
     described = json.loads((run.folder / "run.json").read_text())
     assert described["result"]["step"] == 3
     assert described["settings"]["batch_size"] == 8

@@ -44,8 +44,8 @@ soak: install  ## Kills real training runs at random, KILLS (50) times, and comp
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
 
-e2e: install  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
-	$(PYTHON) tests/e2e/run.py --tag $(or $(TAG),dev) $(if $(ONLY),--only $(ONLY))
+e2e: install $(VENV)/bin/prometheus  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
+	PYTHONPATH=tests:k8s/prometheus $(PYTHON) tests/e2e/run.py --tag $(or $(TAG),dev) $(if $(ONLY),--only $(ONLY))
 
 generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.
 	$(PYTHON) k8s/prometheus/generate.py

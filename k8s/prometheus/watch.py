@@ -26,6 +26,7 @@ import yaml
 from boceto import demo
 
 HERE = Path(__file__).parent
+RULES = HERE / "rules.yml"
 LOCAL = Path(sys.executable).parent  # `make` puts what it fetches beside Python.
 HOST, PORT, FIRST = "127.0.0.1", 9090, 9191
 INTERVAL = "2s"
@@ -65,11 +66,11 @@ def target(port: int, component: str, run: str, namespace: str = "local") -> dic
     return {"targets": [f"{HOST}:{port}"], "labels": {meta + name: value for name, value in labels.items()}}
 
 
-def configuration(targets: Path, interval: str) -> dict[str, Any]:
+def configuration(targets: Path, interval: str, rules: Path = RULES) -> dict[str, Any]:
     """prometheus.yml for targets out of a file."""
     config = yaml.safe_load((HERE / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
-    config["rule_files"] = [str(HERE / "rules.yml")]
+    config["rule_files"] = [str(rules)]
     for scrape in config["scrape_configs"]:
         del scrape["kubernetes_sd_configs"]
         scrape["file_sd_configs"] = [{"files": [str(targets)]}]
@@ -84,7 +85,7 @@ def answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, port: int, interval: str = INTERVAL) -> Iterator[str]:
+def prometheus(folder: Path, port: int, interval: str = INTERVAL, rules: Path = RULES) -> Iterator[str]:
     """Runs Prometheus, scraping what stands in `folder`/targets.json; yields its address.
 
     Raises:
@@ -93,7 +94,7 @@ def prometheus(folder: Path, port: int, interval: str = INTERVAL) -> Iterator[st
     """
     targets, config = folder / "targets.json", folder / "prometheus.yml"
     targets.write_text("[]")
-    config.write_text(yaml.safe_dump(configuration(targets, interval)))
+    config.write_text(yaml.safe_dump(configuration(targets, interval, rules)))
     words = [
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'series'}",

@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("prepare", "train", "eval")
 # Signals reach a process of another container, or one that is not process 1, where they share their processes.
-SHARED = [{"op": "add", "path": "/spec/template/spec/shareProcessNamespace", "value": True}]
+SHARED = {"op": "add", "path": "/spec/template/spec/shareProcessNamespace", "value": True}
 # Beside the emulator, whose image has no shell: somebody who can stop it and set it going again.
 WARDEN = {
     "name": "warden",
@@ -70,12 +70,17 @@ class Cluster:
         check(fails or not done.returncode, f"kubectl {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
 
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """kubectl in this namespace, under way."""
+        whole = ["kubectl", "--namespace", self.namespace, *words]
+        return subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
     def get(self, *words: str) -> Any:
         """Objects of the API."""
         return json.loads(self.kubectl("get", *words, "--output", "json"))
 
-    def overlay(self, name: str, *patches: dict[str, Any]) -> Path:
-        """A folder of overlays on `local`, for this namespace, with more patches to the Job."""
+    def overlay(self, name: str, *patches: dict[str, Any], components: Sequence[str] = ()) -> Path:
+        """A folder of overlays on `local`, for this namespace, with more components, and patches to the Job."""
         for program in PROGRAMS:
             folder = self.folder / name / program
             folder.mkdir(parents=True)
@@ -87,11 +92,12 @@ class Cluster:
             }
             content = {
                 "namespace": self.namespace,
-                "resources": [os.path.relpath(ROOT / "k8s" / "overlays" / "local" / program, folder.resolve())],
+                "resources": [_from(folder, "overlays", "local", program)],
+                "components": [_from(folder, "components", each) for each in components],
                 "images": images,
                 "patches": [
-                    {"target": {"kind": "Job"}, "patch": json.dumps([*SHARED, *patches])},
-                    {"target": {"kind": "Deployment"}, "patch": json.dumps([*SHARED, warden])},
+                    *[{"target": {"kind": "Job"}, "patch": json.dumps([each])} for each in patches],
+                    {"target": {"kind": "Deployment"}, "patch": json.dumps([SHARED, warden])},
                 ],
             }
             (folder / "kustomization.yaml").write_text(json.dumps(content))
@@ -186,6 +192,11 @@ class Cluster:
     def _bucket(self, verb: str, path: str, *words: str) -> str:
         proxy = f"/api/v1/namespaces/{self.namespace}/services/boceto-storage:4443/proxy"
         return self.kubectl(verb, "--raw", proxy + path, *words)
+
+
+def _from(folder: Path, *path: str) -> str:
+    """The way from a folder to something of k8s/, which kustomize wants to be relative."""
+    return os.path.relpath(ROOT.joinpath("k8s", *path), folder.resolve())
 
 
 class Submit:

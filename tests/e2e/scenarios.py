@@ -9,11 +9,37 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster import PROGRAMS, ROOT, Cluster, check, wait
+import watched as asking
+import watching
+from cluster import PROGRAMS, ROOT, SHARED, Cluster, check, wait
 
 LONG = ("--set", "train.epochs=40", "--set", "train.save_every=20")
 OUTAGE = 30.0  # Seconds.
 KILL, STOP, GO_ON = 9, 19, 18
+STALLED, STALLED_HERE = 600, 15  # Seconds without a step, by the rules and for who would not wait so long.
+NEAR = 0.02
+# A small data set out of files with a fault in them, and a training that is long enough to be stopped.
+ZIGZAGS = tuple(
+    word
+    for setting in (
+        "prepare.source=quickdraw",
+        "prepare.input=gs://boceto/zigzags",
+        "prepare.output=gs://boceto/seen",
+        "prepare.train_per_class=40",
+        "prepare.validation_per_class=5",
+        "prepare.test_per_class=10",
+        "prepare.metrics_linger=10",
+        "train.data=gs://boceto/seen",
+        "train.batch_size=16",
+        "train.epochs=300",
+        "train.validate_every=50",
+        "train.save_every=500",
+        "train.metrics_linger=10",
+        "eval.data=gs://boceto/seen",
+        "eval.metrics_linger=10",
+    )
+    for word in ("--set", setting)
+)
 
 
 def apply_in_order(cluster: Cluster) -> str:
@@ -48,7 +74,7 @@ def _at_home(cluster: Cluster, overlay: Path) -> str:
 
 def disturbed(cluster: Cluster) -> str:
     """Deleted, evicted, killed, cut off from its storage: the end is that of a run in peace."""
-    overlay = str(cluster.overlay("disturbed"))
+    overlay = str(cluster.overlay("disturbed", SHARED))
     _have_data(cluster, overlay)
     cluster.submit("run", "--overlay", overlay, "--name", "calm", *LONG).well(600)
     rough = cluster.submit("run", "--overlay", overlay, "--name", "rough", *LONG)
@@ -62,8 +88,8 @@ def disturbed(cluster: Cluster) -> str:
     calm, disturbed = (_end_of(cluster, name) for name in ("calm", "rough"))
     check(calm == disturbed, f"the disturbed run ended otherwise: {disturbed}, not {calm}; {said}")
     code, status = cluster.submit("status", "rough").end()
-    whys = ("its pod was deleted", "evicted (Eviction API)", "ended by signal 9")
-    for pod, why in zip(seen, whys, strict=False):
+    whys = ("its pod was deleted", "evicted (Eviction API)", "ended by signal 9", "done")
+    for pod, why in zip(seen, whys, strict=True):
         (line,) = [line for line in status.splitlines() if pod in line]
         check(why in line, f"status says {line!r} of a pod that was {why}")
     check(code == 0 and "rough-train: complete" in status, status)
@@ -205,4 +231,60 @@ def _progress_moves(cluster: Cluster, job: str) -> str:
     return list(seen)[-1]
 
 
-SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted)
+def watched(cluster: Cluster) -> str:
+    """Prometheus finds pods by annotation: every panel has data, the goodput adds up, an alert fires and clears."""
+    overlay = str(cluster.overlay("watched", SHARED, components=["scrape-annotations"]))
+    _have_data(cluster, overlay)  # And with it the storage.
+    _write_zigzags(cluster)
+    began = time.time()
+    with watching.prometheus(cluster, {f"> {STALLED}": f"> {STALLED_HERE}"}) as address:
+        chain = cluster.submit("run", "--overlay", overlay, "--name", "watched", "--chain", *ZIGZAGS)
+        pod = cluster.training("watched-train")
+        wait(lambda: asking.values(address, 'up{job="boceto", component="train"} == 1', began), "a scrape of it", 30)
+        check(not _firing(address), f"an alert before anything was wrong: {_firing(address)}")
+        stopped = time.monotonic()
+        cluster.signal(pod, "boceto", "boceto", STOP)
+        wait(lambda: "TrainingStalled" in _firing(address), "TrainingStalled", 90)
+        fired = time.monotonic() - stopped
+        cluster.signal(pod, "boceto", "boceto", GO_ON)
+        wait(lambda: "TrainingStalled" not in _firing(address), "its end", 60)
+        said = chain.well(300)
+        empty = [title for title, query in asking.PANELS if not asking.shows(address, query, began)]
+        check(not empty, f"no data in {empty}; {said}")
+        apart, seconds = _goodput(address, began)
+    return f"{len(asking.PANELS)} queries, TrainingStalled after {fired:.0f} s, buckets {apart:+.1%} of {seconds:.0f} s"
+
+
+def _write_zigzags(cluster: Cluster) -> None:
+    with tempfile.TemporaryDirectory(prefix="boceto-e2e-") as folder:
+        asking.draw(Path(folder))
+        for path in sorted(Path(folder).iterdir()):
+            cluster.write(f"zigzags/{path.name}", path)
+
+
+def _firing(address: str) -> list[str]:
+    """The alerts that fire now."""
+    answer = json.loads(asking.get(f"{address}/api/v1/alerts"))
+    return sorted({each["labels"]["alertname"] for each in answer["data"]["alerts"] if each["state"] == "firing"})
+
+
+def _goodput(address: str, began: float) -> tuple[float, float]:
+    """-> (by what part the buckets of the run's time are off the time that passed, that time in seconds).
+
+    Both are as of the last step: no pod was lost, so what passed is the age of the one process then.
+    """
+    last = {
+        series["metric"]["activity"]: float(series["values"][-1][1])
+        for series in asking.series(address, "boceto_train_run_seconds", began)
+    }
+    end = max(asking.values(address, "boceto_train_last_progress_timestamp_seconds", began))
+    begin = max(asking.values(address, 'process_start_time_seconds{component="train"}', began))
+    off = sum(last.values()) / (end - begin) - 1
+    check(abs(off) < NEAR, f"the buckets {last} add up to {sum(last.values()):.1f} s of {end - begin:.1f} s")
+    ratio = asking.values(address, "boceto_train_goodput_ratio", began)[-1]
+    share = last["computing"] / sum(last.values())
+    check(abs(ratio - share) < NEAR, f"the goodput says {ratio:.3f}, its buckets {share:.3f}")
+    return off, end - begin
+
+
+SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted, watched)

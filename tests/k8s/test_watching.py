@@ -7,24 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.parse
-import urllib.request
 
-import dashboards
 import pytest
 import watch
+import watched as asking
+from watched import draw, get
 
 PREPARE = ("--size", "16", "--line-width", "1", "--workers", "1", "--no-preview")
 COUNTS = ("--train-per-class", "40", "--test-per-class", "10", "--validation-per-class", "5")
 TRAIN = ("--width", "0.0625", "--embedding", "16", "--batch-size", "16", "--epochs", "4", "--log-every", "5")
 # Prometheus takes up to 5 seconds to see a target, then two scrapes; the others run longer than that anyway.
 LINGER = {"prepare": "8", "train": "3", "eval": "3"}
-PANELS = [
-    pytest.param(query, id=f"{name}: {panel.title}")
-    for name, (_, panels) in dashboards.DASHBOARDS.items()
-    for panel in panels
-    for query in panel.expressions
-]
 
 
 def free_ports(count):
@@ -33,22 +26,6 @@ def free_ports(count):
         for probe in taken:
             probe.bind((watch.HOST, 0))
         return [probe.getsockname()[1] for probe in taken]
-
-
-def get(address):
-    with urllib.request.urlopen(address) as answer:  # noqa: S310 - our own
-        return answer.read().decode()
-
-
-def draw(folder):
-    """Input of four categories: 60 zigzags each, and one line that is none."""
-    for label, category in enumerate(("cat", "dog", "eye", "fan")):
-        lines = ['{"word": "cat", "drawing": [[['] if label == 0 else []
-        for number in range(60):
-            ink = [[[0, 60 + number, 20 * label, 200], [0, 40 * label, 100 + number, 10 * label]]]
-            entry = {"word": category, "key_id": f"{label}{number:03}", "recognized": True, "drawing": ink}
-            lines.append(json.dumps(entry))
-        (folder / f"{category}.ndjson").write_text("\n".join(lines) + "\n")
 
 
 def boceto(*words):
@@ -83,22 +60,16 @@ def watched(tmp_path_factory):
 
 
 def series(watched, query):
-    address, began, _ = watched
-    end = math.ceil(time.time())
-    words = urllib.parse.urlencode({"query": query, "start": began, "end": end, "step": "1"})
-    answer = json.loads(get(f"{address}/api/v1/query_range?{words}"))
-    assert answer["status"] == "success", answer
-    return answer["data"]["result"]
+    return asking.series(watched[0], query, watched[1])
 
 
 def values(watched, query):
-    return [float(value) for one in series(watched, query) for _, value in one["values"]]
+    return asking.values(watched[0], query, watched[1])
 
 
-@pytest.mark.parametrize("query", PANELS)
+@pytest.mark.parametrize("query", [pytest.param(query, id=title) for title, query in asking.PANELS])
 def test_every_panel_has_data(watched, query):
-    found = values(watched, query.replace("$namespace", ".*").replace("$run", ".*"))
-    assert any(map(math.isfinite, found))
+    assert asking.shows(watched[0], query, watched[1])
 
 
 def test_the_numbers_are_those_of_the_programs(watched):

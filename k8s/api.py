@@ -74,6 +74,15 @@ class Cluster:
         items: Sequence[Object] = self._call("GET", self._path(api, kind), query=query)["items"]
         return items
 
+    def list_readable(self, api: str, kind: str, *, labels: str = "") -> Sequence[Object]:
+        """All objects that the selector chooses; none where they may not be read."""
+        try:
+            return self.list(api, kind, labels=labels)
+        except Unreachable:
+            raise
+        except SettingsError:
+            return []
+
     def apply(self, wanted: Mapping[str, Any]) -> Object:
         """Server-side apply: makes an object, or changes what is ours of it."""
         path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from boceto.console import Console
-from boceto.errors import BocetoError, SettingsError
+from boceto.errors import SettingsError
 from k8s import jobs
 from k8s.api import Cluster, Unreachable
 from k8s.jobs import Attempt
@@ -162,12 +162,7 @@ def pods_of(cluster: Cluster, job: Object) -> Sequence[Object]:
 
 def events_of(cluster: Cluster) -> Sequence[Object]:
     """The namespace's events; none where they may not be read."""
-    try:
-        return cluster.list("v1", "Event")
-    except Unreachable:
-        raise
-    except BocetoError:
-        return []
+    return cluster.list_readable("v1", "Event")
 
 
 def of_json(line: str) -> str:

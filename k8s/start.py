@@ -1,5 +1,6 @@
 """Starts Jobs: what is there already is gone on with, waited for or left alone, and never somebody else's."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ POLL = 0.5
 # What the API server writes into a Job's spec and labels, and refuses from anybody else.
 SERVED = ("selector", "suspend", "manualSelector")
 SERVED_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
+RIGHTS = "rbac.authorization.k8s.io/v1"
+OWNED = (("v1", "ConfigMap"), ("v1", "ServiceAccount"), (RIGHTS, "Role"), (RIGHTS, "RoleBinding"))
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -37,11 +40,37 @@ def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, repl
             console.line(f"{name} is {_in_words(found)}")
             return found
         remove(cluster, found, console)
-    for each in others:
-        cluster.apply(each)
-    made = cluster.apply(wanted)
+    made = _make(cluster, wanted, others)
     console.line(f"{name} is submitted to namespace {cluster.namespace}")
     return made
+
+
+def _make(cluster: Cluster, wanted: Object, others: Sequence[Object]) -> Object:
+    """Makes a Job and what it needs. Its settings and rights are its own: they go when it goes."""
+    made = [cluster.apply(each) for each in others]
+    job = cluster.apply(wanted)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    for each in made:
+        if each["kind"] == "ConfigMap" or each["metadata"]["name"].startswith(owner["name"]):
+            owners = [*each["metadata"].get("ownerReferences", []), {**owner, "blockOwnerDeletion": True}]
+            with contextlib.suppress(SettingsError):  # Who may not say so leaves them behind.
+                cluster.merge(each["apiVersion"], each["kind"], each["metadata"]["name"], _owned_by(owners))
+    return job
+
+
+def _owned_by(owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"metadata": {"ownerReferences": owners}}
+
+
+def _belongings(cluster: Cluster, job: Object) -> list[Object]:
+    """What goes when a Job goes, as it was applied."""
+    found = []
+    for api, kind in OWNED:
+        for each in cluster.list_readable(api, kind, labels=f"{MANAGED}={MANAGER}"):
+            if any(owner["uid"] == job["metadata"]["uid"] for owner in each["metadata"].get("ownerReferences", [])):
+                metadata = {"name": each["metadata"]["name"], **_plain(each["metadata"])}
+                found.append({**each, "apiVersion": api, "kind": kind, "metadata": metadata})
+    return found
 
 
 def _place(objects: Sequence[Object], namespace: str) -> None:
@@ -179,8 +208,9 @@ def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def resume(cluster: Cluster, job: Object, ended: Sequence[jobs.Attempt], console: Console) -> Object:
     """Starts a new Job of the same name, settings and run folder in place of one that is not running."""
+    belongings = _belongings(cluster, job)
     remove(cluster, job, console)
-    return cluster.apply(again(job, ended))
+    return _make(cluster, again(job, ended), belongings)
 
 
 def known_attempts(cluster: Cluster, job: Object, events: Sequence[Object]) -> list[jobs.Attempt]:

@@ -1,6 +1,6 @@
 """An API server of Kubernetes as far as `boceto submit` and the trainer speak with it: objects by path, over HTTP.
 
-No controller runs: a test plays the cluster by changing `objects`.
+No controller runs but the garbage collector: a test plays the cluster by changing `objects`.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-KINDS = {"jobs": "Job", "pods": "Pod", "events": "Event", "configmaps": "ConfigMap"}
+KINDS = ("jobs", "pods", "events", "configmaps", "serviceaccounts", "roles", "rolebindings")
 
 
 def merged(there, change):
@@ -45,6 +45,16 @@ class ApiServer(ThreadingHTTPServer):
     def put(self, path, found):
         metadata = {"uid": uuid.uuid4().hex, "creationTimestamp": "2026-01-02T03:04:05Z", **found["metadata"]}
         self.objects[path] = {**found, "metadata": metadata}
+
+    def collect(self, uid):
+        """What the garbage collector does where an owner is gone."""
+        for path, found in list(self.objects.items()):
+            owners = found["metadata"].get("ownerReferences", [])
+            left = [each for each in owners if each["uid"] != uid]
+            if owners and not left:
+                del self.objects[path]
+            elif len(left) < len(owners):
+                found["metadata"]["ownerReferences"] = left
 
     def of_kind(self, kind):
         return [found for found in self.objects.values() if found["kind"] == kind]
@@ -110,8 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not (asked := self._begin()):
             return
         path, _, options = asked
-        assert options["preconditions"]["uid"] == self.server.objects[path]["metadata"]["uid"]
+        uid = self.server.objects[path]["metadata"]["uid"]
+        assert options["preconditions"]["uid"] == uid
         del self.server.objects[path]
+        self.server.collect(uid)
         self._answer(200, {})
 
     def log_message(self, *_):

@@ -212,7 +212,15 @@ def submitted(cluster: Cluster) -> str:
     check("goes on after step" in resumed, resumed)
     status = cluster.submit("status", "halted").well()
     check("checkpoint: step 1680" in status and "halted-train: complete" in status, status)
+    cluster.kubectl("delete", "job", "halted-train")
+    wait(lambda: not _left_of(cluster, "halted-train"), "the end of what was for one Job alone", 60)
     return moved
+
+
+def _left_of(cluster: Cluster, job: str) -> list[str]:
+    """What stays of a Job's rights."""
+    found = cluster.get("roles,rolebindings,serviceaccounts")["items"]
+    return [each["metadata"]["name"] for each in found if each["metadata"]["name"].startswith(job)]
 
 
 def _progress_moves(cluster: Cluster, job: str) -> str:

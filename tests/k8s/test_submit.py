@@ -69,9 +69,13 @@ def test_everything_of_the_overlay_is_applied_and_marked(api, capsys):
     assert all(each["metadata"]["labels"][render.MANAGED] == "boceto" for each in api.objects.values())
     (binding,) = api.of_kind("RoleBinding")
     assert binding["subjects"][0]["namespace"] == "here"
-    patches = [headers for method, _, headers, _ in api.requests if method == "PATCH"]
-    assert {each["Content-Type"] for each in patches} == {"application/apply-patch+yaml"}
-    assert {each["Authorization"] for each in patches} == {"Bearer a-token"}
+    patches = [(headers, json.loads(body)) for method, _, headers, body in api.requests if method == "PATCH"]
+    owned = [body for headers, body in patches if headers["Content-Type"] == "application/merge-patch+json"]
+    assert {*map(len, owned)} == {1}
+    assert {field for body in owned for field in body["metadata"]} == {"ownerReferences"}
+    applied = [body for headers, body in patches if headers["Content-Type"] == "application/apply-patch+yaml"]
+    assert {(each["kind"], each["metadata"]["name"]) for each in applied} == wanted
+    assert {headers["Authorization"] for headers, _ in patches} == {"Bearer a-token"}
     assert "first-train is submitted to namespace here" in capsys.readouterr().err
 
 
@@ -132,6 +136,36 @@ def test_what_another_made_just_so_is_used_as_it_is(api):
         api.put(path, found)
         assert _submit("--program", "prepare", "--name", kind.lower()) == 0
         assert render.MANAGED not in api.objects[path]["metadata"].get("labels", {})
+
+
+def _owned(api, job):
+    """The names of what goes when a Job goes."""
+    uid = api.objects[f"{JOBS}/{job}"]["metadata"]["uid"]
+    found = [each["metadata"] for each in api.objects.values()]
+    return {each["name"] for each in found if uid in [owner["uid"] for owner in each.get("ownerReferences", [])]}
+
+
+def test_settings_and_rights_go_with_the_job_that_they_are_for(api):
+    _submit("--program", "prepare")
+    _submit()
+    (settings,) = _maps(api)
+    assert _owned(api, "first-prepare") == {settings}
+    assert _owned(api, "first-train") == {settings, "first-train", "first-train-progress"}
+    _end(api, "Failed")
+    before = set(api.objects)
+    assert main(["resume", "first", "--program", "train", "--no-follow"]) == 0
+    assert set(api.objects) == before
+    assert _owned(api, "first-train") == {settings, "first-train", "first-train-progress"}
+    _end(api, "Failed")
+    assert _submit("--set", "train.epochs=5", "--replace") == 0
+    assert len(_maps(api)) == 2  # One is the other Job's.
+
+
+def test_who_may_not_read_or_change_roles_can_resume(api):
+    _submit()
+    _end(api, "Failed")
+    api.forbidden = "roles"
+    assert main(["resume", "first", "--no-follow"]) == 0
 
 
 def test_a_failed_job_is_gone_on_with_by_resume_alone(api, capsys):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from boceto import run, storage
-from boceto.errors import DataError
+from boceto.errors import DataError, Stopped
 
 
 @pytest.fixture
@@ -99,3 +99,19 @@ def test_lines_that_could_not_be_written_go_with_the_next_ones(tmp_path):
     history.add({"step": 2})
     history.settle()
     assert (folder / "history.jsonl").read_text().splitlines() == ['{"step": 1}', '{"step": 2}']
+
+
+def test_a_history_that_is_no_longer_ours_is_left_as_it_is(tmp_path):
+    def taken_over():
+        raise Stopped("taken over")
+
+    winner = run.History(str(tmp_path))
+    winner.add({"step": 1, "loss": 2.0})
+    winner.flush()
+    before = (tmp_path / run.HISTORY).read_bytes()
+    loser = run.History(str(tmp_path), confirm=taken_over)
+    loser.add({"step": 1, "loss": 3.0})
+    for write in (loser.offer, loser.flush):
+        with pytest.raises(Stopped):
+            write()
+    assert (tmp_path / run.HISTORY).read_bytes() == before

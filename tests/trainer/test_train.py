@@ -195,6 +195,19 @@ def test_it_learns_validates_and_stops_when_it_gets_no_better(make_run):
         assert validated.index(best) == len(validated) - 3
 
 
+def test_a_run_that_ends_by_patience_waits_for_its_last_checkpoint(make_run, monkeypatch):
+    run = make_run(train=20)
+    monkeypatch.setattr("trainer.loop.validate", lambda *_: (1.0, 0.5))  # Never better than the first.
+    monkeypatch.setattr("trainer.saver.Saver.save", lambda *_: None)  # Those that nobody waits for come too late.
+    code, said = run.train("--validation-share", "0.2", "--patience", "2", "--epochs", "60")
+    assert code == 0
+    assert "no better validation in 2 of them" in said
+    validated = [line["step"] for line in run.history() if "validation_loss" in line]
+    result = json.loads((run.folder / "run.json").read_text())["result"]
+    assert (len(validated), result["step"]) == (3, validated[-1])
+    assert run.steps()[-1] == validated[-1]
+
+
 def test_batch_sizes_that_do_not_divide():
     with pytest.raises(SettingsError, match=r"train.batch_size = 100 does not divide over 8 replicas; use 96 or 104"):
         check_batch(100, 8)

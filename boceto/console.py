@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from boceto.environment import leave_message
-from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BocetoError
+from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BocetoError, Stopped
 
+# What moves a terminal's cursor, clears its screen or names its window; a new line and a tab stay.
+CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 PLAIN_SECONDS = 10.0
 TERMINAL_SECONDS = 0.2
 
@@ -31,7 +33,7 @@ class Console:
     def line(self, text: str = "") -> None:
         """Writes one whole line."""
         self._erase()
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def warning(self, text: str) -> None:
         """Writes one line that says what is not as it should be."""
@@ -45,6 +47,7 @@ class Console:
         if now < self._next:
             return
         self._next = now + (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS)
+        text = printable(text)
         if not self._terminal:
             self.line(text)
             return
@@ -97,6 +100,11 @@ def quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def printable(text: str) -> str:
+    """`text` without what would command a terminal: names and messages may come from anywhere."""
+    return text.translate(CONTROLS)
 
 
 def clock_time(seconds: float) -> str:
@@ -165,7 +173,8 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
         if wrong:
             raise wrong
     except BocetoError as error:
-        return end(f"boceto {verb}: error: {error}", error.exit_code)
+        kind = "" if isinstance(error, Stopped) else "error: "
+        return end(f"boceto {verb}: {kind}{error}", error.exit_code)
     except KeyboardInterrupt:
         return end(f"boceto {verb}: stopped; run the same command again", EXIT_STOPPED)
     except (OSError, MemoryError) as error:

@@ -16,6 +16,7 @@ from k8s.render import MANAGED, MANAGER, Object
 TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT[\d:.]+Z) (.*)", re.DOTALL)
 
 
 class Missing(SettingsError):  # noqa: N818 - as in boceto.storage
@@ -112,8 +113,10 @@ class Cluster:
         if since:  # In whole seconds: what came in the same one is left out below.
             query.append(("sinceTime", since.rstrip("Z").partition(".")[0] + "Z"))
         answer = self._call("GET", self._path("v1", "Pod", pod) + "/log", query=query, raw=True)
-        lines = [line.partition(" ") for line in answer.data.decode(errors="replace").splitlines()]
-        return [(time, text) for time, _, text in lines if _comparable(time) > _comparable(since)]
+        # Only what bears a time is the program's; and only \n ends a line, whatever else is in it.
+        lines = [found.groups() for line in answer.data.split(b"\n") if (found := STAMPED.fullmatch(line))]
+        told = [(time.decode(), text.decode(errors="replace").rstrip("\r")) for time, text in lines]
+        return [(time, text) for time, text in told if _comparable(time) > _comparable(since)]
 
     def _path(self, api: str, kind: str, name: str = "") -> str:
         root = "/api/v1" if api == "v1" else f"/apis/{api}"

@@ -17,6 +17,7 @@ POLL = 1.0  # Seconds between looks.
 HASTE = 0.2  # Where a pod is about to go, with what it says at its end.
 PATIENCE = 120.0  # Seconds without an answer of the cluster.
 WIDTH = 24
+MOST_OF_A_LINE = 2000  # Characters, of what is kept of a pod.
 STEPS = re.compile(r"\bstep (\d+)/(\d+)\b")
 ENDED = (jobs.COMPLETE, jobs.FAILED)
 
@@ -46,6 +47,7 @@ class Follower:
         self._said: dict[str, str] = {}
         self._read: dict[str, str] = {}
         self._seen: dict[str, Attempt] = {}
+        self._ends: set[str] = set()
         self._last_line: dict[str, str] = {}
 
     def until(self, enough: Callable[[Object, Sequence[Object]], bool]) -> Outcome:
@@ -61,38 +63,40 @@ class Follower:
                 if enough(job, pods):
                     return self._outcome(job, pods)
                 answered = time.monotonic()
+                if self._said.pop("cluster", ""):
+                    self._console.line("the cluster answers again")
             except Unreachable as error:
                 if time.monotonic() - answered > PATIENCE:
                     raise
-                self._say("cluster", f"{error}")
+                self._say("cluster", f"{error}; what runs goes on, and it is asked again", key="silent")
             time.sleep(HASTE if any(each.why.startswith(jobs.DELETED) for each in self._seen.values()) else POLL)
 
     def _look(self) -> tuple[Object, Sequence[Object]]:
         job = self._cluster.get("batch/v1", "Job", self._name)
         pods = pods_of(self._cluster, job)
+        for pod in pods:
+            self._tell(pod)
         self._write_down(job, pods)
         if jobs.state(job) not in ENDED:
             why = jobs.why_waiting(job, pods, events_of(self._cluster))
             if why:
-                self._say("waits", f"{self._name} waits: {why}")
-        for pod in pods:
-            self._tell(pod)
+                self._say("waits", f"{self._name} waits: {why}", key=jobs.kind_of_wait(why))
         progress = jobs.annotation(job, jobs.PROGRESS)
         if progress and self._said.get("progress") != progress:
             self._said["progress"] = progress
             self._console.progress(bar(progress))
         return job, pods
 
-    def _say(self, what: str, text: str) -> None:
-        """Says something once, until there is something else to say of the same."""
-        if self._said.get(what) != text:
-            self._said[what] = text
+    def _say(self, what: str, text: str, key: str = "") -> None:
+        """Says something once, until there is something else to say of the same. key: what tells it apart."""
+        if self._said.get(what) != (key or text):
+            self._said[what] = key or text
             self._console.line(text)
 
     def _tell(self, pod: Object) -> None:
         """What a pod's program has said since the last look, and how it ended."""
         name = pod["metadata"]["name"]
-        if pod["status"].get("phase") == "Pending":
+        if pod["status"].get("phase") == "Pending" or name in self._ends:
             return
         try:
             lines = self._cluster.log(name, jobs.CONTAINER, self._read.get(name, ""))
@@ -103,7 +107,7 @@ class Follower:
             self._show(line)
         ended = jobs.attempt(pod)
         if ended.code:
-            self._say(name, f"{name} on {ended.node}: {ended.why} (exit code {ended.code})")
+            self._tell_end(ended)
 
     def _show(self, line: str) -> None:
         text = of_json(line)
@@ -113,23 +117,41 @@ class Follower:
             self._console.line(text)
 
     def _write_down(self, job: Object, pods: Sequence[Object]) -> None:
-        """Keeps, in an annotation, what became of pods that are gone: the cluster forgets it with them."""
+        """Keeps, in an annotation, what became of pods that are gone, or will be as the Job was stopped: the cluster
+        forgets it with them.
+        """
         there = {pod["metadata"]["name"]: jobs.attempt(pod) for pod in pods}
         kept = jobs.before(job)
-        gone = [each for name, each in self._seen.items() if name not in there]
-        self._seen = there
-        new = [
-            _gone(each, self._last_line.get(each.pod, ""))
-            for each in gone
-            if each.pod not in {other.pod for other in kept}
-        ]
+        gone = [_gone(seen, self._heard_of(name), job) for name, seen in self._seen.items() if name not in there]
+        going = [_stopped(each) for each in there.values() if each.ended and jobs.state(job) == jobs.STOPPING]
+        known = {each.pod for each in kept}
+        new = [each for each in (*gone, *going) if each.pod not in known]
+        for each in new:
+            self._tell_end(each)
         if new:
-            for each in new:
-                self._say(each.pod, f"{each.pod} on {each.node}: {each.why}")
             self._annotate({jobs.BEFORE: jobs.written([*kept, *new])})
+        self._seen = there
+
+    def _heard_of(self, pod: str) -> str:
+        """The last line of a pod's log."""
+        return self._last_line.get(pod, "")[:MOST_OF_A_LINE]
+
+    def _tell_end(self, ended: Attempt) -> None:
+        """Says once how a pod ended."""
+        if ended.pod not in self._ends:
+            self._ends.add(ended.pod)
+            node = f" on {ended.node}" if ended.node else ""
+            code = f" (exit code {ended.code})" if ended.code is not None else ""
+            self._console.line(f"{ended.pod}{node}: {ended.why}{code}")
 
     def _annotate(self, annotations: dict[str, str]) -> None:
-        self._cluster.merge("batch/v1", "Job", self._name, {"metadata": {"annotations": annotations}})
+        """Who may not write on the Job follows it all the same."""
+        try:
+            self._cluster.merge("batch/v1", "Job", self._name, {"metadata": {"annotations": annotations}})
+        except Unreachable:
+            raise
+        except SettingsError as error:
+            self._say("annotation", f"warning: what became of its pods is not written down: {error}")
 
     def _outcome(self, job: Object, pods: Sequence[Object]) -> Outcome:
         job = self._cluster.get("batch/v1", "Job", self._name)  # With what was just written down.
@@ -138,11 +160,19 @@ class Follower:
         return Outcome(job, every, jobs.exit_code(job, every), heard)
 
 
-def _gone(seen: Attempt, line: str) -> Attempt:
+def _gone(seen: Attempt, line: str, job: Object) -> Attempt:
     """What is known of a pod that is not there any more, and said `line` last."""
     if seen.code is not None:
         return seen
-    return replace(seen, why=jobs.GONE if seen.why in ("running", "pending") else seen.why, message=line)
+    why = {jobs.RUNNING: jobs.GONE, jobs.PENDING: jobs.GONE}.get(seen.why, seen.why)
+    if seen.why == jobs.PENDING and jobs.state(job) == jobs.STOPPING:
+        why = jobs.NOT_BEGUN
+    return replace(seen, why=why, message=line)
+
+
+def _stopped(ended: Attempt) -> Attempt:
+    """A pod that was removed because the Job was stopped: that it was is no news."""
+    return replace(ended, why=ended.why.removeprefix(f"{jobs.DELETED}, "))
 
 
 def to_the_end(job: Object, pods: Sequence[Object]) -> bool:

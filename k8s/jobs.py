@@ -2,8 +2,9 @@
 
 import datetime as dt
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from boceto.errors import EXIT_DATA, EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED
@@ -33,8 +34,11 @@ NO_OTHER_TRY = {
     "BackoffLimitExceeded": "no try is left",
     "DeadlineExceeded": "its time is over",
 }
+IMAGE, IMAGE_REASONS = "image", ("ErrImagePull", "ImagePullBackOff")
 DELETED = "its pod was deleted"
 GONE = "its pod is gone: deleted, evicted, or lost with its node"
+NOT_BEGUN = "stopped before it began"
+RUNNING, PENDING = "running", "pending"  # Phases of a pod.
 COMPLETE, FAILED, STOPPING, SUSPENDED, ACTIVE = "complete", "failed", "stopped", "suspended", "active"
 
 
@@ -51,6 +55,9 @@ class Attempt:
     message: str = ""
 
 
+TEXTS = tuple(field.name for field in fields(Attempt) if field.name != "code")
+
+
 def condition(found: Object, kind: str) -> Mapping[str, Any] | None:
     """A condition of an object, where it is true."""
     conditions = found.get("status", {}).get("conditions") or []
@@ -58,8 +65,8 @@ def condition(found: Object, kind: str) -> Mapping[str, Any] | None:
 
 
 def annotation(job: Object, name: str) -> str:
-    """An annotation, "" where there is none."""
-    return str(job["metadata"].get("annotations", {}).get(name, ""))
+    """An annotation in one line, "" where there is none."""
+    return " ".join(str(job["metadata"].get("annotations", {}).get(name, "")).split())
 
 
 def run_of(job: Object) -> str:
@@ -170,13 +177,24 @@ def attempts(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> l
 
 
 def before(job: Object) -> list[Attempt]:
-    """The attempts that were written down because their pods are gone."""
-    return [Attempt(**each) for each in json.loads(annotation(job, BEFORE) or "[]")]
+    """The attempts that were written down because their pods are gone; what anybody else wrote there is none."""
+    try:
+        found = json.loads(job["metadata"].get("annotations", {}).get(BEFORE, "[]"))
+    except ValueError:
+        return []
+    return [_kept(each) for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _kept(entry: Mapping[str, Any]) -> Attempt:
+    code, texts = entry.get("code"), {name: str(entry.get(name, "")) for name in TEXTS}
+    return Attempt(**texts, code=code if isinstance(code, int) else None)
 
 
 def written(ended: Sequence[Attempt]) -> str:
     """Attempts as an annotation, the last ones where there are many."""
-    kept = [{key: value for key, value in asdict(each).items() if value != ""} for each in ended[-MOST_KEPT:]]
+    kept = [
+        {key: value for key, value in asdict(each).items() if value not in {"", None}} for each in ended[-MOST_KEPT:]
+    ]
     return json.dumps(kept)
 
 
@@ -196,6 +214,12 @@ def why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -
         return _said(job, events, ("FailedCreate",))
     pod = living[-1]
     return _why_pending(pod) or _said(pod, events, ("Failed", "FailedScheduling", "FailedMount")) or "the pod starts"
+
+
+def kind_of_wait(why: str) -> str:
+    """What two reasons to wait have in common where they are the same but for names and numbers."""
+    reason, _, said = why.partition(":")
+    return IMAGE if reason in IMAGE_REASONS else re.sub(r'"[^"]*"|\d+', "", f"{reason}:{said}")
 
 
 def _why_pending(pod: Object) -> str:

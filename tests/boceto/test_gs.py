@@ -329,6 +329,12 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path):
         storage.write_bytes("gs://bucket", b"")
 
 
+def test_a_malformed_url_is_told_before_anyone_is_asked(monkeypatch):
+    monkeypatch.setattr(gs, "connect", lambda *_: pytest.fail("asked"))
+    with pytest.raises(SettingsError, match="gs:/ names no bucket; write gs://bucket/folder"):
+        gs.Store().list("gs://")
+
+
 def test_a_real_storage_tells_of_its_missing_bucket_in_words(proxy, url):
     proxy.add(answer(404, b'{"error": {"message": "The specified bucket does not exist."}}'))
     with pytest.raises(SettingsError, match="there is no such bucket"):

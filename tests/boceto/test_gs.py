@@ -460,12 +460,22 @@ def test_without_credentials_and_network_reading_is_one_line_soon(tmp_path):
     assert seconds < 4
 
 
-def test_credentials_that_cannot_be_used_are_named(tmp_path):
+@pytest.mark.parametrize("name", ["no.json", "list.json", "."])
+def test_credentials_that_cannot_be_used_are_named(tmp_path, name):
+    (tmp_path / "list.json").write_text("[]")
     code, said, _ = _alone(
-        tmp_path, "storage.read_bytes('gs://bucket/x')", GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "no.json")
+        tmp_path, "storage.read_bytes('gs://bucket/x')", GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / name)
     )
     assert code == 2
-    assert "gs://bucket/x: the Google credentials cannot be used: File " in said
+    assert "gs://bucket/x: the Google credentials cannot be used: " in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://"])
+def test_an_emulator_whose_address_is_none_is_told_at_once(tmp_path, address):
+    code, said, _ = _alone(tmp_path, "storage.read_bytes('gs://bucket/x')", STORAGE_EMULATOR_HOST=address)
+    assert code == 2
+    assert "mend STORAGE_EMULATOR_HOST" in said
     assert said.count("\n") == 1
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ def run(job: Job) -> dict[str, Any]:
     job.stop.check()
     with job.accounts.spending("restoring"):
         restored = _restored(job, checkpoints)
-    with _fitting(f"a net of train.width = {settings.width} and train.embedding = {settings.embedding}"):
+    with devices.fitting_net(settings):
         with strategy.scope():
             model = nets.build(settings.net, spec(settings, job.data.manifest))
         state = states.create(strategy, model, settings)
@@ -95,7 +95,7 @@ def run(job: Job) -> dict[str, Any]:
     )
     told = lambda: _annotations(job, report, saver.saved)  # noqa: E731 - reads better than a def
     with (
-        _fitting(f"train.batch_size = {settings.batch_size}"),
+        devices.fitting(f"train.batch_size = {settings.batch_size}"),
         cluster.telling(environment.pod(), told, job.log.alert),
     ):
         with contextlib.closing(saver):
@@ -104,15 +104,6 @@ def run(job: Job) -> dict[str, Any]:
     job.accounts.begin("saving")
     job.lease.confirm()
     return _export(job, *_best(job, progress, checkpoints, state), progress)
-
-
-@contextlib.contextmanager
-def _fitting(what: str) -> Iterator[None]:
-    """Says of `what` that it is too large where the block needs more memory than the devices have."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise SettingsError(f"{what} does not fit into the devices' memory; use a smaller one") from error
 
 
 def _annotations(job: Job, report: Report, saved: int) -> dict[str, str]:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     from beam_pipelines.settings import Settings
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
-        asked = parse(Settings, "prepare", argv, "Strokes to sharded TFRecords, with Apache Beam.")
+        asked = parse(Settings, "prepare", argv, "Strokes to sharded TFRecords, with Apache Beam.", hands_on=True)
         # Beam tells of its fallbacks in many lines of log; its failures come as exceptions.
         logging.disable(logging.CRITICAL)
         try:

@@ -189,6 +189,11 @@ def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
 
 
 def _listed(given: str) -> list[str]:
-    is_file = "," not in given and "\n" not in given and storage.exists(given)
-    text = storage.read_bytes(given).decode("utf-8", "replace") if is_file else given.replace(",", "\n")
+    """The names in the file `given`, or those with commas between them."""
+    text = given.replace(",", "\n")
+    if given and "\n" not in text and storage.exists(given):
+        try:
+            text = storage.read_bytes(given).decode("utf-8-sig", "replace")
+        except IsADirectoryError as error:
+            raise SettingsError(f"prepare.classes = {given!r} is a folder; give a file of names") from error
     return [name.strip() for name in text.splitlines() if name.strip()]

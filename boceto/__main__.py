@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from boceto import __version__, process
-from boceto.errors import EXIT_DONE, EXIT_SETTINGS, EXIT_STOPPED
+from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED
 
 GROUP = "boceto.commands"
 SUMMARIES = {
@@ -63,6 +63,11 @@ def run() -> None:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
         code = EXIT_STOPPED
+    except SystemExit as asked:  # Behind a program's help.
+        code = int(asked.code or EXIT_DONE)
+    except OSError as error:
+        code = EXIT_FAULT
+        print(f"boceto: fault: standard output: {error}", file=sys.stderr)
     process.end(code)
 
 

@@ -1,6 +1,7 @@
 """What a person sees on standard error: lines, and a progress line that stays quiet where no terminal is."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from boceto.environment import leave_message
-from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BocetoError, Stopped
+from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED, BocetoError, Stopped
 
 # What moves a terminal's cursor, clears its screen or names its window; a new line and a tab stay.
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 PLAIN_SECONDS = 10.0
 TERMINAL_SECONDS = 0.2
+# A path that is not what it was taken for: no second try helps.
+_WRONG_PATH = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR})
 
 
 class Console:
@@ -178,6 +181,8 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
     except KeyboardInterrupt:
         return end(f"boceto {verb}: stopped; run the same command again", EXIT_STOPPED)
     except (OSError, MemoryError) as error:
+        if getattr(error, "errno", None) in _WRONG_PATH:
+            return end(f"boceto {verb}: error: {error}; give another path", EXIT_SETTINGS)
         return end(
             f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again", EXIT_FAULT
         )

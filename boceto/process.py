@@ -1,7 +1,6 @@
 """The process of a command from its very start: what a signal does before there is a program, and when it began."""
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -9,8 +8,9 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from boceto.errors import EXIT_STOPPED
+from boceto.errors import EXIT_FAULT, EXIT_STOPPED
 
+_STANDARD_ERROR = 2
 _commands: list[int] = []  # The process, where it is a command's own.
 
 
@@ -19,7 +19,10 @@ def begin() -> None:
 
     Until a program listens itself, SIGTERM and SIGINT end the process at once with the code of a stop: nothing has
     begun. Without this, process 1 of a container, which the kernel keeps default actions from, would miss the signal.
+
+    A closed standard stream leads nowhere from then on: the next file to be opened would take its place.
     """
+    _open_streams()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     _commands[:] = [os.getpid()]
@@ -31,9 +34,19 @@ def end(code: int) -> NoReturn:
     """
     atexit._run_exitfuncs()  # noqa: SLF001 - temporary folders go, worker processes are waited for
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # Whoever read it has gone.
+        try:
             stream.flush()
+        except (OSError, ValueError):  # Whoever read it has gone.
+            code = code or EXIT_FAULT
     os._exit(code)
+
+
+def _open_streams() -> None:
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
 
 
 def started() -> float:

@@ -12,6 +12,7 @@ serves them all. Flags win over the file, the file over the defaults.
 import argparse
 import dataclasses
 import math
+import re
 import tomllib
 import types
 import typing
@@ -23,6 +24,8 @@ from boceto.errors import SettingsError
 
 T = TypeVar("T")
 PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume", "submit")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # Lists come in lines.
+_BITS = 63  # What counts steps and records on a device.
 
 
 def option(  # noqa: PLR0913 - what help and check need
@@ -104,7 +107,7 @@ def _read_table(path: str, verb: str) -> dict[str, Any]:
         tables = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}; give a readable TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, or a number of 4,300 digits.
         raise SettingsError(f"--config {path} is not TOML: {error}") from error
     for name, table in tables.items():
         if name not in PROGRAMS or not isinstance(table, dict):
@@ -117,11 +120,13 @@ def _read_table(path: str, verb: str) -> dict[str, Any]:
 
 def _converted(where: str, value: Any, kind: Any) -> Any:
     """`value` as `kind` (str, int, float or bool), from a flag's text or a TOML value."""
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        raise SettingsError(f"{where} has more than {_BITS} bits; use a smaller number")
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     try:
         if isinstance(value, str) and kind in (int, float):
-            return kind(value)
+            return _converted(where, kind(value), kind)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
     except ValueError:
@@ -137,8 +142,8 @@ def _converted(where: str, value: Any, kind: Any) -> Any:
 def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if value is None:
         return
-    if isinstance(value, str) and value != value.encode(errors="replace").decode():
-        raise SettingsError(f"{where} = {value!r} is not UTF-8; rename it")
+    if isinstance(value, str) and _CONTROL.search(value):
+        raise SettingsError(f"{where} = {value!r} is no readable text; rename it")
     choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
     if choices and value not in choices:
         raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(choices)}")
@@ -168,11 +173,10 @@ def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "sett
         where = f"{verb}.{name}"
         if name in given:
             values[name] = _converted(where, given[name], _plain_type(hints[name]))
-        elif field.default is dataclasses.MISSING:
+        if field.default is dataclasses.MISSING and values.get(name, "") == "":
             flag = name.upper() if field.metadata["positional"] else f"--{name.replace('_', '-')}"
             raise SettingsError(f"{where} is missing; give {flag}")
-        else:
-            values[name] = field.default
+        values.setdefault(name, field.default)
         _check(where, values[name], field.metadata)
     return cls(**values)
 
@@ -198,20 +202,25 @@ class Invocation(Generic[T]):
     rest: tuple[str, ...]
 
 
-def parse(cls: type[T], verb: str, argv: Sequence[str], description: str, base: str = "") -> Invocation[T]:
+def parse(  # noqa: PLR0913 - what a command line needs
+    cls: type[T], verb: str, argv: Sequence[str], description: str, base: str = "", *, hands_on: bool = False
+) -> Invocation[T]:
     """Reads a program's command line. `--help` prints and raises SystemExit(0).
 
     base: another program whose table in the TOML file counts too, where this one's says nothing else.
+    hands_on: whether the program has a use for words behind `--`.
 
     Raises:
         SettingsError: as `build`, or for a flag or file that cannot be read.
     """
     words = list(argv)
     cut = words.index("--") if "--" in words else len(words)
+    if words[cut + 1 :] and not hands_on:
+        raise SettingsError(f"boceto {verb} has no use for what stands behind `--`: {words[cut + 1]!r}; leave it out")
     flags = vars(_parser(verb, cls, description).parse_args(words[:cut]))
     config, as_json = flags.pop("config"), flags.pop("json")
     given: dict[str, Any] = {}
-    if config:
+    if config is not None:
         given = (_read_table(config, base) if base else {}) | _read_table(config, verb)
     given.update({name: value for name, value in flags.items() if value is not None})
     return Invocation(build(cls, verb, given, config or "settings"), as_json, tuple(words[cut + 1 :]))

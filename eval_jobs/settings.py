@@ -14,7 +14,7 @@ class Settings:
     run: str = option(help="folder of the run, whose export is evaluated; the scores go to its eval/")
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     batch_size: int = option(256, help="drawings a batch", at_least=1)
-    bootstrap: int = option(1000, help="resamples for the 95 % intervals", at_least=1)
+    bootstrap: int = option(1000, help="resamples for the 95 % intervals", at_least=1, at_most=1_000_000)
     seed: int = option(0, help="seed of the resamples, of the chosen train drawings and of the picture", at_least=0)
     train_records: int = option(0, help="train drawings to evaluate, chosen at random; 0 is all", at_least=0)
     picture_queries: int = option(12, help="test drawings in the picture of neighbours", at_least=1, at_most=100)

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import urllib3
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
@@ -27,6 +29,24 @@ class Unreachable(SettingsError):  # noqa: N818 - as above
     """Nobody answers."""
 
 
+class _Raised(logging.Handler):
+    """Raises what is logged as an error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError(record.getMessage())
+
+
+@contextlib.contextmanager
+def _no_log() -> Iterator[None]:
+    """The client only logs that a plugin for credentials fails, and goes on as nobody: in the block it is an error."""
+    handler = _Raised(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
 class Cluster:
     """One namespace of a cluster."""
 
@@ -45,8 +65,11 @@ class Cluster:
                     f"submit.context = {context!r} is not in the kubeconfig; the contexts are {', '.join(names)}"
                 )
             chosen = next(each for each in contexts if each["name"] == context) if context else current
-            config.load_kube_config(context=chosen["name"], client_configuration=settings)
-        except (config.ConfigException, OSError, KeyError, TypeError, ValueError) as error:
+            with _no_log():
+                config.load_kube_config(context=chosen["name"], client_configuration=settings)
+            if not settings.host.startswith(("https://", "http://")):
+                raise ValueError(f"the server {settings.host!r} is no https://…")
+        except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, ValueError) as error:
             said = " ".join(str(error).split())
             raise SettingsError(f"no usable kubeconfig: {said}; see `kubectl config get-contexts`") from error
         settings.retries = 0

@@ -1,8 +1,12 @@
 """The devices a run computes on: every GPU, else one CPU device, or as many logical CPU devices as asked for."""
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 from boceto.errors import SettingsError
+from trainer.settings import Settings
 
 
 def gpus() -> bool:
@@ -46,3 +50,21 @@ def modes(xla: str, deterministic: str, *, gpu: bool) -> tuple[bool, bool]:
         raise SettingsError("train.xla = 'on' and train.deterministic = 'on' exclude each other; leave one at 'auto'")
     compiled = xla == "on" or (xla == "auto" and gpu and deterministic != "on")
     return compiled, deterministic == "on" or (deterministic == "auto" and not gpu and not compiled)
+
+
+@contextlib.contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Says of `what` that it is too large where the block needs more memory than the devices have.
+
+    Raises:
+        SettingsError: it does.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise SettingsError(f"{what} does not fit into the devices' memory; use a smaller one") from error
+
+
+def fitting_net(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """As `fitting`, for the net that the settings ask for."""
+    return fitting(f"a net of train.width = {settings.width} and train.embedding = {settings.embedding}")

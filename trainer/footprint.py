@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from boceto.dataset import Manifest
 from boceto.tensors import Arrays
-from trainer import nets
+from trainer import devices, nets
 from trainer import state as states
 from trainer.nets import Spec
 from trainer.settings import Settings
@@ -76,8 +76,12 @@ class Footprint:
 
 
 def measure(settings: Settings, manifest: Manifest, spec: Spec, replicas: int) -> Footprint:
-    """Builds the net and its state once, on the CPU."""
-    with tf.device("CPU:0"):
+    """Builds the net and its state once, on the CPU.
+
+    Raises:
+        SettingsError: not even that fits into the memory.
+    """
+    with devices.fitting_net(settings), tf.device("CPU:0"):
         model = nets.build(settings.net, spec)
         state = states.create(tf.distribute.get_strategy(), model, settings)
         return Footprint(settings, manifest, replicas, state.arrays(), _outputs(model))

@@ -55,7 +55,7 @@ class Settings:
     embedding: int = option(1024, help="width of fc_1", at_least=1)
     dropout: float = option(0.0, help="share of fc_1 dropped in training, 0..0.95", at_least=0, at_most=0.95)
     epochs: int = option(30, help="passes over the training records", at_least=1)
-    batch_size: int = option(256, help="records a step, over all replicas", at_least=1)
+    batch_size: int = option(256, help="records a step, over all replicas", at_least=1, at_most=2**20)
     seed: int = option(0, help="seed of weights, order, augmentation and dropout", at_least=0, at_most=2**31 - 1)
     optimizer: str = option("adam", help="optimizer", choices=("adam", "adamw", "sgd"))
     learning_rate: float = option(1e-3, help="highest learning rate", at_least=0)

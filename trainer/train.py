@@ -73,9 +73,10 @@ def run(job: Job) -> dict[str, Any]:
     job.stop.check()
     with job.accounts.spending("restoring"):
         restored = _restored(job, checkpoints)
-    with strategy.scope():
-        model = nets.build(settings.net, spec(settings, job.data.manifest))
-    state = states.create(strategy, model, settings)
+    with devices.fitting_net(settings):
+        with strategy.scope():
+            model = nets.build(settings.net, spec(settings, job.data.manifest))
+        state = states.create(strategy, model, settings)
     progress = _begin(job, plan, state, restored)
     report = _report(job, plan, model, progress, strategy.num_replicas_in_sync)
     steps = Steps(state, model, settings, xla=xla)
@@ -92,16 +93,14 @@ def run(job: Job) -> dict[str, Any]:
     job.lease.heartbeat = lambda: Heartbeat(
         meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1, saver.saved
     )
-    try:
-        told = lambda: _annotations(job, report, saver.saved)  # noqa: E731 - reads better than a def
-        with cluster.telling(environment.pod(), told, job.log.alert):
-            with contextlib.closing(saver):
-                progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
-            report.finished(progress)
-    except tf.errors.ResourceExhaustedError as error:
-        raise SettingsError(
-            f"train.batch_size = {settings.batch_size} does not fit into the devices' memory; use a smaller one"
-        ) from error
+    told = lambda: _annotations(job, report, saver.saved)  # noqa: E731 - reads better than a def
+    with (
+        devices.fitting(f"train.batch_size = {settings.batch_size}"),
+        cluster.telling(environment.pod(), told, job.log.alert),
+    ):
+        with contextlib.closing(saver):
+            progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
+        report.finished(progress)
     job.accounts.begin("saving")
     job.lease.confirm()
     return _export(job, *_best(job, progress, checkpoints, state), progress)

@@ -34,7 +34,9 @@ class Settings(training.Settings):
 
     run: str = fixed("")
     kills: int = option(3, help="how often the second run is killed", at_least=1, at_most=1000)
-    seed_of_kills: int | None = option(None, help="seed of the moments of the kills; none: a new one each time, told")
+    seed_of_kills: int | None = option(
+        None, help="seed of the moments of the kills; none: a new one each time, told", at_least=0
+    )
     work: str = option("", help="empty folder for the two runs, a path or gs://; empty: one of the system's own")
     keep_work: bool = option(False, help="keep the two runs where they are equal too")
     steps: int = option(40, help="steps of each run", at_least=2)

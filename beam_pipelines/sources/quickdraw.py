@@ -30,7 +30,8 @@ MAX_RAW = 1e9  # Beyond this, differences of coordinates lose whole pixels or ov
 MAX_KEY = 64
 _BUFFER = 1 << 18
 _FILE = re.compile(
-    r"(?:full_(?:simplified|raw|binary)_)?(?P<category>.+?)(?:-\d+(?:-of-\d+)?)?\.(?:ndjson(?:\.gz)?|bin)"
+    r"(?:full_(?:simplified|raw|binary)_)?(?P<category>.+?)(?:-\d+(?:-of-\d+)?)?\.(?:ndjson(?:\.gz)?|bin)",
+    re.DOTALL,  # A name with a line break is refused, not passed over.
 )
 _WILD = re.compile(r"[*?\[]")
 _HEADER = struct.Struct("<Q2sbIH")

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Item, Part, Sketch
 from beam_pipelines.sources._simplified import pack_simplified
+from boceto.errors import SettingsError
 
 Points = NDArray[np.float64]
 PART = 512
+MOST = 10_000_000  # A class's drawings, 20,000 parts; QuickDraw's largest class has a third of a million.
 SPARE = 8  # Drawings beyond those wanted, in case two come out the same.
 _POINTS_A_LINE = 12
 
@@ -243,8 +245,14 @@ def draw(seed: int, category: str, number: int) -> bytes:
 
 
 def plan(settings: Settings) -> list[Part]:
-    """As many drawings a class as are wanted and a few more, or `settings.synthetic_drawings`, in parts."""
+    """As many drawings a class as are wanted and a few more, or `settings.synthetic_drawings`, in parts.
+
+    Raises:
+        SettingsError: they are more than MOST.
+    """
     count = settings.synthetic_drawings or settings.wanted + SPARE
+    if count > MOST:
+        raise SettingsError(f"prepare: {count:,} synthetic drawings a class are too many; ask for at most {MOST:,}")
     return [
         Part(f"{category} {first}", category, first=first, stop=min(first + PART, count))
         for category in sorted(RULES)

@@ -242,6 +242,8 @@ def _credentials(url: str) -> Any | None:
         if message.startswith("Your default credentials were not found"):
             return None
         raise SettingsError(f"{url}: the Google credentials cannot be used: {message}; {LOGIN}") from error
+    except (OSError, AttributeError) as error:  # A folder; JSON that is no object.
+        raise SettingsError(f"{url}: the Google credentials cannot be used: {error}; {LOGIN}") from error
 
 
 def _ask_briefly(url: str, method: str = "GET", headers: Any = None, **_: Any) -> Any:

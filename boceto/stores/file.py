@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from boceto.errors import SettingsError
 from boceto.stores import Changed, Entry, Progress, Sink, Stat
 
 _BUFFER = 1 << 18
@@ -18,8 +19,17 @@ _CHUNK = 1 << 20
 
 
 def local_path(url: str) -> Path:
-    """The path behind a path or a `file://` URL."""
-    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else Path(url)
+    """The path behind a path or a `file://` URL.
+
+    Raises:
+        SettingsError: the URL names another machine, as `file://data` does, or nothing.
+    """
+    if not url.startswith("file://"):
+        return Path(url)
+    parts = urlsplit(url)
+    if parts.netloc not in {"", "localhost"} or not parts.path:
+        raise SettingsError(f"{url} is no file of this machine; write file:///folder, or a path")
+    return Path(unquote(parts.path))
 
 
 class Store:

@@ -146,10 +146,11 @@ class Store:
 
     def _open(self, url: str) -> tuple[Link, Place]:
         """The process's link; a forked one makes its own, since two must not speak on one connection."""
+        place = place_of(url)
         link = self._links.get(os.getpid())
         if link is None:
             link = self._links.setdefault(os.getpid(), connect(url, self._endpoint, self._patience))
-        return link, place_of(url)
+        return link, place
 
     def _open_to_write(self, url: str) -> tuple[Link, Place]:
         link, place = self._open(url)

@@ -338,6 +338,13 @@ def test_a_worker_that_is_killed_ends_the_job_in_one_line(running):
     assert not (folder / "dataset.json").exists()
 
 
+@pytest.mark.parametrize("flag", ["--train-per-class", "--synthetic-drawings"])
+def test_more_synthetic_drawings_than_can_be_planned_are_refused(tmp_path, capsys, flag):
+    assert main(["--source", "synthetic", "--output", str(tmp_path / "data"), flag, str(10**12)]) == 2
+    assert "drawings a class are too many; ask for at most 10,000,000" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 def test_synthetic_drawings_need_no_input_and_are_a_function_of_their_seed(tmp_path):
     words = [
         "--source",

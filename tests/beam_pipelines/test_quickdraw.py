@@ -174,6 +174,14 @@ def test_a_folder_without_drawings_is_refused(tmp_path):
         quickdraw.plan(_settings(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["d\nog.ndjson", "d\x1bog.bin"])
+def test_a_file_whose_name_is_no_text_is_refused_and_not_passed_over(tmp_path, name):
+    (tmp_path / "cat.ndjson").touch()
+    (tmp_path / name).touch()
+    with pytest.raises(SettingsError, match="is no readable text; rename it"):
+        quickdraw.plan(_settings(tmp_path))
+
+
 def test_input_in_memory_is_read_too():
     storage.write_bytes("memory://bucket/in/cat.ndjson", _lines(GOOD))
     settings = _settings("memory://bucket/in")

@@ -87,7 +87,7 @@ def test_classes_by_name_and_number(given_classes, expected):
 
 def test_classes_by_file_and_by_seed(tmp_path):
     names = tmp_path / "names.txt"
-    names.write_text("dog\n\nhot dog\n")
+    names.write_text("dog\r\n\r\nhot dog\n", "utf-8-sig")
     assert select.choose_categories(Settings(output="", classes=str(names)), THERE) == ["dog", "hot dog"]
     by_seed = {
         tuple(select.choose_categories(Settings(output="", classes="2", seed=seed), THERE)) for seed in range(20)
@@ -104,6 +104,8 @@ def test_classes_by_file_and_by_seed(tmp_path):
         ("cat,kat", "no category 'kat' .*; it has cat"),
         ("cat,cat", "twice"),
         (",", "names no"),
+        ("", "names no"),
+        ("/", "'/' is a folder; give a file of names"),
     ],
 )
 def test_classes_that_cannot_be_had_are_refused(given_classes, message):

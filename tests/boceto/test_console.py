@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -49,6 +50,9 @@ def test_times_and_tables():
         (DataError("bad"), 65),
         (Stopped("bad"), 75),
         (OSError("bad"), 1),
+        (OSError(errno.ENOSPC, "no space"), 1),
+        (OSError(errno.ELOOP, "a loop", "runs"), 2),
+        (PermissionError(errno.EACCES, "not allowed", "runs"), 2),
         (KeyboardInterrupt(), 75),
     ],
 )

@@ -329,6 +329,12 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path):
         storage.write_bytes("gs://bucket", b"")
 
 
+def test_a_malformed_url_is_told_before_anyone_is_asked(monkeypatch):
+    monkeypatch.setattr(gs, "connect", lambda *_: pytest.fail("asked"))
+    with pytest.raises(SettingsError, match="gs:/ names no bucket; write gs://bucket/folder"):
+        gs.Store().list("gs://")
+
+
 def test_a_real_storage_tells_of_its_missing_bucket_in_words(proxy, url):
     proxy.add(answer(404, b'{"error": {"message": "The specified bucket does not exist."}}'))
     with pytest.raises(SettingsError, match="there is no such bucket"):
@@ -454,12 +460,22 @@ def test_without_credentials_and_network_reading_is_one_line_soon(tmp_path):
     assert seconds < 4
 
 
-def test_credentials_that_cannot_be_used_are_named(tmp_path):
+@pytest.mark.parametrize("name", ["no.json", "list.json", "."])
+def test_credentials_that_cannot_be_used_are_named(tmp_path, name):
+    (tmp_path / "list.json").write_text("[]")
     code, said, _ = _alone(
-        tmp_path, "storage.read_bytes('gs://bucket/x')", GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "no.json")
+        tmp_path, "storage.read_bytes('gs://bucket/x')", GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / name)
     )
     assert code == 2
-    assert "gs://bucket/x: the Google credentials cannot be used: File " in said
+    assert "gs://bucket/x: the Google credentials cannot be used: " in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://"])
+def test_an_emulator_whose_address_is_none_is_told_at_once(tmp_path, address):
+    code, said, _ = _alone(tmp_path, "storage.read_bytes('gs://bucket/x')", STORAGE_EMULATOR_HOST=address)
+    assert code == 2
+    assert "mend STORAGE_EMULATOR_HOST" in said
     assert said.count("\n") == 1
 
 

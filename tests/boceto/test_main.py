@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -32,3 +35,22 @@ def test_every_verb_has_help_and_refuses_an_unknown_flag(verb, capsys):
     assert f"boceto {verb}" in capsys.readouterr().out
     assert command.main([verb, "--no-such-flag"]) == 2
     assert f"see `boceto {verb} --help`" in capsys.readouterr().err
+
+
+def _shell(words):
+    command = f"{sys.executable} -m boceto {words}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    return subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "submit --help", "train --help"])
+def test_an_output_that_takes_nothing_is_no_traceback(words):
+    done = _shell(f"{words} >/dev/full")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(make_data, closed):
+    assert _shell(f"inspect {make_data()} --json {closed}").returncode == 0
+    assert _shell(f"inspect nowhere {closed}").returncode == 2

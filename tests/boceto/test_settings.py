@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -29,7 +30,8 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
 
 
 def test_what_stands_behind_two_dashes_is_handed_on():
-    asked = _parse("--data", "d", "--", "--epochs", "x")
+    words = ["--data", "d", "--", "--epochs", "x"]
+    asked = settings.parse(Example, "prepare", words, "An example.", hands_on=True)
     assert asked.rest == ("--epochs", "x")
     assert asked.settings.epochs == 30
 
@@ -48,6 +50,10 @@ def test_a_dash_in_a_toml_name_is_an_underscore(tmp_path):
     ("words", "message"),
     [
         ((), r"train\.data is missing; give --data"),
+        (("--data", ""), r"train\.data is missing; give --data"),
+        (("--data", "d", "--", "--epochs", "3"), r"boceto train has no use for what stands behind `--`: '--epochs'"),
+        (("--data", "d", "--epochs", "9" * 20), r"train\.epochs has more than 63 bits; use a smaller number"),
+        (("--data", "d", "--config", ""), r"--config : Is a directory"),
         (("--data", "d", "--epochs", "0"), r"train\.epochs = 0 is too small; use at least 1"),
         (("--data", "d", "--epochs", "101"), r"train\.epochs = 101 is too large; use at most 100"),
         (("--data", "d", "--epochs", "1.5"), r"train\.epochs = '1\.5' is not a whole number"),
@@ -72,6 +78,9 @@ def test_an_error_says_the_value_the_place_and_the_remedy(words, message):
         ("[train]\ndata='d'\nepochs = true\n", r"train\.epochs = True is not a whole number"),
         ("[train]\ndata='d'\nfast = 'yes'\n", r"train\.fast = 'yes' is not true or false"),
         ("[train\n", "is not TOML"),
+        ("[train]\ndata='d'\nepochs = 1" + 4300 * "0", "is not TOML: Exceeds the limit"),
+        ("[train]\ndata='d'\nepochs = 0x1" + 4300 * "0", r"train\.epochs has more than 63 bits"),
+        ("[train]\ndata='d'\nrate = 1" + 400 * "0", r"train\.rate has more than 63 bits"),
     ],
 )
 def test_a_file_is_checked_like_the_flags(tmp_path, text, message):
@@ -81,9 +90,10 @@ def test_a_file_is_checked_like_the_flags(tmp_path, text, message):
         _parse("--config", str(file))
 
 
-def test_a_word_that_is_no_text_is_refused():
-    with pytest.raises(SettingsError, match=r"train\.data = 'a\\udcff' is not UTF-8"):
-        _parse("--data", "a\udcff")
+@pytest.mark.parametrize("word", ["a\udcff", "a\0b", "a\r", "\x1b[31m"])
+def test_a_word_that_is_no_readable_text_is_refused(word):
+    with pytest.raises(SettingsError, match=re.escape(f"train.data = {word!r} is no readable text; rename it")):
+        _parse("--data", word)
 
 
 def test_help_names_every_setting_with_its_default(capsys):

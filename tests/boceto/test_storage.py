@@ -57,6 +57,12 @@ def test_an_unknown_scheme_says_which_there_are():
         storage.read_bytes("s3://bucket/name")
 
 
+@pytest.mark.parametrize("url", ["file://", "file://data/runs"])
+def test_a_file_of_another_machine_is_refused(url):
+    with pytest.raises(SettingsError, match=f"{url} is no file of this machine; write file:///folder, or a path"):
+        storage.list_files(url)
+
+
 @pytest.mark.parametrize("url", ["", "gs://", "file://", "memory:///"])
 def test_what_an_unset_variable_leaves_is_refused(url):
     with pytest.raises(SettingsError, match="names no"):

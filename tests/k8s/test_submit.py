@@ -14,7 +14,7 @@ from k8s.__main__ import main
 JOBS = "/apis/batch/v1/namespaces/here/jobs"
 
 
-def _kubeconfig(path, url):
+def _kubeconfig(path, url, **user):
     path.write_text(
         yaml.safe_dump(
             {
@@ -23,7 +23,7 @@ def _kubeconfig(path, url):
                 "current-context": "mine",
                 "contexts": [{"name": "mine", "context": {"cluster": "c", "user": "u", "namespace": "here"}}],
                 "clusters": [{"name": "c", "cluster": {"server": url}}],
-                "users": [{"name": "u", "user": {"token": "a-token"}}],
+                "users": [{"name": "u", "user": user or {"token": "a-token"}}],
             }
         )
     )
@@ -34,8 +34,8 @@ def _kubeconfig(path, url):
 def use(tmp_path, monkeypatch):
     """Makes a cluster at an address the one that the kubeconfig names."""
 
-    def use(url):
-        path = _kubeconfig(tmp_path / "config", url)
+    def use(url, **user):
+        path = _kubeconfig(tmp_path / "config", url, **user)
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
 
     return use
@@ -305,6 +305,28 @@ def test_without_a_kubeconfig_there_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     assert main(["list"]) == 2
     assert "no usable kubeconfig" in _one_line(capsys)
+
+
+@pytest.mark.parametrize("text", ["", "3", "a: [b", "\0", "contexts: 3"])
+def test_a_broken_kubeconfig_is_one_line(monkeypatch, tmp_path, capsys, text):
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    assert main(["list"]) == 2
+    assert "no usable kubeconfig" in _one_line(capsys)
+
+
+def test_a_server_without_a_scheme_is_one_line(use, capsys):
+    use("127.0.0.1:6443")
+    assert main(["list"]) == 2
+    assert "no usable kubeconfig: the server '127.0.0.1:6443' is no https://" in _one_line(capsys)
+
+
+def test_a_plugin_for_credentials_that_is_missing_is_one_line(use, capsys):
+    version = "client.authentication.k8s.io/v1"
+    use("http://127.0.0.1:1", exec={"apiVersion": version, "command": "/no/plugin", "interactiveMode": "Never"})
+    assert main(["list"]) == 2
+    assert "no usable kubeconfig: [Errno 2] No such file or directory: '/no/plugin'" in _one_line(capsys)
 
 
 @pytest.mark.parametrize("words", [[], ["walk"]])

@@ -93,6 +93,12 @@ def test_its_estimates_are_near_what_a_run_takes(run, look):
     assert float(said.split(" MB in ")[0]) == pytest.approx(saved / 1e6, rel=0.05, abs=0.05)
 
 
+def test_a_net_that_no_memory_holds(look):
+    code, checks, _ = look("--embedding", str(10**12))
+    assert code == 2
+    assert "train.embedding = 1000000000000 does not fit into the devices' memory" in failed(checks)["memory"]
+
+
 def test_a_batch_that_does_not_divide(look):
     code, checks, said = look("--replicas", "3")
     assert code == 2

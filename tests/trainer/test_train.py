@@ -208,6 +208,22 @@ def test_a_run_that_ends_by_patience_waits_for_its_last_checkpoint(make_run, mon
     assert run.steps()[-1] == validated[-1]
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--embedding",
+            "a net of train.width = 0.0625 and train.embedding = 1000000000000 does not fit into the devices'",
+        ),
+        ("--batch-size", "train.batch_size = 1000000000000 is too large; use at most 1048576"),
+    ],
+)
+def test_what_no_device_has_memory_for_is_refused_in_one_line(make_run, flag, message):
+    code, said = make_run("run").train(flag, str(10**12))
+    assert code == 2
+    assert said.splitlines()[-1].startswith(f"boceto train: error: {message}")
+
+
 def test_batch_sizes_that_do_not_divide():
     with pytest.raises(SettingsError, match=r"train.batch_size = 100 does not divide over 8 replicas; use 96 or 104"):
         check_batch(100, 8)

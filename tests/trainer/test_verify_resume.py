@@ -189,6 +189,11 @@ def test_a_work_folder_that_is_not_empty_is_left_alone(data, tmp_path):
     assert storage.read_bytes(storage.join(asked.work, "mine")) == b"mine"
 
 
+def test_a_negative_seed_of_kills_is_refused(data, tmp_path):
+    with pytest.raises(SettingsError, match=r"verify-resume\.seed_of_kills = -1 is too small; use at least 0"):
+        settings(data, tmp_path, "--seed-of-kills", "-1")
+
+
 def test_the_runs_may_stay_and_may_be_in_object_storage(data, tmp_path, emulator):
     work = f"{emulator.bucket}/work"
     asked = settings(data, tmp_path, "--work", work, "--kills", "1", "--seed-of-kills", "11", "--keep-work")

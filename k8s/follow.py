@@ -230,7 +230,7 @@ def end_of(outcome: Outcome) -> str:
 
 def result_lines(outcome: Outcome) -> str:
     """A program's result for people: a line a value."""
-    found = jobs.result(outcome.message) or {}
+    found = {name: value for name, value in (jobs.result(outcome.message) or {}).items() if value not in (None, {})}
     width = max(map(len, found), default=0)
     return "\n".join(f"  {name.replace('_', ' '):{width}}  {_shown(value)}" for name, value in found.items())
 

@@ -27,7 +27,9 @@ def merged(there, change):
 
 
 class ApiServer(ThreadingHTTPServer):
-    """objects: by path. requests: (method, path, headers). forbidden: a word of the paths that are refused."""
+    """objects: by path. requests: (method, path, headers). forbidden: a word of the paths that are refused. read_only:
+    whether every change is. broken: how many answers from now on are 503.
+    """
 
     daemon_threads = True
 
@@ -37,6 +39,8 @@ class ApiServer(ThreadingHTTPServer):
         self.logs = {}
         self.requests = []
         self.forbidden = None
+        self.read_only = False
+        self.broken = 0
 
     @property
     def url(self):
@@ -75,7 +79,12 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append((self.command, self.path, self.headers, body))
-        if self.server.forbidden and self.server.forbidden in parts.path:
+        if self.server.broken:
+            self.server.broken -= 1
+            self._answer(503, {"message": "not now"})
+            return None
+        refused = self.server.read_only and self.command != "GET"
+        if refused or (self.server.forbidden and self.server.forbidden in parts.path):
             self._answer(403, {"message": f"{parts.path} is forbidden"})
             return None
         return parts.path, parse_qs(parts.query), json.loads(body) if body else None

@@ -208,6 +208,8 @@ def submitted(cluster: Cluster) -> str:
     check("saved" in stopped, stopped)
     code, said = following.end()
     check(code == 75, f"exit code {code} of a run that was stopped: {said}")
+    status = cluster.submit("status", "halted").well()
+    check("stopped on request, saved (exit code 75)" in status, f"status says of a run that was stopped: {status}")
     resumed = cluster.submit("resume", "halted").well(600)
     check("goes on after step" in resumed, resumed)
     status = cluster.submit("status", "halted").well()

@@ -1,6 +1,8 @@
 import os
 
+import api_server
 import pytest
+import yaml
 from manifests import COMPONENTS, JOBS, K8S, OVERLAYS, of_kind, render
 
 
@@ -41,3 +43,37 @@ def with_component(request, tmp_path):
     base, component = (os.path.relpath(K8S / part, tmp_path) for part in ("base/train", f"components/{request.param}"))
     (tmp_path / "kustomization.yaml").write_text(f"resources: [{base}]\ncomponents: [{component}]\n")
     return render(tmp_path)
+
+
+def _kubeconfig(path, url, **user):
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "mine",
+                "contexts": [{"name": "mine", "context": {"cluster": "c", "user": "u", "namespace": "here"}}],
+                "clusters": [{"name": "c", "cluster": {"server": url}}],
+                "users": [{"name": "u", "user": user or {"token": "a-token"}}],
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def use(tmp_path, monkeypatch):
+    """Makes a cluster at an address the one that the kubeconfig names."""
+
+    def use(url, **user):
+        path = _kubeconfig(tmp_path / "config", url, **user)
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+    return use
+
+
+@pytest.fixture
+def api(use):
+    with api_server.serving() as server:
+        use(server.url)
+        yield server

@@ -3,7 +3,6 @@
 import json
 import socket
 
-import api_server
 import pytest
 import yaml
 from manifests import of_kind
@@ -12,40 +11,6 @@ from k8s import follow, jobs, render
 from k8s.__main__ import main
 
 JOBS = "/apis/batch/v1/namespaces/here/jobs"
-
-
-def _kubeconfig(path, url, **user):
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "mine",
-                "contexts": [{"name": "mine", "context": {"cluster": "c", "user": "u", "namespace": "here"}}],
-                "clusters": [{"name": "c", "cluster": {"server": url}}],
-                "users": [{"name": "u", "user": user or {"token": "a-token"}}],
-            }
-        )
-    )
-    return path
-
-
-@pytest.fixture
-def use(tmp_path, monkeypatch):
-    """Makes a cluster at an address the one that the kubeconfig names."""
-
-    def use(url, **user):
-        path = _kubeconfig(tmp_path / "config", url, **user)
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-
-    return use
-
-
-@pytest.fixture
-def api(use):
-    with api_server.serving() as server:
-        use(server.url)
-        yield server
 
 
 def _submit(*words):

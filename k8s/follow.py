@@ -75,7 +75,7 @@ class Follower:
         job = self._cluster.get("batch/v1", "Job", self._name)
         pods = pods_of(self._cluster, job)
         for pod in pods:
-            self._tell(pod)
+            self._tell(pod, stopping=jobs.state(job) == jobs.STOPPING)
         self._write_down(job, pods)
         if jobs.state(job) not in ENDED:
             why = jobs.why_waiting(job, pods, events_of(self._cluster))
@@ -93,7 +93,7 @@ class Follower:
             self._said[what] = key or text
             self._console.line(text)
 
-    def _tell(self, pod: Object) -> None:
+    def _tell(self, pod: Object, *, stopping: bool) -> None:
         """What a pod's program has said since the last look, and how it ended."""
         name = pod["metadata"]["name"]
         if pod["status"].get("phase") == "Pending" or name in self._ends:
@@ -107,7 +107,7 @@ class Follower:
             self._show(line)
         ended = jobs.attempt(pod)
         if ended.code:
-            self._tell_end(ended)
+            self._tell_end(_stopped(ended) if stopping else ended)
 
     def _show(self, line: str) -> None:
         text = of_json(line)

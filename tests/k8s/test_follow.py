@@ -66,7 +66,7 @@ def test_what_a_stop_ended_is_kept_when_its_pod_is_gone(api, cluster, capsys):
     (attempt,) = kept(api)
     assert (attempt.why, attempt.code) == ("stopped on request, saved", 75)
     assert (attempt.node, attempt.ended, attempt.message) == ("one", STAMP, ended["message"])
-    assert capsys.readouterr().err.count("first-train-abcde on one") == 1
+    assert "first-train-abcde on one: stopped on request, saved (exit code 75)\n" in capsys.readouterr().err
 
 
 def test_a_pod_that_never_began_is_not_told_as_lost(api, cluster, capsys):

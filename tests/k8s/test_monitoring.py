@@ -133,6 +133,13 @@ def test_the_runbook_names_only_settings_and_panels_that_there_are():
     assert set(re.findall(r"(?<!\*)\*([A-Za-z][^*\n]+)\*(?!\*)", runbook)) <= titles
 
 
+def test_the_runbook_names_only_objects_that_there_are(chain):
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    named = set(re.findall("`(boceto[a-z-]*)`", runbook))
+    assert named
+    assert named <= {found["metadata"]["name"] for objects in chain.values() for found in objects}
+
+
 def test_each_alert_fires_once_and_is_silent_once():
     cases = yaml.safe_load((ROOT / "tests/k8s/rules_test.yml").read_text())["tests"]
     expected = [(case["alertname"], bool(case.get("exp_alerts"))) for test in cases for case in test["alert_rule_test"]]

@@ -59,25 +59,30 @@ FROM program AS prepare
 COPY --from=prepare-libraries /opt/boceto /opt/boceto
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip --python /opt/boceto install --no-cache-dir --no-deps /wheels/*
 USER 10001:10001
-ARG VERSION REVISION
-LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"
+ARG VERSION REVISION CREATED PYTHON
+LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" org.opencontainers.image.base.name="${PYTHON}"
 
 FROM program AS train
 COPY --from=train-libraries /opt/boceto /opt/boceto
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip --python /opt/boceto install --no-cache-dir --no-deps /wheels/*
 USER 10001:10001
-ARG VERSION REVISION
-LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"
+ARG VERSION REVISION CREATED PYTHON
+LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" org.opencontainers.image.base.name="${PYTHON}"
 
 FROM program AS eval
 COPY --from=eval-libraries /opt/boceto /opt/boceto
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip --python /opt/boceto install --no-cache-dir --no-deps /wheels/*
 USER 10001:10001
-ARG VERSION REVISION
-LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"
+ARG VERSION REVISION CREATED PYTHON
+LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" org.opencontainers.image.base.name="${PYTHON}"
 
 FROM scratch AS emulator
 COPY --from=emulator-binary /fake-gcs-server /fake-gcs-server
 USER 10001:10001
 ENTRYPOINT ["/fake-gcs-server"]
-LABEL org.opencontainers.image.title="fake-gcs-server, for trying out Boceto" org.opencontainers.image.licenses="BSD-2-Clause"
+ARG CREATED
+LABEL org.opencontainers.image.title="fake-gcs-server, for trying out Boceto" org.opencontainers.image.licenses="BSD-2-Clause" \
+      org.opencontainers.image.created="${CREATED}"

@@ -5,6 +5,8 @@ PYTHON := $(VENV)/bin/python
 export UV_PYTHON_DOWNLOADS := never
 SBOM := out/sbom
 IMAGES := prepare train eval emulator
+# That of the images' base, where PYTHON_IMAGE gives it; the emulator has no base.
+DIGEST = $(if $(findstring @,$(PYTHON_IMAGE)),$(lastword $(subst @, ,$(PYTHON_IMAGE))))
 LOCKED := prepare train gpu eval submit dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
@@ -53,7 +55,9 @@ generate: install  ## Dashboards, the operator's rules and the tables of docs/mo
 image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev); ACCELERATOR=gpu for GPUs, PYTHON_IMAGE to pin the base.
 	for target in $(IMAGES); do DOCKER_BUILDKIT=1 docker build --target $$target --tag boceto-$$target:$(or $(TAG),dev) \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" --build-arg REVISION="$$(git rev-parse HEAD)" \
+	  --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
 	  $(if $(ACCELERATOR),--build-arg ACCELERATOR=$(ACCELERATOR)) $(if $(PYTHON_IMAGE),--build-arg PYTHON=$(PYTHON_IMAGE)) \
+	  $(if $(DIGEST),$$(test $$target = emulator || echo --label org.opencontainers.image.base.digest=$(DIGEST))) \
 	  . || exit 1; done
 
 sbom: install  ## What each image holds, as CycloneDX, from its lock: out/sbom/, or the folder SBOM.

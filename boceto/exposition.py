@@ -3,13 +3,39 @@
 import contextlib
 import itertools
 import math
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from boceto import __version__
 from boceto.errors import BocetoError, SettingsError, Stopped
 from boceto.telemetry import BUILD, COUNTER, GAUGE, HISTOGRAM, METRICS, SAVE_BUCKETS, Metric, Telemetry
+
+MOST = 32  # Connections at a time; a Prometheus has one.
+PATIENCE = 10.0  # Seconds until a silent one is closed: a Prometheus waits as long for the answer.
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread a connection, and no more of them than MOST: what comes then is closed unheard."""
+
+    def __init__(self, port: int, handler: Any) -> None:
+        self._open: set[Any] = set()
+        super().__init__(("", port), handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base class gives it
+        """Whether there is room; one thread accepts, and so asks."""
+        if len(self._open) >= MOST:
+            return False
+        self._open.add(request)
+        return True
+
+    def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
+        """Ends a connection."""
+        self._open.discard(request)
+        super().shutdown_request(request)
 
 
 class Prometheus(Telemetry):
@@ -32,14 +58,17 @@ class Prometheus(Telemetry):
 
     def serve(self) -> None:
         """Starts the server."""
-        from prometheus_client import start_http_server
+        from prometheus_client.exposition import MetricsHandler
 
+        handler = type("Handler", (MetricsHandler,), {"registry": self._registry, "timeout": PATIENCE})
         try:
-            self._server, self._thread = start_http_server(self._port, registry=self._registry)
+            self._server = _Server(self._port, handler)
         except OSError as error:
             raise SettingsError(
                 f"{self._program}.metrics_port = {self._port}: {error.strerror}; use another port, or 0"
             ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
         """Adds to a counter."""

@@ -30,6 +30,32 @@ def test_nothing_runs_as_root(target):
     assert min(map(int, users[0])) >= 10_000
 
 
+@pytest.mark.parametrize("target", PROGRAMS)
+def test_an_image_says_what_it_is_made_of(target):
+    text = _stages()[target]
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]+)"', _stages()["program"] + text))
+    assert {"title", "licenses", "version", "revision", "created", "base.name"} <= set(labels)
+    given = re.findall(r"^ARG (.+)$", text, re.MULTILINE)
+    assert set(re.findall(r"\$\{(\w+)\}", " ".join(labels.values()))) == set(" ".join(given).split())
+    assert "RUN " not in text.partition("ARG ")[2]  # What changes with each build is last, or nothing is cached.
+
+
+def _image_verb(*words):
+    """The commands of `make image`."""
+    verb = ["make", "--dry-run", "image", *words]
+    return subprocess.run(verb, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_base_has_a_digest_where_it_is_given_by_one():
+    digest = f"sha256:{'5' * 64}"
+    said = _image_verb(f"PYTHON_IMAGE=python:3.11-slim@{digest}")
+    assert f"--build-arg PYTHON=python:3.11-slim@{digest}" in said
+    assert f"--label org.opencontainers.image.base.digest={digest})" in said
+    for plain in (_image_verb(), _image_verb("PYTHON_IMAGE=python:3.12-slim")):
+        assert "base.digest" not in plain
+        assert all(f"--build-arg {name}=" in plain for name in ("VERSION", "REVISION", "CREATED"))
+
+
 @pytest.mark.parametrize("stage", [name for name, text in _stages().items() if "--requirement" in text])
 def test_libraries_come_from_a_lock_with_hashes(stage):
     text = _stages()[stage]

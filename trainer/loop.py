@@ -156,5 +156,6 @@ def train(run: Run) -> Progress:
         if plan.saves(call) or validates or stopping:
             run.save(for_sure=stopping or call.last == plan.last or run.exhausted)
         if stopping and call.last < plan.last:
+            run.report.stopped(call.last)
             raise Stopped(f"stopped after step {call.last} of {plan.last}, saved; run the same command again")
     return run.meter.settle()

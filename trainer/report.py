@@ -74,7 +74,14 @@ class Report:
     """One log point goes to all of them."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - those it tells
-        self, log: Log, history: History, board: TensorBoard, telemetry: Telemetry, source: Source, total: int
+        self,
+        log: Log,
+        history: History,
+        board: TensorBoard,
+        telemetry: Telemetry,
+        source: Source,
+        step: int,
+        total: int,
     ) -> None:
         self.log = log
         self.history = history
@@ -83,7 +90,7 @@ class Report:
         self._source = source
         self._total = total
         self._loss: float | None = None
-        self.summary = f"step 0/{total}"  # For who reads no more than a line of it.
+        self.summary = self._place(step)  # For who reads no more than a line of it.
 
     def window(self, step: int, window: Window, rate: float) -> None:
         """What happened up to `step`, whose learning rate was `rate`."""
@@ -137,11 +144,7 @@ class Report:
             return
         epoch = step * self._source.batch / len(self._source)
         left = clock_time((self._total - step) * self._source.batch / window.images_per_second)
-        epochs = math.ceil(self._total * self._source.batch / len(self._source))
-        self.summary = (
-            f"epoch {math.ceil(epoch)}/{epochs}, step {step}/{self._total}, loss {window.loss:.4f}, "
-            f"accuracy {window.accuracy:.3f}, {left} left"
-        )
+        self.summary = f"{self._place(step)}, loss {window.loss:.4f}, accuracy {window.accuracy:.3f}, {left} left"
         text = (
             f"epoch {epoch:.2f}  step {step}/{self._total}  loss {window.loss:.4f}  accuracy {window.accuracy:.3f}  "
             f"{window.images_per_second:.1f} images/s  waiting {window.waiting:.1%}  {left} left"
@@ -157,6 +160,14 @@ class Report:
         self._scores("validation", loss, accuracy)
         text = f"validation after step {step}: loss {loss:.4f}, accuracy {accuracy:.4f}"
         self.log.line(text + (", the best so far" if best else ""), **point)
+
+    def stopped(self, step: int) -> None:
+        """The run was asked to stop, and `step` is saved."""
+        self.summary = f"{self._place(step)}, stopped"
+
+    def _place(self, step: int) -> str:
+        epoch, epochs = (math.ceil(done * self._source.batch / len(self._source)) for done in (step, self._total))
+        return f"epoch {epoch}/{epochs}, step {step}/{self._total}"
 
     def finished(self, progress: Progress) -> None:
         """What came of the run, as far as it is known: one that only exports again has no loss."""

@@ -208,7 +208,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
         f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"
     )
     board = TensorBoard(settings.run, wanted=settings.tensorboard)
-    return Report(job.log, history, board, job.telemetry, source, plan.last)
+    return Report(job.log, history, board, job.telemetry, source, progress.step, plan.last)
 
 
 def _best(job: Job, progress: Progress, checkpoints: Checkpoints, state: states.State) -> tuple[int, Arrays]:

@@ -1,9 +1,13 @@
+import contextlib
 import re
+import socket
+import threading
+import time
 import urllib.request
 
 import pytest
 
-from boceto import telemetry
+from boceto import exposition, telemetry
 from boceto.errors import DataError, SettingsError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import METRICS
@@ -73,6 +77,25 @@ def test_a_taken_port_is_refused(port):
         tell.serve()
         with pytest.raises(SettingsError, match=f"eval.metrics_port = {port}: .*use another port, or 0"):
             serve()
+
+
+def test_who_asks_half_a_question_holds_no_thread_for_long(port, monkeypatch):
+    monkeypatch.setattr(exposition, "PATIENCE", 2.0)
+    monkeypatch.setattr(exposition, "MOST", 4)
+    with serving("train", port, 0) as tell, contextlib.ExitStack() as stack:
+        tell.serve()
+        before = threading.active_count()
+        asking = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(12)]
+        for each in asking:
+            with contextlib.suppress(ConnectionError):  # It was closed unheard.
+                each.sendall(b"GET /metrics HTTP/1.1\r\n")
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            assert threading.active_count() <= before + exposition.MOST
+        for each in asking:
+            with contextlib.suppress(ConnectionError):
+                assert each.recv(1) == b""
+        assert "boceto_train_steps_total 0.0" in metrics(port)
 
 
 def test_port_0_tells_nobody():

@@ -107,8 +107,10 @@ def test_what_is_made_from_the_code_is_current():
 
 
 def test_each_metric_is_looked_at_or_explained():
-    guide = (ROOT / "docs/monitoring.md").read_text()
-    assert all(f"`{metric.name}`" in guide for metric in METRICS)
+    queries = [rule["expr"] for rule in RULES] + [each for panel in PANELS.values() for each in panel.expressions]
+    looked_at = set(re.findall(r"boceto_\w+?(?=_(?:bucket|sum|count)\b|\b)", "\n".join([*queries, CONSOLE])))
+    by_hand = re.sub("<!-- made by.*?<!-- end of", "", generate.GUIDE.read_text(), flags=re.DOTALL)
+    assert {metric.name for metric in METRICS} - looked_at == set(re.findall(r"`(boceto_\w+)`", by_hand))
 
 
 def test_the_alerts_are_those_named_each_with_a_way_out():
@@ -131,6 +133,13 @@ def test_the_runbook_names_only_settings_and_panels_that_there_are():
         assert f"    {flag.replace('-', '_')}: " in settings, flag
     titles = {panel.title for panel in PANELS.values()} | {"Targets", "context deadline exceeded", "connection refused"}
     assert set(re.findall(r"(?<!\*)\*([A-Za-z][^*\n]+)\*(?!\*)", runbook)) <= titles
+
+
+def test_the_runbook_names_only_objects_that_there_are(chain):
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    named = set(re.findall("`(boceto[a-z-]*)`", runbook))
+    assert named
+    assert named <= {found["metadata"]["name"] for objects in chain.values() for found in objects}
 
 
 def test_each_alert_fires_once_and_is_silent_once():

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from boceto import artefact, dataset
 from boceto.errors import SettingsError
-from trainer import nets, state
+from trainer import cluster, nets, state
 from trainer.batches import Source
 from trainer.nets import Spec
 from trainer.settings import Settings, check_batch
@@ -63,6 +64,38 @@ def test_a_signal_saves_the_step_and_exits_75(make_run, monkeypatch):
     assert code == 0
     assert f"goes on after step {stopped} of" in said
     assert run.steps()[-1] == stopped + 9
+
+
+def test_what_a_job_is_told_is_never_behind_the_checkpoint(make_run, monkeypatch):
+    run = make_run()  # 3 steps an epoch.
+    told = []
+
+    @contextlib.contextmanager
+    def telling(pod, state, alert):
+        told.append(state())
+        try:
+            yield
+        finally:
+            told.append(state())
+
+    read = Source.read
+
+    def signalled(self, call):
+        if call.first == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, call)
+
+    monkeypatch.setattr(cluster, "telling", telling)
+    monkeypatch.setattr(Source, "read", signalled)
+    assert run.train("--epochs", "800", "--log-every", "1")[0] == 75
+    monkeypatch.setattr(Source, "read", read)
+    stopped = run.steps()[-1]
+    place = f"epoch {-(-stopped // 3)}/800, step {stopped}/2400"
+    assert [each["progress"] for each in told] == ["epoch 0/800, step 0/2400", f"{place}, stopped"]
+    assert told[1]["checkpoint"] == f"step {stopped}"
+    assert run.train("--epochs", "800", "--max-steps", str(stopped + 1))[0] == 0
+    assert told[2]["progress"] == f"epoch {-(-stopped // 3)}/{-(-(stopped + 1) // 3)}, step {stopped}/{stopped + 1}"
+    assert told[2]["checkpoint"] == f"step {stopped}"
 
 
 def test_a_finished_run_says_so_and_changed_settings_are_refused(make_run):

@@ -139,7 +139,7 @@ def _ended(entry: dict[str, Any]) -> str:
     return f"{entry['why']}{code}" + (f": {said}" if said else "")
 
 
-def logs(settings: Program, console: Console) -> Answer:
+def logs(settings: Followed, console: Console) -> Answer:
     """What a run's program said, and says."""
     cluster = Cluster(settings.context, settings.namespace)
     job = _jobs_of(cluster, settings.name, settings.program)[-1]
@@ -166,7 +166,7 @@ def stop(settings: Program, console: Console) -> Answer:
     return {"job": name, "state": jobs.state(job), "said": jobs.annotation(job, jobs.STOPPED)}, EXIT_DONE
 
 
-def resume(settings: Program, console: Console) -> Answer:
+def resume(settings: Followed, console: Console) -> Answer:
     """Goes on with a run that was stopped, or has failed, in a new Job on the same folder."""
     cluster = Cluster(settings.context, settings.namespace)
     job = _jobs_of(cluster, settings.name, settings.program)[-1]

@@ -1,14 +1,15 @@
 """`boceto submit` as people type it, against an API server without controllers; and against none."""
 
 import json
+import os
 import socket
 
 import api_server
 import pytest
 import yaml
-from manifests import of_kind
+from manifests import K8S, of_kind
 
-from k8s import follow, jobs, render
+from k8s import follow, jobs, render, start, verbs
 from k8s.__main__ import main
 
 JOBS = "/apis/batch/v1/namespaces/here/jobs"
@@ -28,6 +29,18 @@ def _kubeconfig(path, url):
         )
     )
     return path
+
+
+def _overlay(path, program="train", components=(), more=""):
+    """A folder with one program of `local`, with components and whatever else on it."""
+    here = path / program
+    here.mkdir()
+    local, *others = (
+        os.path.relpath(K8S / part, here)
+        for part in (f"overlays/local/{program}", *(f"components/{each}" for each in components))
+    )
+    (here / "kustomization.yaml").write_text(f"resources: [{local}]\ncomponents: [{', '.join(others)}]\n{more}")
+    return str(path)
 
 
 @pytest.fixture
@@ -76,7 +89,7 @@ def test_everything_of_the_overlay_is_applied_and_marked(api, capsys):
     applied = [body for headers, body in patches if headers["Content-Type"] == "application/apply-patch+yaml"]
     assert {(each["kind"], each["metadata"]["name"]) for each in applied} == wanted
     assert {headers["Authorization"] for headers, _ in patches} == {"Bearer a-token"}
-    assert "first-train is submitted to namespace here" in capsys.readouterr().err
+    assert "first-train is submitted to namespace here (the context's)" in capsys.readouterr().err
 
 
 def test_a_job_that_is_there_with_these_settings_is_left_alone(api, capsys):
@@ -112,7 +125,8 @@ def test_a_job_that_has_ended_makes_way_where_that_is_asked_for(api):
 
 
 def _maps(api):
-    return {each["metadata"]["name"]: each["data"]["boceto.toml"] for each in api.of_kind("ConfigMap")}
+    maps = {each["metadata"]["name"]: each["data"] for each in api.of_kind("ConfigMap")}
+    return {name: data["boceto.toml"] for name, data in maps.items() if "boceto.toml" in data}
 
 
 @pytest.mark.parametrize("path", [f"{JOBS}/first-train", "/api/v1/namespaces/here/serviceaccounts/first-train"])
@@ -286,6 +300,28 @@ def test_without_rights_there_is_one_line(api, capsys):
     assert "namespace here: not allowed" in _one_line(capsys)
     assert main(["list", "--namespace", "there"]) == 2
     assert "namespace there: not allowed" in _one_line(capsys)
+
+
+def test_one_table_serves_all_verbs(api, tmp_path, capsys):
+    config = tmp_path / "submit.toml"
+    config.write_text('[submit]\nname = "second"\noverlay = "local"\nnamespace = "here"\nfollow = false\n')
+    assert main(["run", "--config", str(config)]) == 0
+    for verb in ("list", "status", "stop"):
+        assert main([verb, "--config", str(config)]) == 0
+    assert "second-train" in capsys.readouterr().err
+    config.write_text("[submit]\nnames = 1\n")
+    assert main(["list", "--config", str(config)]) == 2
+    assert "unknown setting submit.names" in _one_line(capsys)
+
+
+def test_help_names_the_table_and_what_must_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["stop", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "in a table [submit];" in text
+    assert " NAME " in text
+    assert "[NAME]" not in text
+    assert "--follow" not in text
 
 
 def test_a_cluster_that_is_down_is_one_line(use, capsys):

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import urllib3
 from kubernetes import client, config
@@ -12,6 +14,7 @@ from kubernetes.client.exceptions import ApiException
 
 from boceto.errors import SettingsError
 from k8s.render import MANAGED, MANAGER, Object
+from k8s.settings import check_namespace
 
 TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
 APPLY = "application/apply-patch+yaml"
@@ -24,6 +27,14 @@ class Missing(SettingsError):  # noqa: N818 - as in boceto.storage
 
 class Unreachable(SettingsError):  # noqa: N818 - as above
     """Nobody answers."""
+
+
+class Unknown(SettingsError):  # noqa: N818 - as above
+    """The cluster has no such kind of objects."""
+
+
+class OverQuota(SettingsError):  # noqa: N818 - as above
+    """The namespace has no room for it."""
 
 
 class Cluster:
@@ -44,13 +55,14 @@ class Cluster:
                     f"submit.context = {context!r} is not in the kubeconfig; the contexts are {', '.join(names)}"
                 )
             chosen = next(each for each in contexts if each["name"] == context) if context else current
-            config.load_kube_config(context=chosen["name"], client_configuration=settings)
+            with _heard() as self._login:
+                config.load_kube_config(context=chosen["name"], client_configuration=settings)
         except (config.ConfigException, OSError, KeyError, TypeError, ValueError) as error:
             said = " ".join(str(error).split())
             raise SettingsError(f"no usable kubeconfig: {said}; see `kubectl config get-contexts`") from error
         settings.retries = 0
         self.host = settings.host
-        self.namespace = namespace or chosen["context"].get("namespace") or "default"
+        self.namespace = check_namespace(namespace or chosen["context"].get("namespace") or "default")
         self._client = client.ApiClient(settings)
 
     def get(self, api: str, kind: str, name: str) -> Object:
@@ -95,6 +107,13 @@ class Cluster:
         made: Object = self._call("PATCH", self._path(api, kind, name), body=change, content=MERGE)
         return made
 
+    def rehearse(self, wanted: Mapping[str, Any]) -> Object:
+        """What `apply` would make, as the cluster says; nothing is made."""
+        path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
+        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict"), ("dryRun", "All")]
+        found: Object = self._call("PATCH", path, body=wanted, query=query, content=APPLY)
+        return found
+
     def delete(self, found: Object) -> None:
         """Removes just this object, what it owns first; nothing happens where it is gone."""
         uid = {"preconditions": {"uid": found["metadata"]["uid"]}, "propagationPolicy": "Foreground"}
@@ -118,7 +137,8 @@ class Cluster:
     def _path(self, api: str, kind: str, name: str = "") -> str:
         root = "/api/v1" if api == "v1" else f"/apis/{api}"
         plural = re.sub("y$", "ie", kind.lower()) + "s"
-        return "/".join(filter(None, [root, "namespaces", self.namespace, plural, name]))
+        parts = [plural, name] if kind == "Namespace" else ["namespaces", self.namespace, plural, name]
+        return "/".join([root, *(quote(part, safe="") for part in parts if part)])
 
     def _call(  # noqa: PLR0913 - the parts of a request
         self,
@@ -158,16 +178,41 @@ class Cluster:
         except (ValueError, KeyError, TypeError):
             said = error.reason
         said = " ".join(str(said).split())
+        where = f"namespace {self.namespace}"
         if error.status == 404:  # noqa: PLR2004 - HTTP's own numbers
-            return Missing(f"namespace {self.namespace}: {said}")
-        if error.status in (401, 403):
+            unknown = said in ("Not Found", "the server could not find the requested resource")
+            return (Unknown if unknown else Missing)(f"{where}: {said}")
+        if error.status == 401 or "system:anonymous" in said:  # noqa: PLR2004 - as above
+            why = "; ".join(self._login) or said
+            return SettingsError(f"the login to {self.host} has expired or is missing ({why}); log in as for kubectl")
+        if error.status == 403 and "exceeded quota" in said:  # noqa: PLR2004 - as above
+            return OverQuota(
+                f"{where}: its quota is full ({said}); remove Jobs that are done, or ask for a larger quota"
+            )
+        if error.status == 403:  # noqa: PLR2004 - as above
             return SettingsError(
-                f"namespace {self.namespace}: not allowed ({said}); ask for the right, or give another --namespace or "
-                "--context"
+                f"{where}: not allowed ({said}); ask for the right, or give another --namespace or --context"
             )
         if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - as above
             return Unreachable(f"the cluster at {self.host} answers {error.status}: {said}; try again")
         return SettingsError(f"namespace {self.namespace}: {method} {path.rpartition('/')[2]} is refused: {said}")
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """-> what the root logger is told in the block, which it does not show: why a login's command gave nothing."""
+    lines: list[str] = []
+
+    def hear(record: logging.LogRecord) -> bool:
+        lines.append(" ".join(record.getMessage().split()))
+        return False
+
+    logger = logging.getLogger()
+    logger.addFilter(hear)
+    try:
+        yield lines
+    finally:
+        logger.removeFilter(hear)
 
 
 def _comparable(time: str) -> tuple[str, str]:

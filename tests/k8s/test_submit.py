@@ -324,6 +324,22 @@ def test_help_names_the_table_and_what_must_be_given(capsys):
     assert "--follow" not in text
 
 
+@pytest.mark.parametrize(
+    ("code", "said"), [(401, "Unauthorized"), (403, 'jobs is forbidden: User "system:anonymous" cannot list jobs')]
+)
+def test_an_expired_login_is_one_line(api, tmp_path, capsys, code, said):
+    path = tmp_path / "config"
+    kubeconfig = yaml.safe_load(path.read_text())
+    login = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "interactiveMode": "Never"}
+    kubeconfig["users"] = [{"name": "u", "user": {"exec": login}}]
+    path.write_text(yaml.safe_dump(kubeconfig))
+    api.refused = ("GET", "/jobs", code, said)
+    assert main(["list"]) == 2
+    line = _one_line(capsys)
+    assert "has expired or is missing (exec: " in line
+    assert "log in as for kubectl" in line
+
+
 def test_a_cluster_that_is_down_is_one_line(use, capsys):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

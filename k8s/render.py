@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -27,6 +29,7 @@ RUN = "boceto.dev/run"
 PROGRAM = "app.kubernetes.io/component"
 DIGEST = "boceto.dev/digest"
 TOML = "boceto.toml"
+KEY = re.compile(r"[a-z_-]+")
 
 
 def folder(overlay: str, program: str) -> Path:
@@ -108,11 +111,9 @@ def changed(before: Tables, name: str, net: str, assignments: str) -> tuple[Tabl
 def _assignment(text: str) -> tuple[str, str, Any]:
     where, equals, value = text.partition("=")
     table, dot, key = where.strip().partition(".")
-    if not (equals and dot and key) or table not in PROGRAMS:
-        raise SettingsError(f"submit.set = {text!r}; give PROGRAM.SETTING=VALUE, as train.epochs=3")
     try:
         read = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         read = value.strip()  # A word: TOML would have it in quotes.
     return table, key.replace("-", "_"), read
 
@@ -134,9 +135,21 @@ def _json(value: Any) -> str:
 def render(
     overlay: str, program: str, name: str = "", net: str = "", assignments: str = ""
 ) -> tuple[str, list[Object]]:
+    if not (equals and dot and KEY.fullmatch(key)) or table not in PROGRAMS or not _is_value(read):
+        raise SettingsError(
+            f"submit.set = {text!r}; give PROGRAM.SETTING=VALUE, as train.epochs=3; a value is a text, a finite "
+            "number, true, false, or a list of texts"
+        )
     """-> (the name of the run, its objects for one program, named after it).
 
     Raises:
+def _is_value(read: Any) -> bool:
+    """Whether a setting can have this value: TOML knows more, times and tables."""
+    if isinstance(read, list):
+        return all(isinstance(each, str) for each in read)
+    return isinstance(read, str | int) or (isinstance(read, float) and math.isfinite(read))
+
+
         SettingsError: it cannot be rendered.
     """
     path = folder(overlay, program)

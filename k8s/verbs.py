@@ -13,8 +13,8 @@ from boceto.errors import EXIT_DONE, SettingsError
 from k8s import jobs, start
 from k8s.api import Cluster
 from k8s.follow import Follower, Outcome, end_of, events_of, pods_of, result_lines, to_the_end
-from k8s.render import MANAGED, MANAGER, RUN, Object, render
-from k8s.settings import PROGRAMS, Named, Place, Program, Run, check_name
+from k8s.render import MANAGED, MANAGER, RUN, Object, namespace_of, place, render
+from k8s.settings import PROGRAMS, Followed, Named, Place, Program, Run, check_name, check_namespace
 
 Answer = tuple[dict[str, Any], int]
 
@@ -23,15 +23,21 @@ def run(settings: Run, console: Console) -> Answer:
     """Starts a run, or goes on with following it."""
     programs = PROGRAMS if settings.chain else (settings.program,)
     rendered = [render(settings.overlay, each, settings.name, settings.net, settings.set) for each in programs]
+    every = [each for _, objects in rendered for each in objects]
+    said = "" if settings.namespace else namespace_of(every)
     if settings.render:
-        print(yaml.safe_dump_all([each for _, objects in rendered for each in objects], sort_keys=False), end="")
+        if settings.namespace:
+            place(every, check_namespace(settings.namespace))
+        print(yaml.safe_dump_all(every, sort_keys=False), end="")
         return {}, EXIT_DONE
     if settings.chain and not settings.follow:
         raise SettingsError("submit.chain waits for each program before it starts the next; leave --no-follow out")
-    cluster = Cluster(settings.context, settings.namespace)
+    cluster = Cluster(settings.context, settings.namespace or said)
+    place(every, cluster.namespace)
+    whose = "by --namespace" if settings.namespace else "the overlay's" if said else "the context's"
     result: dict[str, Any] = {}
-    for name, objects in rendered:
-        job = start.start(cluster, objects, console, replace=settings.replace)
+    for number, (name, objects) in enumerate(rendered, 1):
+        job = start.start(cluster, objects, console, replace=settings.replace, whose=whose)
         if not settings.follow:
             return {"run": name, "job": job["metadata"]["name"]}, EXIT_DONE
         result, code = _followed(cluster, job, console)

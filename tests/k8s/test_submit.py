@@ -302,6 +302,106 @@ def test_without_rights_there_is_one_line(api, capsys):
     assert "namespace there: not allowed" in _one_line(capsys)
 
 
+def test_another_programs_setting_leaves_what_is_done(api, capsys):
+    _submit("--program", "prepare")
+    _end(api, "Complete", job="first-prepare")
+    capsys.readouterr()
+    assert _submit("--program", "prepare", "--set", "eval.batch_size=50") == 0
+    assert "first-prepare is done already" in capsys.readouterr().err
+    assert _submit("--program", "prepare", "--set", "prepare.size=16") == 2
+    assert "(prepare.size = 32 there, 16 here)" in _one_line(capsys)
+
+
+def test_an_overlay_with_monitoring_is_submitted(api, tmp_path):
+    overlay = _overlay(tmp_path, components=["monitoring"])
+    assert _submit("--overlay", overlay, "--set", "train.epochs=5") == 0
+    assert _submit("--overlay", overlay, "--set", "train.epochs=5") == 0
+    (settings,) = _maps(api)
+    assert _owned(api, "first-train") == {settings, "first-train", "first-train-progress"}
+
+
+def test_a_kind_that_the_cluster_does_not_know_is_one_line(api, tmp_path, capsys):
+    api.absent = "podmonitors"
+    assert _submit("--overlay", _overlay(tmp_path, components=["monitoring"])) == 2
+    line = _one_line(capsys)
+    assert "the cluster knows no PodMonitor (monitoring.coreos.com/v1); install the operator" in line
+    assert "components/monitoring" in line
+    assert not api.objects
+
+
+@pytest.mark.parametrize("words", [[], ["--namespace=there"]], ids=["said", "given"])
+def test_an_overlays_namespace_counts_where_none_is_given(api, tmp_path, capsys, words):
+    namespace, whose = ("there", "by --namespace") if words else ("mine", "the overlay's")
+    assert _submit("--overlay", _overlay(tmp_path, more="namespace: mine\n"), *words) == 0
+    assert {each["metadata"]["namespace"] for each in api.objects.values()} == {namespace}
+    assert {path.split("/namespaces/")[1].split("/")[0] for path in api.objects} == {namespace}
+    (binding,) = api.of_kind("RoleBinding")
+    assert binding["subjects"][0]["namespace"] == namespace
+    assert f"first-train is submitted to namespace {namespace} ({whose})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["run", "--replace", "--set", "train.epochs=5", "--no-follow"], ["resume", "first"]])
+@pytest.mark.parametrize("word", ["/jobs/first-train-anew", "/serviceaccounts/first-train"])
+def test_a_job_stays_where_the_next_would_be_refused(api, capsys, words, word):
+    _submit()
+    _end(api, "Failed")
+    before = json.dumps(api.objects)
+    capsys.readouterr()
+    api.refused = ("PATCH", word, 400, "no such thing here")
+    assert main(words) == 2
+    assert "no such thing here" in _one_line(capsys)
+    assert json.dumps(api.objects) == before
+
+
+def test_a_job_counts_no_more_once_it_makes_way(api):
+    _submit()
+    _end(api, "Failed")
+    api.refused = ("PATCH", "/jobs/first-train-anew", 403, "exceeded quota: few, used: count/jobs.batch=1")
+    assert main(["resume", "first", "--no-follow"]) == 0
+    assert "status" not in api.objects[f"{JOBS}/first-train"]
+
+
+def test_a_job_that_is_held_is_not_waited_for_for_ever(api, capsys, monkeypatch):
+    monkeypatch.setattr(start, "SOON", 0.0)
+    monkeypatch.setattr(start, "PATIENCE", 0.1)
+    monkeypatch.setattr(start, "POLL", 0.05)
+    _submit()
+    _end(api, "Failed")
+    api.objects[f"{JOBS}/first-train"]["metadata"]["finalizers"] = ["example.com/hold"]
+    capsys.readouterr()
+    assert main(["resume", "first", "--no-follow"]) == 2
+    waiting, error = capsys.readouterr().err.splitlines()
+    assert waiting == "waiting for first-train to be gone, held by the finalizer example.com/hold"
+    assert "first-train was removed and is not gone after 0.1 s, held by the finalizer example.com/hold" in error
+
+
+@pytest.mark.parametrize("words", [[], ["--set", "eval.batch_size=50"]])
+def test_what_a_job_needs_is_made_again(api, words):
+    _submit()
+    before = {path: each for path, each in api.objects.items() if "/jobs/" not in path}
+    owned = _owned(api, "first-train")
+    for path in before:
+        del api.objects[path]
+    assert _submit(*words) == 0
+    assert {path for path in api.objects if "/jobs/" not in path} == set(before)
+    assert _owned(api, "first-train") == owned
+
+
+def test_a_jobs_settings_are_as_they_were(api):
+    _submit()
+    before = _maps(api)
+    assert _submit("--set", "eval.batch_size=50") == 0
+    assert _maps(api) == before
+
+
+@pytest.mark.parametrize("namespace", ["a/b", "..", "A", "a" * 64, "-a", "a?b"])
+def test_what_is_no_name_of_a_namespace_is_refused(api, capsys, namespace):
+    for words in (["list"], ["run", "--render"]):
+        assert main([*words, f"--namespace={namespace}"]) == 2
+        assert "names no namespace" in _one_line(capsys)
+    assert not api.requests
+
+
 def test_one_table_serves_all_verbs(api, tmp_path, capsys):
     config = tmp_path / "submit.toml"
     config.write_text('[submit]\nname = "second"\noverlay = "local"\nnamespace = "here"\nfollow = false\n')
@@ -324,6 +424,25 @@ def test_help_names_the_table_and_what_must_be_given(capsys):
     assert "--follow" not in text
 
 
+def test_a_full_quota_is_no_matter_of_rights_and_leaves_nothing_behind(api, capsys):
+    api.refused = ("PATCH", "/jobs/", 403, 'jobs.batch "first-train" is forbidden: exceeded quota: few, limited: 1')
+    assert _submit() == 2
+    line = _one_line(capsys)
+    assert "namespace here: its quota is full (" in line
+    assert "not allowed" not in line
+    assert not api.of_kind("ConfigMap")
+    assert not api.of_kind("Role")
+    assert "first-train" not in {each["metadata"]["name"] for each in api.objects.values()}
+
+
+def test_what_was_there_stays_where_a_job_is_refused(api):
+    _submit("--program", "prepare")
+    before = _maps(api)
+    api.refused = ("PATCH", "/jobs/", 403, "exceeded quota: few")
+    assert _submit() == 2
+    assert _maps(api) == before
+
+
 @pytest.mark.parametrize(
     ("code", "said"), [(401, "Unauthorized"), (403, 'jobs is forbidden: User "system:anonymous" cannot list jobs')]
 )
@@ -338,6 +457,20 @@ def test_an_expired_login_is_one_line(api, tmp_path, capsys, code, said):
     line = _one_line(capsys)
     assert "has expired or is missing (exec: " in line
     assert "log in as for kubectl" in line
+
+
+def test_what_runs_share_is_not_changed_in_passing(api, capsys):
+    _submit()
+    (path,) = [path for path in api.objects if path.endswith("/deployments/boceto-storage")]
+    api.objects[path]["spec"]["replicas"] = 0
+    capsys.readouterr()
+    assert _submit("--name", "second") == 0
+    assert "Deployment boceto-storage is there with another spec; runs of namespace here share it" in (
+        capsys.readouterr().err
+    )
+    assert api.objects[path]["spec"]["replicas"] == 0
+    assert _submit("--name", "third", "--replace") == 0
+    assert api.objects[path]["spec"]["replicas"] == 1
 
 
 def test_a_cluster_that_is_down_is_one_line(use, capsys):

@@ -375,6 +375,20 @@ def test_a_job_that_is_held_is_not_waited_for_for_ever(api, capsys, monkeypatch)
     assert "first-train was removed and is not gone after 0.1 s, held by the finalizer example.com/hold" in error
 
 
+def test_resume_takes_what_is_not_done(api, capsys):
+    _submit()
+    _end(api, "Failed")
+    _submit("--program", "prepare")
+    _end(api, "Complete", job="first-prepare")
+    api.objects[f"{JOBS}/first-prepare"]["metadata"]["creationTimestamp"] = "2026-01-03T00:00:00Z"
+    capsys.readouterr()
+    assert main(["resume", "first", "--no-follow"]) == 0
+    assert "first-train goes on" in capsys.readouterr().err
+    del api.objects[f"{JOBS}/first-train"]
+    assert main(["resume", "first", "--no-follow"]) == 2
+    assert "run first has no Job for train to go on with; `boceto submit run --name first`" in _one_line(capsys)
+
+
 @pytest.mark.parametrize("words", [[], ["--set", "eval.batch_size=50"]])
 def test_what_a_job_needs_is_made_again(api, words):
     _submit()
@@ -392,6 +406,18 @@ def test_a_jobs_settings_are_as_they_were(api):
     before = _maps(api)
     assert _submit("--set", "eval.batch_size=50") == 0
     assert _maps(api) == before
+
+
+@pytest.mark.parametrize("words", [["list"], ["status", "first"]])
+def test_a_namespace_that_is_not_there_is_one_line(api, capsys, words):
+    assert main([*words, "--namespace", "nowhere"]) == 2
+    assert "there is no namespace nowhere in the cluster" in _one_line(capsys)
+
+
+def test_a_namespace_that_may_not_be_looked_up_has_no_run(api, capsys):
+    api.refused = ("GET", "/api/v1/namespaces/", 403, "namespaces is forbidden")
+    assert main(["list"]) == 0
+    assert "no run in namespace here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("namespace", ["a/b", "..", "A", "a" * 64, "-a", "a?b"])
@@ -422,6 +448,33 @@ def test_help_names_the_table_and_what_must_be_given(capsys):
     assert " NAME " in text
     assert "[NAME]" not in text
     assert "--follow" not in text
+
+
+def test_ctrl_c_in_a_chain_says_how_it_goes_on(api, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs.Follower, "until", interrupted)
+    assert main(["run", "--chain"]) == 75
+    err = capsys.readouterr().err
+    assert "first-prepare goes on without you" in err
+    assert "train and eval will not start by themselves: the same command goes on with the chain" in err
+
+
+def test_a_stopped_chain_says_how_it_goes_on(api, capsys, monkeypatch):
+    def stopped(*_):
+        job = api.objects[f"{JOBS}/first-train"]
+        stopped = {"spec": {"suspend": True}, "metadata": {"annotations": {jobs.STOPPED: "asked to stop"}}}
+        return follow.Outcome(api_server.merged(job, stopped), [], 75)
+
+    for program in ("prepare", "train"):
+        _submit("--program", program)
+    monkeypatch.setattr(verbs, "PROGRAMS", ("train", "eval"))
+    monkeypatch.setattr(verbs.Follower, "until", stopped)
+    assert main(["run", "--chain"]) == 75
+    assert "eval will not start by itself: go on with `boceto submit resume first`, and then with the same command" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_full_quota_is_no_matter_of_rights_and_leaves_nothing_behind(api, capsys):

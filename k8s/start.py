@@ -37,18 +37,16 @@ def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, repl
     if found is not None:
         check_ours(cluster, found)
     others = [each for each in objects if each is not wanted and not _is_there(cluster, each)]
-    if not replace:
-        others = [each for each in others if not _is_kept(cluster, each, console)]
     if found is not None:
         same = jobs.annotation(found, DIGEST) == wanted["metadata"]["annotations"][DIGEST]
         if not replace or (same and jobs.state(found) in (jobs.ACTIVE, jobs.SUSPENDED)):
             _check_same(cluster, found, objects, same=same)
-            _heal(cluster, found, objects, others)
+            _heal(cluster, found, objects, _changeable(cluster, others, console, replace=replace))
             console.line(f"{name} is {_in_words(found)}")
             return found
         _rehearse(cluster, wanted, others)
         remove(cluster, found, console)
-    made = _make(cluster, wanted, others)
+    made = _make(cluster, wanted, _changeable(cluster, others, console, replace=replace))
     console.line(f"{name} is submitted to namespace {cluster.namespace} ({whose})")
     return made
 
@@ -170,6 +168,13 @@ def _find(cluster: Cluster, wanted: Object) -> Object | None:
         ) from error
 
 
+def _changeable(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool) -> Sequence[Object]:
+    """The objects to apply: where nobody said --replace, what runs share stays as it is."""
+    if replace:
+        return objects
+    return [each for each in objects if not _is_kept(cluster, each, console)]
+
+
 def _is_kept(cluster: Cluster, wanted: Object, console: Console) -> bool:
     """Whether an object that runs share is there with another spec; it stays so: changed, it could lose their data."""
     if wanted["kind"] not in SHARED:
@@ -181,8 +186,8 @@ def _is_kept(cluster: Cluster, wanted: Object, console: Console) -> bool:
         same = cluster.rehearse(wanted).get("spec") == found.get("spec")
     except Unreachable:
         raise
-    except SettingsError:  # The spec of a claim cannot be changed.
-        same = False
+    except SettingsError:  # The spec of a claim cannot be changed; or there is no right to, which applying it tells.
+        same = fits(found.get("spec"), wanted.get("spec"))
     if not same:
         console.line(
             f"{wanted['kind']} {wanted['metadata']['name']} is there with another spec; runs of namespace "

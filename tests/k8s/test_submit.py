@@ -515,8 +515,10 @@ def test_an_expired_login_is_one_line(api, tmp_path, capsys, code, said):
 def test_what_runs_share_is_not_changed_in_passing(api, capsys):
     _submit()
     (path,) = [path for path in api.objects if path.endswith("/deployments/boceto-storage")]
-    api.objects[path]["spec"]["replicas"] = 0
     capsys.readouterr()
+    assert _submit("--name", "same") == 0
+    assert "another spec" not in capsys.readouterr().err
+    api.objects[path]["spec"]["replicas"] = 0
     assert _submit("--name", "second") == 0
     assert "Deployment boceto-storage is there with another spec; runs of namespace here share it" in (
         capsys.readouterr().err
@@ -524,6 +526,14 @@ def test_what_runs_share_is_not_changed_in_passing(api, capsys):
     assert api.objects[path]["spec"]["replicas"] == 0
     assert _submit("--name", "third", "--replace") == 0
     assert api.objects[path]["spec"]["replicas"] == 1
+
+
+def test_who_may_not_change_what_runs_share_is_told_so(api, capsys):
+    _submit()
+    capsys.readouterr()
+    api.refused = ("PATCH", "/deployments/", 403, "deployments.apps is forbidden")
+    assert _submit("--name", "second") == 2
+    assert "not allowed (deployments.apps is forbidden)" in _one_line(capsys)
 
 
 def test_a_cluster_that_is_down_is_one_line(use, capsys):

@@ -72,9 +72,18 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message}; see `{self.prog} --help`")
 
 
-def _parser(verb: str, cls: type, description: str) -> _Parser:
-    parser = _Parser(prog=f"boceto {verb}", description=description, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE.toml", help=f"settings as TOML, in a table [{verb}]; flags win")
+class _Formatter(argparse.HelpFormatter):
+    """Shows a positional without brackets: it may stand in the TOML file, and must be given all the same."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == argparse.OPTIONAL and not action.option_strings:
+            return str(action.metavar)
+        return super()._format_args(action, default_metavar)
+
+
+def _parser(verb: str, table: str, cls: type, description: str) -> _Parser:
+    parser = _Parser(prog=f"boceto {verb}", description=description, allow_abbrev=False, formatter_class=_Formatter)
+    parser.add_argument("--config", metavar="FILE.toml", help=f"settings as TOML, in a table [{table}]; flags win")
     parser.add_argument("--json", action="store_true", help="one machine-readable result on standard output")
     hints = typing.get_type_hints(cls)
     for field in _settings(cls):
@@ -203,11 +212,20 @@ class Invocation(Generic[T]):
 
 
 def parse(  # noqa: PLR0913 - what a command line needs
-    cls: type[T], verb: str, argv: Sequence[str], description: str, base: str = "", *, hands_on: bool = False
+    cls: type[T],
+    verb: str,
+    argv: Sequence[str],
+    description: str,
+    base: str = "",
+    *,
+    beside: Sequence[type] = (),
+    hands_on: bool = False,
 ) -> Invocation[T]:
     """Reads a program's command line. `--help` prints and raises SystemExit(0).
 
+    verb: where it is several words, as `submit run`, the first names the table in the TOML file.
     base: another program whose table in the TOML file counts too, where this one's says nothing else.
+    beside: settings that may stand in the same table for other verbs, and are passed over.
     hands_on: whether the program has a use for words behind `--`.
 
     Raises:
@@ -217,10 +235,13 @@ def parse(  # noqa: PLR0913 - what a command line needs
     cut = words.index("--") if "--" in words else len(words)
     if words[cut + 1 :] and not hands_on:
         raise SettingsError(f"boceto {verb} has no use for what stands behind `--`: {words[cut + 1]!r}; leave it out")
-    flags = vars(_parser(verb, cls, description).parse_args(words[:cut]))
+    table = verb.partition(" ")[0]
+    flags = vars(_parser(verb, table, cls, description).parse_args(words[:cut]))
     config, as_json = flags.pop("config"), flags.pop("json")
     given: dict[str, Any] = {}
     if config is not None:
-        given = (_read_table(config, base) if base else {}) | _read_table(config, verb)
+        others = {field.name for each in beside for field in _settings(each)} - {field.name for field in _settings(cls)}
+        read = (_read_table(config, base) if base else {}) | _read_table(config, table)
+        given = {name: value for name, value in read.items() if name not in others}
     given.update({name: value for name, value in flags.items() if value is not None})
-    return Invocation(build(cls, verb, given, config or "settings"), as_json, tuple(words[cut + 1 :]))
+    return Invocation(build(cls, table, given, config or "settings"), as_json, tuple(words[cut + 1 :]))

@@ -7,15 +7,15 @@ from typing import Any
 from boceto.console import Console, run_program
 from boceto.errors import EXIT_DONE, EXIT_STOPPED, SettingsError
 from boceto.settings import parse
-from k8s.settings import Named, Place, Program, Run
+from k8s.settings import Followed, Named, Place, Program, Run
 
 # A verb's settings, and what it is for.
 VERBS: Mapping[str, tuple[type[Place], str]] = {
     "run": (Run, "Starts a run's Job, or the chain of them, and follows it; its exit code is the Job's."),
     "status": (Named, "Where a run stands: its attempts, why each ended, its progress and its last checkpoint."),
-    "logs": (Program, "What a run's program says; Ctrl-C leaves it running."),
+    "logs": (Followed, "What a run's program says; Ctrl-C leaves it running."),
     "stop": (Program, "Stops a run gracefully: the checkpoint is made, and `resume` goes on from it."),
-    "resume": (Program, "Goes on with a run that was stopped or has failed, in a new Job on the same folder."),
+    "resume": (Followed, "Goes on with a run that was stopped or has failed, in a new Job on the same folder."),
     "list": (Place, "All runs of the namespace."),
 }
 HELP = (
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
             given = f"there is no verb {argv[0]!r}" if argv else "a verb is missing"
             raise SettingsError(f"{given}; the verbs are {', '.join(VERBS)}; see `boceto submit --help`")
         kind, description = VERBS[argv[0]]
-        asked = parse(kind, f"submit {argv[0]}", argv[1:], description, base="submit")
+        asked = parse(kind, f"submit {argv[0]}", argv[1:], description, beside=[each for each, _ in VERBS.values()])
         from k8s import verbs  # The client takes a second to import, and --help needs none.
 
         function = verbs.list_runs if argv[0] == "list" else getattr(verbs, argv[0])

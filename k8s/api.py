@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import urllib3
 import yaml
@@ -14,6 +15,7 @@ from kubernetes.client.exceptions import ApiException
 
 from boceto.errors import SettingsError
 from k8s.render import MANAGED, MANAGER, Object
+from k8s.settings import check_namespace
 
 TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
 APPLY = "application/apply-patch+yaml"
@@ -29,22 +31,12 @@ class Unreachable(SettingsError):  # noqa: N818 - as above
     """Nobody answers."""
 
 
-class _Raised(logging.Handler):
-    """Raises what is logged as an error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        raise ValueError(record.getMessage())
+class Unknown(SettingsError):  # noqa: N818 - as above
+    """The cluster has no such kind of objects."""
 
 
-@contextlib.contextmanager
-def _no_log() -> Iterator[None]:
-    """The client only logs that a plugin for credentials fails, and goes on as nobody: in the block it is an error."""
-    handler = _Raised(logging.ERROR)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
+class OverQuota(SettingsError):  # noqa: N818 - as above
+    """The namespace has no room for it."""
 
 
 class Cluster:
@@ -65,16 +57,20 @@ class Cluster:
                     f"submit.context = {context!r} is not in the kubeconfig; the contexts are {', '.join(names)}"
                 )
             chosen = next(each for each in contexts if each["name"] == context) if context else current
-            with _no_log():
+            with _heard() as login:
                 config.load_kube_config(context=chosen["name"], client_configuration=settings)
+            if login:
+                raise SettingsError(_no_login(settings.host, "; ".join(login)))
             if not settings.host.startswith(("https://", "http://")):
                 raise ValueError(f"the server {settings.host!r} is no https://…")
         except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, ValueError) as error:
             said = " ".join(str(error).split())
             raise SettingsError(f"no usable kubeconfig: {said}; see `kubectl config get-contexts`") from error
         settings.retries = 0
+        if not settings.verify_ssl:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # Who wrote the kubeconfig knows.
         self.host = settings.host
-        self.namespace = namespace or chosen["context"].get("namespace") or "default"
+        self.namespace = check_namespace(namespace or chosen["context"].get("namespace") or "default")
         self._client = client.ApiClient(settings)
 
     def get(self, api: str, kind: str, name: str) -> Object:
@@ -119,6 +115,13 @@ class Cluster:
         made: Object = self._call("PATCH", self._path(api, kind, name), body=change, content=MERGE)
         return made
 
+    def rehearse(self, wanted: Mapping[str, Any]) -> Object:
+        """What `apply` would make, as the cluster says; nothing is made."""
+        path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
+        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict"), ("dryRun", "All")]
+        found: Object = self._call("PATCH", path, body=wanted, query=query, content=APPLY)
+        return found
+
     def delete(self, found: Object) -> None:
         """Removes just this object, what it owns first; nothing happens where it is gone."""
         uid = {"preconditions": {"uid": found["metadata"]["uid"]}, "propagationPolicy": "Foreground"}
@@ -144,7 +147,8 @@ class Cluster:
     def _path(self, api: str, kind: str, name: str = "") -> str:
         root = "/api/v1" if api == "v1" else f"/apis/{api}"
         plural = re.sub("y$", "ie", kind.lower()) + "s"
-        return "/".join(filter(None, [root, "namespaces", self.namespace, plural, name]))
+        parts = [plural, name] if kind == "Namespace" else ["namespaces", self.namespace, plural, name]
+        return "/".join([root, *(quote(part, safe="") for part in parts if part)])
 
     def _call(  # noqa: PLR0913 - the parts of a request
         self,
@@ -184,16 +188,45 @@ class Cluster:
         except (ValueError, KeyError, TypeError):
             said = error.reason
         said = " ".join(str(said).split())
+        where = f"namespace {self.namespace}"
         if error.status == 404:  # noqa: PLR2004 - HTTP's own numbers
-            return Missing(f"namespace {self.namespace}: {said}")
-        if error.status in (401, 403):
+            unknown = said in ("Not Found", "the server could not find the requested resource")
+            return (Unknown if unknown else Missing)(f"{where}: {said}")
+        if error.status == 401 or "system:anonymous" in said:  # noqa: PLR2004 - as above
+            return SettingsError(_no_login(self.host, said))
+        if error.status == 403 and "exceeded quota" in said:  # noqa: PLR2004 - as above
+            return OverQuota(
+                f"{where}: its quota is full ({said}); remove Jobs that are done, or ask for a larger quota"
+            )
+        if error.status == 403:  # noqa: PLR2004 - as above
             return SettingsError(
-                f"namespace {self.namespace}: not allowed ({said}); ask for the right, or give another --namespace or "
-                "--context"
+                f"{where}: not allowed ({said}); ask for the right, or give another --namespace or --context"
             )
         if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - as above
             return Unreachable(f"the cluster at {self.host} answers {error.status}: {said}; try again")
         return SettingsError(f"namespace {self.namespace}: {method} {path.rpartition('/')[2]} is refused: {said}")
+
+
+def _no_login(host: str, why: str) -> str:
+    return f"the login to {host} has expired or is missing ({why}); log in as for kubectl"
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """-> what the root logger is told in the block, which it does not show: why a login's command gave nothing."""
+    lines: list[str] = []
+
+    def hear(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            lines.append(" ".join(record.getMessage().split()))
+        return False
+
+    logger = logging.getLogger()
+    logger.addFilter(hear)
+    try:
+        yield lines
+    finally:
+        logger.removeFilter(hear)
 
 
 def _comparable(time: str) -> tuple[str, str]:

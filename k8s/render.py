@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ RUN = "boceto.dev/run"
 PROGRAM = "app.kubernetes.io/component"
 DIGEST = "boceto.dev/digest"
 TOML = "boceto.toml"
+KEY = re.compile(r"[a-z_-]+")
 
 
 def folder(overlay: str, program: str) -> Path:
@@ -73,6 +76,26 @@ def of_kind(objects: list[Object], kind: str) -> Object:
     return found[0]
 
 
+def maps_of(job: Object) -> list[str]:
+    """The names of the ConfigMaps that a Job's pods mount."""
+    volumes = job["spec"]["template"]["spec"].get("volumes") or []
+    return [each["configMap"]["name"] for each in volumes if "configMap" in each]
+
+
+def settings_of(objects: list[Object]) -> Object:
+    """The ConfigMap with the settings that the Job reads; an overlay may bring others, with dashboards, say.
+
+    Raises:
+        SettingsError: there is not just one.
+    """
+    mounted = maps_of(of_kind(objects, "Job"))
+    maps = [each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"] in mounted]
+    found = [each for each in maps if TOML in each.get("data", {})]
+    if len(found) != 1:
+        raise SettingsError(f"the overlay's Job mounts {len(found)} ConfigMaps with a {TOML}; it must mount one")
+    return found[0]
+
+
 def tables(settings: Object) -> Tables:
     """What the settings' ConfigMap says, by program."""
     try:
@@ -108,13 +131,23 @@ def changed(before: Tables, name: str, net: str, assignments: str) -> tuple[Tabl
 def _assignment(text: str) -> tuple[str, str, Any]:
     where, equals, value = text.partition("=")
     table, dot, key = where.strip().partition(".")
-    if not (equals and dot and key) or table not in PROGRAMS:
-        raise SettingsError(f"submit.set = {text!r}; give PROGRAM.SETTING=VALUE, as train.epochs=3")
     try:
         read = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         read = value.strip()  # A word: TOML would have it in quotes.
+    if not (equals and dot and KEY.fullmatch(key)) or table not in PROGRAMS or not _is_value(read):
+        raise SettingsError(
+            f"submit.set = {text!r}; give PROGRAM.SETTING=VALUE, as train.epochs=3; a value is a text, a finite "
+            "number, true, false, or a list of texts"
+        )
     return table, key.replace("-", "_"), read
+
+
+def _is_value(read: Any) -> bool:
+    """Whether a setting can have this value: TOML knows more, times and tables."""
+    if isinstance(read, list):
+        return all(isinstance(each, str) for each in read)
+    return isinstance(read, str | int) or (isinstance(read, float) and math.isfinite(read))
 
 
 def to_toml(settings: Tables) -> str:
@@ -141,19 +174,20 @@ def render(
     """
     path = folder(overlay, program)
     objects = kustomize(path)
-    settings = of_kind(objects, "ConfigMap")
+    settings = settings_of(objects)
     before = tables(settings)
     after, run = changed(before, name, net, assignments)
     if after != before:
-        objects = _with_settings(path, settings["metadata"]["name"].rpartition("-")[0], after)
+        objects = _with_settings(path, settings["metadata"], after)
     return run, named(objects, run, program)
 
 
-def _with_settings(path: Path, name: str, settings: Tables) -> list[Object]:
+def _with_settings(path: Path, replaced: Mapping[str, Any], settings: Tables) -> list[Object]:
     """The objects of a folder with other settings: kustomize names the ConfigMap after them, everywhere."""
     with tempfile.TemporaryDirectory(prefix="boceto-submit-") as made:
         top = Path(made).resolve()
-        generator = {"name": name, "behavior": "replace", "files": [TOML]}
+        name, namespace = replaced["name"].rpartition("-")[0], replaced.get("namespace", "")
+        generator = {"name": name, "namespace": namespace, "behavior": "replace", "files": [TOML]}
         content = {"resources": [os.path.relpath(path, top)], "configMapGenerator": [generator]}
         storage.write_bytes(str(top / "kustomization.yaml"), json.dumps(content).encode())
         storage.write_bytes(str(top / TOML), to_toml(settings).encode())
@@ -162,7 +196,7 @@ def _with_settings(path: Path, name: str, settings: Tables) -> list[Object]:
 
 def named(objects: list[Object], run: str, program: str) -> list[Object]:
     """The objects with the labels to find them by; the Job, and what is for it alone, gets the run's name."""
-    job = of_kind(objects, "Job")
+    job, settings = of_kind(objects, "Job"), settings_of(objects)
     old, new = job["metadata"]["name"], f"{run}-{program}"
     for each in objects:
         each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
@@ -170,7 +204,9 @@ def named(objects: list[Object], run: str, program: str) -> list[Object]:
     job["metadata"]["name"] = new
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
         metadata.setdefault("labels", {})[RUN] = run
-    job["metadata"].setdefault("annotations", {})[DIGEST] = digest(job["spec"])
+    job["metadata"].setdefault("annotations", {})[DIGEST] = digest(
+        job, tables(settings).get(program, {}), settings["metadata"]["name"]
+    )
     return objects
 
 
@@ -197,6 +233,33 @@ def _renamed(name: str, new: str) -> str:
     return f"{new}-{name.rpartition('-')[2]}"
 
 
-def digest(spec: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits over a Job's spec: settings, image and all."""
-    return hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=16).hexdigest()
+def digest(job: Object, settings: Mapping[str, Any], name: str) -> str:
+    """32 hexadecimal digits over a Job's spec, image and all, and its own program's settings.
+
+    name: that of the ConfigMap, which is left out: it changes with the settings of every program.
+    """
+    text = json.dumps([job["spec"], settings], sort_keys=True, default=str).replace(json.dumps(name), '""')
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def namespace_of(objects: Sequence[Object]) -> str:
+    """The namespace that overlays say, "" where they say none.
+
+    Raises:
+        SettingsError: they say several.
+    """
+    found = sorted({each["metadata"].get("namespace", "") for each in objects} - {""})
+    if len(found) > 1:
+        raise SettingsError(
+            f"the overlay's objects are in {len(found)} namespaces ({', '.join(found)}), and a run is in one; say "
+            "`namespace:` once, in what all its programs share, or give --namespace"
+        )
+    return "".join(found)
+
+
+def place(objects: Sequence[Object], namespace: str) -> None:
+    """Puts all objects into a namespace, and with them the accounts that a binding names."""
+    for each in objects:
+        each["metadata"]["namespace"] = namespace
+        for subject in each.get("subjects", []):
+            subject["namespace"] = namespace

@@ -10,12 +10,14 @@ PROGRAMS = ("prepare", "train", "eval")
 # A Job's name is a label of its pods, 63 characters at most: this one, the program's and what tells pods apart.
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
 
+NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Which cluster, and where in it."""
 
-    namespace: str = option("", help="namespace; empty: the context's")
+    namespace: str = option("", help="namespace; empty: the context's, and for run, the overlay's if it says one")
     context: str = option("", help="context of the kubeconfig; empty: the current one")
 
 
@@ -50,7 +52,26 @@ class Program(Named):
     """One program of a run."""
 
     program: str = option("", help="program; empty: the one begun last", choices=("", *PROGRAMS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed(Program):
+    """One program of a run that may be stayed with."""
+
     follow: bool = option(True, help="stay until it has ended")
+
+
+def check_namespace(name: str) -> str:
+    """`name`, where a namespace may be named so.
+
+    Raises:
+        SettingsError: it may not.
+    """
+    if not NAMESPACE.fullmatch(name):
+        raise SettingsError(
+            f"submit.namespace = {name!r} names no namespace; use a-z, 0-9 and dashes inside, at most 63 characters"
+        )
+    return name
 
 
 def check_name(name: str, setting: str) -> str:

@@ -8,54 +8,118 @@ from typing import Any
 from boceto.console import Console
 from boceto.errors import SettingsError
 from k8s import jobs
-from k8s.api import Cluster, fits, is_ours
+from k8s.api import Cluster, OverQuota, Unknown, Unreachable, fits, is_ours
 from k8s.follow import Follower, pods_of, to_the_end
-from k8s.render import DIGEST, MANAGED, MANAGER, Object, of_kind, tables
+from k8s.render import DIGEST, MANAGED, MANAGER, TOML, Object, maps_of, of_kind, settings_of, tables
 
 POLL = 0.5
+SOON, PATIENCE = 5.0, 120.0  # Seconds until it is said what is waited for, and until no more is waited.
 # What the API server writes into a Job's spec and labels, and refuses from anybody else.
 SERVED = ("selector", "suspend", "manualSelector")
 SERVED_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 RIGHTS = "rbac.authorization.k8s.io/v1"
 OWNED = (("v1", "ConfigMap"), ("v1", "ServiceAccount"), (RIGHTS, "Role"), (RIGHTS, "RoleBinding"))
+SHARED = ("Deployment", "PersistentVolumeClaim")  # They hold the data of all runs of a namespace.
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 
-def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool) -> Object:
+def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool, whose: str) -> Object:
     """Brings one program's objects to the cluster; returns its Job, which may be there, and even done, already.
+
+    whose: who chose the namespace.
 
     Raises:
         SettingsError: another's object is in the way, or a Job of this name with other settings.
     """
-    _place(objects, cluster.namespace)
     wanted = of_kind(list(objects), "Job")
     name = wanted["metadata"]["name"]
-    others = [each for each in objects if each is not wanted and not _is_there(cluster, each)]
     found = cluster.find("batch/v1", "Job", name)
     if found is not None:
         check_ours(cluster, found)
+    others = [each for each in objects if each is not wanted and not _is_there(cluster, each)]
+    if found is not None:
         same = jobs.annotation(found, DIGEST) == wanted["metadata"]["annotations"][DIGEST]
         if not replace or (same and jobs.state(found) in (jobs.ACTIVE, jobs.SUSPENDED)):
             _check_same(cluster, found, objects, same=same)
+            _heal(cluster, found, objects, _changeable(cluster, others, console, replace=replace))
             console.line(f"{name} is {_in_words(found)}")
             return found
+        _rehearse(cluster, wanted, others)
         remove(cluster, found, console)
-    made = _make(cluster, wanted, others)
-    console.line(f"{name} is submitted to namespace {cluster.namespace}")
+    made = _make(cluster, wanted, _changeable(cluster, others, console, replace=replace))
+    console.line(f"{name} is submitted to namespace {cluster.namespace} ({whose})")
     return made
 
 
 def _make(cluster: Cluster, wanted: Object, others: Sequence[Object]) -> Object:
-    """Makes a Job and what it needs. Its settings and rights are its own: they go when it goes."""
-    made = [cluster.apply(each) for each in others]
-    job = cluster.apply(wanted)
+    """Makes a Job and what it needs. Its settings and rights are its own: they go when it goes, or is refused."""
+    own = [each for each in others if _is_own(each, wanted)]
+    new = [each for each in own if cluster.find(each["apiVersion"], each["kind"], each["metadata"]["name"]) is None]
+    try:
+        made = [cluster.apply(each) for each in others]
+        job = cluster.apply(wanted)
+    except Unreachable:  # Whether the Job is there is not known.
+        raise
+    except SettingsError:
+        _withdraw(cluster, new)
+        raise
+    _own(cluster, job, [each for each in made if _is_own(each, wanted)])
+    return job
+
+
+def _withdraw(cluster: Cluster, objects: Sequence[Object]) -> None:
+    """Removes what was made for a Job that is refused, as far as that may be."""
+    for each in objects:
+        with contextlib.suppress(SettingsError):  # The refusal is what is to be told.
+            cluster.delete(cluster.get(each["apiVersion"], each["kind"], each["metadata"]["name"]))
+
+
+def _is_own(each: Object, job: Object) -> bool:
+    """Whether an object is for a Job alone: its settings, and its rights, which are named after it."""
+    name = each["metadata"]["name"]
+    if each["kind"] == "ConfigMap":
+        return name in maps_of(job)
+    return (each["apiVersion"], each["kind"]) in OWNED and name.startswith(job["metadata"]["name"])
+
+
+def _own(cluster: Cluster, job: Object, made: Sequence[Object]) -> None:
+    """Has objects go when a Job goes."""
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
     for each in made:
-        if each["kind"] == "ConfigMap" or each["metadata"]["name"].startswith(owner["name"]):
-            owners = [*each["metadata"].get("ownerReferences", []), {**owner, "blockOwnerDeletion": True}]
+        owners = each["metadata"].get("ownerReferences", [])
+        if owner["uid"] not in [other["uid"] for other in owners]:
+            change = _owned_by([*owners, {**owner, "blockOwnerDeletion": True}])
             with contextlib.suppress(SettingsError):  # Who may not say so leaves them behind.
-                cluster.merge(each["apiVersion"], each["kind"], each["metadata"]["name"], _owned_by(owners))
-    return job
+                cluster.merge(each["apiVersion"], each["kind"], each["metadata"]["name"], change)
+
+
+def _heal(cluster: Cluster, job: Object, objects: Sequence[Object], others: Sequence[Object]) -> None:
+    """Applies again what a Job that stays needs, where it is not done: `others` of the objects it was to be made of."""
+    if jobs.state(job) == jobs.COMPLETE:
+        return
+    wanted, settings = of_kind(list(objects), "Job"), settings_of(list(objects))
+    name = maps_of(job)[maps_of(wanted).index(settings["metadata"]["name"])]
+    if name != settings["metadata"]["name"]:  # Another program's settings have changed; this Job's own map stays.
+        others = [each for each in others if each is not settings]
+        if cluster.find("v1", "ConfigMap", name) is None:
+            others = [*others, {**settings, "metadata": {**settings["metadata"], "name": name}}]
+    made = [cluster.apply(each) for each in others]
+    _own(cluster, job, [each for each in made if _is_own(each, job)])
+
+
+def _rehearse(cluster: Cluster, wanted: Object, others: Sequence[Object]) -> None:
+    """Asks whether the cluster would take a Job and what it needs, before the one that is there goes for it.
+
+    The Job under another name: beside the old one it would be a change, and Jobs cannot be changed.
+
+    Raises:
+        SettingsError: it would not.
+    """
+    for each in others:
+        cluster.rehearse(each)
+    other = {**wanted, "metadata": {**wanted["metadata"], "name": f"{wanted['metadata']['name']}-anew"}}
+    with contextlib.suppress(OverQuota):  # The old Job counts as well, until it is gone.
+        cluster.rehearse(other)
 
 
 def _owned_by(owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -73,19 +137,13 @@ def _belongings(cluster: Cluster, job: Object) -> list[Object]:
     return found
 
 
-def _place(objects: Sequence[Object], namespace: str) -> None:
-    """Fills in what a binding alone must say: the namespace of its accounts."""
-    for subject in [each for found in objects for each in found.get("subjects", [])]:
-        subject["namespace"] = namespace
-
-
 def _is_there(cluster: Cluster, wanted: Object) -> bool:
     """Whether another made just this, so that there is nothing to apply.
 
     Raises:
-        SettingsError: another made something else of this name.
+        SettingsError: another made something else of this name, or the cluster has no such kind.
     """
-    found = cluster.find(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
+    found = _find(cluster, wanted)
     if found is None or is_ours(found):
         return False
     labels = {name: value for name, value in wanted["metadata"]["labels"].items() if name != MANAGED}
@@ -93,6 +151,49 @@ def _is_there(cluster: Cluster, wanted: Object) -> bool:
     if not fits(found, plain):
         check_ours(cluster, found)
     return True
+
+
+def _find(cluster: Cluster, wanted: Object) -> Object | None:
+    """What is there of an object's name.
+
+    Raises:
+        SettingsError: the cluster has no such kind.
+    """
+    try:
+        return cluster.find(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
+    except Unknown as error:
+        raise SettingsError(
+            f"the cluster knows no {wanted['kind']} ({wanted['apiVersion']}); install the operator that brings it, or "
+            "leave it out of the overlay (components/monitoring has PodMonitor and PrometheusRule)"
+        ) from error
+
+
+def _changeable(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool) -> Sequence[Object]:
+    """The objects to apply: where nobody said --replace, what runs share stays as it is."""
+    if replace:
+        return objects
+    return [each for each in objects if not _is_kept(cluster, each, console)]
+
+
+def _is_kept(cluster: Cluster, wanted: Object, console: Console) -> bool:
+    """Whether an object that runs share is there with another spec; it stays so: changed, it could lose their data."""
+    if wanted["kind"] not in SHARED:
+        return False
+    found = _find(cluster, wanted)
+    if found is None:
+        return False
+    try:
+        same = cluster.rehearse(wanted).get("spec") == found.get("spec")
+    except Unreachable:
+        raise
+    except SettingsError:  # The spec of a claim cannot be changed; or there is no right to, which applying it tells.
+        same = fits(found.get("spec"), wanted.get("spec"))
+    if not same:
+        console.line(
+            f"{wanted['kind']} {wanted['metadata']['name']} is there with another spec; runs of namespace "
+            f"{cluster.namespace} share it, and it is left as it is (--replace changes it)"
+        )
+    return not same
 
 
 def check_ours(cluster: Cluster, found: Object) -> None:
@@ -138,7 +239,7 @@ def _difference(cluster: Cluster, found: Object, objects: Sequence[Object]) -> s
     parts = [
         f"{name} = {before} there, {after} here"
         for name, before, after in differences(
-            _settings(cluster, found), tables(of_kind(list(objects), "ConfigMap")), jobs.program_of(wanted)
+            _settings(cluster, found), tables(settings_of(list(objects))), jobs.program_of(wanted)
         )
     ]
     there, here = (job["spec"]["template"]["spec"]["containers"][0]["image"] for job in (found, wanted))
@@ -157,10 +258,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], program: str)
 
 def _settings(cluster: Cluster, job: Object) -> Mapping[str, Any]:
     """The settings of a Job that is there; none where its ConfigMap is gone."""
-    for volume in job["spec"]["template"]["spec"].get("volumes", []):
-        if "configMap" in volume:
-            found = cluster.find("v1", "ConfigMap", volume["configMap"]["name"])
-            return tables(found) if found else {}
+    for name in maps_of(job):
+        found = cluster.find("v1", "ConfigMap", name)
+        if found and TOML in found.get("data", {}):
+            return tables(found)
     return {}
 
 
@@ -177,16 +278,39 @@ def stop(cluster: Cluster, job: Object, console: Console) -> Object:
 
 
 def remove(cluster: Cluster, job: Object, console: Console) -> None:
-    """Removes a Job of ours, stopped gracefully first where it runs, and waits until it is gone."""
+    """Removes a Job of ours, stopped gracefully first where it runs, and waits until it is gone.
+
+    Raises:
+        SettingsError: something holds it for two minutes.
+    """
     if jobs.state(job) == jobs.ACTIVE:
         stop(cluster, job, console)
     cluster.delete(job)
-    uid = job["metadata"]["uid"]
-    while True:
-        found = cluster.find("batch/v1", "Job", job["metadata"]["name"])
-        if found is None or found["metadata"]["uid"] != uid:
-            return
+    name, began, told = job["metadata"]["name"], time.monotonic(), False
+    while (held := _held(cluster, job)) is not None:
+        waited = time.monotonic() - began
+        if waited > PATIENCE:
+            raise SettingsError(
+                f"{name} was removed and is not gone after {PATIENCE:g} s{held}; see `kubectl -n {cluster.namespace} "
+                f"get job {name} -o yaml`; once it is gone, `boceto submit run` starts it again on the same folder"
+            )
+        if waited > SOON and not told:
+            console.line(f"waiting for {name} to be gone{held}")
+            told = True
         time.sleep(POLL)
+
+
+def _held(cluster: Cluster, job: Object) -> str | None:
+    """By what a Job that was removed is held, as `, held by …`; None once it is gone."""
+    try:
+        found = cluster.find("batch/v1", "Job", job["metadata"]["name"])
+    except Unreachable as error:
+        return f": {error}"
+    if found is None or found["metadata"]["uid"] != job["metadata"]["uid"]:
+        return None
+    finalizers = found["metadata"].get("finalizers") or []
+    holders = ["its pods" if each == "foregroundDeletion" else f"the finalizer {each}" for each in finalizers]
+    return f", held by {' and '.join(holders)}" if holders else ""
 
 
 def again(job: Object, ended: Sequence[jobs.Attempt]) -> Object:
@@ -208,9 +332,10 @@ def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def resume(cluster: Cluster, job: Object, ended: Sequence[jobs.Attempt], console: Console) -> Object:
     """Starts a new Job of the same name, settings and run folder in place of one that is not running."""
-    belongings = _belongings(cluster, job)
+    belongings, new = _belongings(cluster, job), again(job, ended)
+    _rehearse(cluster, new, belongings)
     remove(cluster, job, console)
-    return _make(cluster, again(job, ended), belongings)
+    return _make(cluster, new, belongings)
 
 
 def known_attempts(cluster: Cluster, job: Object, events: Sequence[Object]) -> list[jobs.Attempt]:

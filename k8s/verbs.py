@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from boceto.console import Console, table
-from boceto.errors import EXIT_DONE, SettingsError
+from boceto.errors import EXIT_DONE, EXIT_STOPPED, SettingsError
 from k8s import jobs, start
-from k8s.api import Cluster
+from k8s.api import Cluster, Missing, Unreachable
 from k8s.follow import Follower, Outcome, end_of, events_of, pods_of, result_lines, to_the_end
-from k8s.render import MANAGED, MANAGER, RUN, Object, render
-from k8s.settings import PROGRAMS, Named, Place, Program, Run, check_name
+from k8s.render import MANAGED, MANAGER, RUN, Object, namespace_of, place, render
+from k8s.settings import PROGRAMS, Followed, Named, Place, Program, Run, check_name, check_namespace
 
 Answer = tuple[dict[str, Any], int]
 
@@ -23,26 +23,33 @@ def run(settings: Run, console: Console) -> Answer:
     """Starts a run, or goes on with following it."""
     programs = PROGRAMS if settings.chain else (settings.program,)
     rendered = [render(settings.overlay, each, settings.name, settings.net, settings.set) for each in programs]
+    every = [each for _, objects in rendered for each in objects]
+    said = "" if settings.namespace else namespace_of(every)
     if settings.render:
-        print(yaml.safe_dump_all([each for _, objects in rendered for each in objects], sort_keys=False), end="")
+        if settings.namespace:
+            place(every, check_namespace(settings.namespace))
+        print(yaml.safe_dump_all(every, sort_keys=False), end="")
         return {}, EXIT_DONE
     if settings.chain and not settings.follow:
         raise SettingsError("submit.chain waits for each program before it starts the next; leave --no-follow out")
-    cluster = Cluster(settings.context, settings.namespace)
+    cluster = Cluster(settings.context, settings.namespace or said)
+    place(every, cluster.namespace)
+    whose = "by --namespace" if settings.namespace else "the overlay's" if said else "the context's"
     result: dict[str, Any] = {}
-    for name, objects in rendered:
-        job = start.start(cluster, objects, console, replace=settings.replace)
+    for number, (name, objects) in enumerate(rendered, 1):
+        job = start.start(cluster, objects, console, replace=settings.replace, whose=whose)
         if not settings.follow:
             return {"run": name, "job": job["metadata"]["name"]}, EXIT_DONE
-        result, code = _followed(cluster, job, console)
+        result, code = _followed(cluster, job, console, programs[number:])
         if code:
             break
     return result, code
 
 
-def _followed(cluster: Cluster, job: Object, console: Console) -> Answer:
-    """Follows a Job to its end and tells how that was."""
+def _followed(cluster: Cluster, job: Object, console: Console, later: Sequence[str] = ()) -> Answer:
+    """Follows a Job to its end and tells how that was, and what `later` programs of its chain wait for."""
     name, run_name = job["metadata"]["name"], jobs.run_of(job)
+    waiting = f"{' and '.join(later)} will not start by {'themselves' if len(later) > 1 else 'itself'}"
     try:
         outcome = Follower(cluster, name, console).until(to_the_end)
     except KeyboardInterrupt:
@@ -50,8 +57,13 @@ def _followed(cluster: Cluster, job: Object, console: Console) -> Answer:
             f"{name} goes on without you: `boceto submit logs {run_name}` follows it again, `boceto submit status "
             f"{run_name}` shows where it stands, `boceto submit stop {run_name}` stops it"
         )
+        if later:
+            console.line(f"{waiting}: the same command goes on with the chain")
         raise
-    return told(outcome, console)
+    answer = told(outcome, console)
+    if later and outcome.code == EXIT_STOPPED:
+        console.line(f"{waiting}: go on with `boceto submit resume {run_name}`, and then with the same command")
+    return answer
 
 
 def told(outcome: Outcome, console: Console) -> Answer:
@@ -81,9 +93,24 @@ def _jobs_of(cluster: Cluster, name: str, program: str = "") -> list[Object]:
     chosen = [{**job, "apiVersion": "batch/v1", "kind": "Job"} for job in found]
     chosen = [job for job in chosen if not program or jobs.program_of(job) == program]
     if not chosen:
+        _check_there(cluster)
         what = f"run {name}" + (f" has no Job for {program}" if program else " is not known")
         raise SettingsError(f"{what} in namespace {cluster.namespace}; see `boceto submit list`")
     return sorted(chosen, key=lambda job: job["metadata"]["creationTimestamp"])
+
+
+def _check_there(cluster: Cluster) -> None:
+    """Raises SettingsError where a namespace is not there, as far as that may be read: all lists in it are empty."""
+    try:
+        cluster.get("v1", "Namespace", cluster.namespace)
+    except Missing as error:
+        raise SettingsError(
+            f"there is no namespace {cluster.namespace} in the cluster at {cluster.host}; see `kubectl get namespaces`"
+        ) from error
+    except Unreachable:
+        raise
+    except SettingsError:
+        return
 
 
 def status(settings: Named, console: Console) -> Answer:
@@ -139,7 +166,7 @@ def _ended(entry: dict[str, Any]) -> str:
     return f"{entry['why']}{code}" + (f": {said}" if said else "")
 
 
-def logs(settings: Program, console: Console) -> Answer:
+def logs(settings: Followed, console: Console) -> Answer:
     """What a run's program said, and says."""
     cluster = Cluster(settings.context, settings.namespace)
     job = _jobs_of(cluster, settings.name, settings.program)[-1]
@@ -166,28 +193,41 @@ def stop(settings: Program, console: Console) -> Answer:
     return {"job": name, "state": jobs.state(job), "said": jobs.annotation(job, jobs.STOPPED)}, EXIT_DONE
 
 
-def resume(settings: Program, console: Console) -> Answer:
+def resume(settings: Followed, console: Console) -> Answer:
     """Goes on with a run that was stopped, or has failed, in a new Job on the same folder."""
     cluster = Cluster(settings.context, settings.namespace)
-    job = _jobs_of(cluster, settings.name, settings.program)[-1]
+    found = _jobs_of(cluster, settings.name, settings.program)
+    job = ([job for job in found if jobs.state(job) != jobs.COMPLETE] or found)[-1]
     name, state = job["metadata"]["name"], jobs.state(job)
     if state in (jobs.STOPPING, jobs.FAILED):
         ended = start.known_attempts(cluster, job, events_of(cluster))
         job = start.resume(cluster, job, ended, console)
         console.line(f"{name} goes on")
     elif state == jobs.COMPLETE:
-        raise SettingsError(
-            f"{name} is done, and there is nothing to resume; `boceto submit run --name` starts another"
-        )
+        raise SettingsError(_nothing_to_resume(settings, found))
     else:
         console.line(f"{name} is under way already")
     return _followed(cluster, job, console) if settings.follow else ({"job": name}, EXIT_DONE)
+
+
+def _nothing_to_resume(settings: Followed, found: Sequence[Object]) -> str:
+    """What to do with a run all of whose Jobs are done: it may have lost the trainer's."""
+    there = [jobs.program_of(job) for job in found]
+    name = found[-1]["metadata"]["name"]
+    if settings.program or "train" in there:
+        return f"{name} is done, and there is nothing to resume; `boceto submit run --name` starts another"
+    return (
+        f"{name} is done, and run {settings.name} has no Job for train to go on with; `boceto submit run --name "
+        f"{settings.name}`, with the overlay and settings that it had, starts one on the same folder"
+    )
 
 
 def list_runs(settings: Place, console: Console) -> Answer:
     """All runs of a namespace."""
     cluster = Cluster(settings.context, settings.namespace)
     found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}")
+    if not found:
+        _check_there(cluster)
     now = dt.datetime.now(dt.UTC)
     entries = [
         {

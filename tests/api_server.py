@@ -27,8 +27,11 @@ def merged(there, change):
 
 
 class ApiServer(ThreadingHTTPServer):
-    """objects: by path. requests: (method, path, headers). forbidden: a word of the paths that are refused. read_only:
-    whether every change is. broken: how many answers from now on are 503.
+    """objects: by path. requests: (method, path, headers, body).
+
+    forbidden: a word of the paths that are refused; refused: (method, a word of the paths, status, message).
+    absent: a word of the paths that the server does not know. namespaces: those that are there. read_only: whether
+    every change is forbidden. broken: how many answers from now on are 503.
     """
 
     daemon_threads = True
@@ -41,6 +44,9 @@ class ApiServer(ThreadingHTTPServer):
         self.forbidden = None
         self.read_only = False
         self.broken = 0
+        self.absent = None
+        self.namespaces = ["here"]
+        self.refused = None
 
     @property
     def url(self):
@@ -87,6 +93,13 @@ class _Handler(BaseHTTPRequestHandler):
         if refused or (self.server.forbidden and self.server.forbidden in parts.path):
             self._answer(403, {"message": f"{parts.path} is forbidden"})
             return None
+        if self.server.absent and self.server.absent in parts.path:
+            self._answer(404, b"404 page not found\n")
+            return None
+        method, word, code, said = self.server.refused or ("", "", 0, "")
+        if method == self.command and word in parts.path:
+            self._answer(code, {"message": said})
+            return None
         return parts.path, parse_qs(parts.query), json.loads(body) if body else None
 
     def do_GET(self):
@@ -97,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self.server.logs.get(path.split("/")[-2], b""))
         elif path in self.server.objects:
             self._answer(200, self.server.objects[path])
+        elif path.removeprefix("/api/v1/namespaces/") in self.server.namespaces:
+            self._answer(200, {"kind": "Namespace"})
         elif path.rpartition("/")[2] in KINDS:
             self._answer(200, {"items": self._chosen(path, query.get("labelSelector", [""])[0])})
         else:
@@ -117,10 +132,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PATCH(self):
         if not (asked := self._begin()):
             return
-        path, _, change = asked
+        path, query, change = asked
         there = self.server.objects.get(path)
         if there is None and "apply" not in self.headers["Content-Type"]:
             self._answer(404, {"message": "not found"})
+            return
+        if "dryRun" in query:
+            self._answer(200, merged(there or {}, change))
             return
         self.server.put(path, merged(there or {}, change))
         self._answer(200, self.server.objects[path])
@@ -131,6 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, options = asked
         uid = self.server.objects[path]["metadata"]["uid"]
         assert options["preconditions"]["uid"] == uid
+        if self.server.objects[path]["metadata"].get("finalizers"):
+            self._answer(200, {})
+            return
         del self.server.objects[path]
         self.server.collect(uid)
         self._answer(200, {})

@@ -1,10 +1,11 @@
 import copy
+import os
 import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manifests import K8S, of_kind
+from manifests import COMPONENTS, K8S, of_kind
 from manifests import render as by_kubectl
 
 from boceto.errors import SettingsError
@@ -76,8 +77,7 @@ def test_without_a_role_the_account_is_the_overlays_own():
 
 
 def _tables(objects):
-    (settings,) = of_kind(objects, "ConfigMap")
-    return tomllib.loads(settings["data"]["boceto.toml"])
+    return tomllib.loads(render.settings_of(objects)["data"]["boceto.toml"])
 
 
 def test_changed_settings_are_a_new_map_that_the_job_reads():
@@ -101,6 +101,50 @@ def test_the_digest_tells_settings_apart_and_not_calls():
     assert digest() == digest(name="first") != digest(assignments="train.epochs=5")
 
 
+def test_the_digest_is_over_the_programs_own_settings():
+    def digest(program, assignment=""):
+        (job,) = of_kind(render.render("local", program, assignments=assignment)[1], "Job")
+        return job["metadata"]["annotations"][render.DIGEST]
+
+    assert digest("prepare") == digest("prepare", "eval.batch_size=50")
+    assert digest("eval") != digest("eval", "eval.batch_size=50")
+
+
+def _overlay(path, program="train", component="emulator", more=""):
+    """A folder with one program's overlay with one component in it."""
+    here = path / program
+    here.mkdir(parents=True)
+    base, component = (os.path.relpath(K8S / part, here) for part in (f"base/{program}", f"components/{component}"))
+    (here / "boceto.toml").write_text('[train]\nrun = "/runs/mine"\n')
+    (here / "kustomization.yaml").write_text(
+        f"resources: [{base}]\ncomponents: [{component}]\n{more}"
+        "configMapGenerator: [{name: boceto-settings, files: [boceto.toml]}]\n"
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_each_component_is_rendered_with_changed_settings(tmp_path, component):
+    _, objects = render.render(_overlay(tmp_path, component=component), "train", assignments="train.epochs=2")
+    assert _tables(objects)["train"] == {"run": "/runs/mine", "epochs": 2}
+
+
+def test_the_overlays_namespace_is_found_and_its_settings_can_be_changed(tmp_path):
+    _, objects = render.render(_overlay(tmp_path, more="namespace: mine\n"), "train", assignments="train.epochs=2")
+    assert render.namespace_of(objects) == "mine"
+    assert _tables(objects)["train"]["epochs"] == 2
+    render.place(objects, "yours")
+    assert {each["metadata"]["namespace"] for each in objects} == {"yours"}
+
+
+def test_programs_in_different_namespaces_are_refused(tmp_path):
+    _overlay(tmp_path, "prepare", more="namespace: one\n")
+    overlay = _overlay(tmp_path, "train", more="namespace: other\n")
+    objects = [each for program in ("prepare", "train") for each in render.render(overlay, program)[1]]
+    with pytest.raises(SettingsError, match=r"2 namespaces \(one, other\)"):
+        render.namespace_of(objects)
+
+
 def test_a_folder_of_ones_own_is_an_overlay(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "boceto.toml").write_text('[train]\nrun = "/runs/mine"\n')
@@ -116,7 +160,11 @@ def test_a_folder_of_ones_own_is_an_overlay(tmp_path):
     assert _tables(objects)["train"] == {"run": "/runs/mine", "epochs": 2}
 
 
-@pytest.mark.parametrize("text", ["epochs=3", "train.epochs", "trainer.epochs=3", "train.=3", "=", "submit.name=x"])
+ODD = ["epochs=3", "train.epochs", "trainer.epochs=3", "train.=3", "=", "submit.name=x", "train.a b=1", "train.a.b=1"]
+ODD += [f"train.epochs={value}" for value in ("1979-05-27", "[1979-05-27]", "nan", "-inf", "1e400", "{a=1}", "[1, 2]")]
+
+
+@pytest.mark.parametrize("text", ODD)
 def test_an_assignment_that_is_none_is_refused(text):
     with pytest.raises(SettingsError, match="give PROGRAM.SETTING=VALUE"):
         render.render("local", "train", assignments=text)

@@ -1,16 +1,30 @@
 """`boceto submit` as people type it, against an API server without controllers; and against none."""
 
 import json
+import os
 import socket
 
+import api_server
 import pytest
 import yaml
-from manifests import of_kind
+from manifests import K8S, of_kind
 
-from k8s import follow, jobs, render
+from k8s import follow, jobs, render, start, verbs
 from k8s.__main__ import main
 
 JOBS = "/apis/batch/v1/namespaces/here/jobs"
+
+
+def _overlay(path, program="train", components=(), more=""):
+    """A folder with one program of `local`, with components and whatever else on it."""
+    here = path / program
+    here.mkdir()
+    local, *others = (
+        os.path.relpath(K8S / part, here)
+        for part in (f"overlays/local/{program}", *(f"components/{each}" for each in components))
+    )
+    (here / "kustomization.yaml").write_text(f"resources: [{local}]\ncomponents: [{', '.join(others)}]\n{more}")
+    return str(path)
 
 
 def _submit(*words):
@@ -41,7 +55,7 @@ def test_everything_of_the_overlay_is_applied_and_marked(api, capsys):
     applied = [body for headers, body in patches if headers["Content-Type"] == "application/apply-patch+yaml"]
     assert {(each["kind"], each["metadata"]["name"]) for each in applied} == wanted
     assert {headers["Authorization"] for headers, _ in patches} == {"Bearer a-token"}
-    assert "first-train is submitted to namespace here" in capsys.readouterr().err
+    assert "first-train is submitted to namespace here (the context's)" in capsys.readouterr().err
 
 
 def test_a_job_that_is_there_with_these_settings_is_left_alone(api, capsys):
@@ -77,7 +91,8 @@ def test_a_job_that_has_ended_makes_way_where_that_is_asked_for(api):
 
 
 def _maps(api):
-    return {each["metadata"]["name"]: each["data"]["boceto.toml"] for each in api.of_kind("ConfigMap")}
+    maps = {each["metadata"]["name"]: each["data"] for each in api.of_kind("ConfigMap")}
+    return {name: data["boceto.toml"] for name, data in maps.items() if "boceto.toml" in data}
 
 
 @pytest.mark.parametrize("path", [f"{JOBS}/first-train", "/api/v1/namespaces/here/serviceaccounts/first-train"])
@@ -253,6 +268,240 @@ def test_without_rights_there_is_one_line(api, capsys):
     assert "namespace there: not allowed" in _one_line(capsys)
 
 
+def test_another_programs_setting_leaves_what_is_done(api, capsys):
+    _submit("--program", "prepare")
+    _end(api, "Complete", job="first-prepare")
+    capsys.readouterr()
+    assert _submit("--program", "prepare", "--set", "eval.batch_size=50") == 0
+    assert "first-prepare is done already" in capsys.readouterr().err
+    assert _submit("--program", "prepare", "--set", "prepare.size=16") == 2
+    assert "(prepare.size = 32 there, 16 here)" in _one_line(capsys)
+
+
+def test_an_overlay_with_monitoring_is_submitted(api, tmp_path):
+    overlay = _overlay(tmp_path, components=["monitoring"])
+    assert _submit("--overlay", overlay, "--set", "train.epochs=5") == 0
+    assert _submit("--overlay", overlay, "--set", "train.epochs=5") == 0
+    (settings,) = _maps(api)
+    assert _owned(api, "first-train") == {settings, "first-train", "first-train-progress"}
+
+
+def test_a_kind_that_the_cluster_does_not_know_is_one_line(api, tmp_path, capsys):
+    api.absent = "podmonitors"
+    assert _submit("--overlay", _overlay(tmp_path, components=["monitoring"])) == 2
+    line = _one_line(capsys)
+    assert "the cluster knows no PodMonitor (monitoring.coreos.com/v1); install the operator" in line
+    assert "components/monitoring" in line
+    assert not api.objects
+
+
+@pytest.mark.parametrize("words", [[], ["--namespace=there"]], ids=["said", "given"])
+def test_an_overlays_namespace_counts_where_none_is_given(api, tmp_path, capsys, words):
+    namespace, whose = ("there", "by --namespace") if words else ("mine", "the overlay's")
+    assert _submit("--overlay", _overlay(tmp_path, more="namespace: mine\n"), *words) == 0
+    assert {each["metadata"]["namespace"] for each in api.objects.values()} == {namespace}
+    assert {path.split("/namespaces/")[1].split("/")[0] for path in api.objects} == {namespace}
+    (binding,) = api.of_kind("RoleBinding")
+    assert binding["subjects"][0]["namespace"] == namespace
+    assert f"first-train is submitted to namespace {namespace} ({whose})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["run", "--replace", "--set", "train.epochs=5", "--no-follow"], ["resume", "first"]])
+@pytest.mark.parametrize("word", ["/jobs/first-train-anew", "/serviceaccounts/first-train"])
+def test_a_job_stays_where_the_next_would_be_refused(api, capsys, words, word):
+    _submit()
+    _end(api, "Failed")
+    before = json.dumps(api.objects)
+    capsys.readouterr()
+    api.refused = ("PATCH", word, 400, "no such thing here")
+    assert main(words) == 2
+    assert "no such thing here" in _one_line(capsys)
+    assert json.dumps(api.objects) == before
+
+
+def test_a_job_counts_no_more_once_it_makes_way(api):
+    _submit()
+    _end(api, "Failed")
+    api.refused = ("PATCH", "/jobs/first-train-anew", 403, "exceeded quota: few, used: count/jobs.batch=1")
+    assert main(["resume", "first", "--no-follow"]) == 0
+    assert "status" not in api.objects[f"{JOBS}/first-train"]
+
+
+def test_a_job_that_is_held_is_not_waited_for_for_ever(api, capsys, monkeypatch):
+    monkeypatch.setattr(start, "SOON", 0.0)
+    monkeypatch.setattr(start, "PATIENCE", 0.1)
+    monkeypatch.setattr(start, "POLL", 0.05)
+    _submit()
+    _end(api, "Failed")
+    api.objects[f"{JOBS}/first-train"]["metadata"]["finalizers"] = ["example.com/hold"]
+    capsys.readouterr()
+    assert main(["resume", "first", "--no-follow"]) == 2
+    waiting, error = capsys.readouterr().err.splitlines()
+    assert waiting == "waiting for first-train to be gone, held by the finalizer example.com/hold"
+    assert "first-train was removed and is not gone after 0.1 s, held by the finalizer example.com/hold" in error
+
+
+def test_resume_takes_what_is_not_done(api, capsys):
+    _submit()
+    _end(api, "Failed")
+    _submit("--program", "prepare")
+    _end(api, "Complete", job="first-prepare")
+    api.objects[f"{JOBS}/first-prepare"]["metadata"]["creationTimestamp"] = "2026-01-03T00:00:00Z"
+    capsys.readouterr()
+    assert main(["resume", "first", "--no-follow"]) == 0
+    assert "first-train goes on" in capsys.readouterr().err
+    del api.objects[f"{JOBS}/first-train"]
+    assert main(["resume", "first", "--no-follow"]) == 2
+    assert "run first has no Job for train to go on with; `boceto submit run --name first`" in _one_line(capsys)
+
+
+@pytest.mark.parametrize("words", [[], ["--set", "eval.batch_size=50"]])
+def test_what_a_job_needs_is_made_again(api, words):
+    _submit()
+    before = {path: each for path, each in api.objects.items() if "/jobs/" not in path}
+    owned = _owned(api, "first-train")
+    for path in before:
+        del api.objects[path]
+    assert _submit(*words) == 0
+    assert {path for path in api.objects if "/jobs/" not in path} == set(before)
+    assert _owned(api, "first-train") == owned
+
+
+def test_a_jobs_settings_are_as_they_were(api):
+    _submit()
+    before = _maps(api)
+    assert _submit("--set", "eval.batch_size=50") == 0
+    assert _maps(api) == before
+
+
+@pytest.mark.parametrize("words", [["list"], ["status", "first"]])
+def test_a_namespace_that_is_not_there_is_one_line(api, capsys, words):
+    assert main([*words, "--namespace", "nowhere"]) == 2
+    assert "there is no namespace nowhere in the cluster" in _one_line(capsys)
+
+
+def test_a_namespace_that_may_not_be_looked_up_has_no_run(api, capsys):
+    api.refused = ("GET", "/api/v1/namespaces/", 403, "namespaces is forbidden")
+    assert main(["list"]) == 0
+    assert "no run in namespace here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("namespace", ["a/b", "..", "A", "a" * 64, "-a", "a?b"])
+def test_what_is_no_name_of_a_namespace_is_refused(api, capsys, namespace):
+    for words in (["list"], ["run", "--render"]):
+        assert main([*words, f"--namespace={namespace}"]) == 2
+        assert "names no namespace" in _one_line(capsys)
+    assert not api.requests
+
+
+def test_one_table_serves_all_verbs(api, tmp_path, capsys):
+    config = tmp_path / "submit.toml"
+    config.write_text('[submit]\nname = "second"\noverlay = "local"\nnamespace = "here"\nfollow = false\n')
+    assert main(["run", "--config", str(config)]) == 0
+    for verb in ("list", "status", "stop"):
+        assert main([verb, "--config", str(config)]) == 0
+    assert "second-train" in capsys.readouterr().err
+    config.write_text("[submit]\nnames = 1\n")
+    assert main(["list", "--config", str(config)]) == 2
+    assert "unknown setting submit.names" in _one_line(capsys)
+
+
+def test_help_names_the_table_and_what_must_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["stop", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "in a table [submit];" in text
+    assert " NAME " in text
+    assert "[NAME]" not in text
+    assert "--follow" not in text
+
+
+def test_ctrl_c_in_a_chain_says_how_it_goes_on(api, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs.Follower, "until", interrupted)
+    assert main(["run", "--chain"]) == 75
+    err = capsys.readouterr().err
+    assert "first-prepare goes on without you" in err
+    assert "train and eval will not start by themselves: the same command goes on with the chain" in err
+
+
+def test_a_stopped_chain_says_how_it_goes_on(api, capsys, monkeypatch):
+    def stopped(*_):
+        job = api.objects[f"{JOBS}/first-train"]
+        stopped = {"spec": {"suspend": True}, "metadata": {"annotations": {jobs.STOPPED: "asked to stop"}}}
+        return follow.Outcome(api_server.merged(job, stopped), [], 75)
+
+    for program in ("prepare", "train"):
+        _submit("--program", program)
+    monkeypatch.setattr(verbs, "PROGRAMS", ("train", "eval"))
+    monkeypatch.setattr(verbs.Follower, "until", stopped)
+    assert main(["run", "--chain"]) == 75
+    assert "eval will not start by itself: go on with `boceto submit resume first`, and then with the same command" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_full_quota_is_no_matter_of_rights_and_leaves_nothing_behind(api, capsys):
+    api.refused = ("PATCH", "/jobs/", 403, 'jobs.batch "first-train" is forbidden: exceeded quota: few, limited: 1')
+    assert _submit() == 2
+    line = _one_line(capsys)
+    assert "namespace here: its quota is full (" in line
+    assert "not allowed" not in line
+    assert not api.of_kind("ConfigMap")
+    assert not api.of_kind("Role")
+    assert "first-train" not in {each["metadata"]["name"] for each in api.objects.values()}
+
+
+def test_what_was_there_stays_where_a_job_is_refused(api):
+    _submit("--program", "prepare")
+    before = _maps(api)
+    api.refused = ("PATCH", "/jobs/", 403, "exceeded quota: few")
+    assert _submit() == 2
+    assert _maps(api) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(401, "Unauthorized"), (403, 'jobs is forbidden: User "system:anonymous" cannot list jobs')]
+)
+def test_an_expired_login_is_one_line(api, tmp_path, capsys, code, said):
+    path = tmp_path / "config"
+    kubeconfig = yaml.safe_load(path.read_text())
+    login = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "interactiveMode": "Never"}
+    kubeconfig["users"] = [{"name": "u", "user": {"exec": login}}]
+    path.write_text(yaml.safe_dump(kubeconfig))
+    api.refused = ("GET", "/jobs", code, said)
+    assert main(["list"]) == 2
+    line = _one_line(capsys)
+    assert "has expired or is missing (exec: " in line
+    assert "log in as for kubectl" in line
+
+
+def test_what_runs_share_is_not_changed_in_passing(api, capsys):
+    _submit()
+    (path,) = [path for path in api.objects if path.endswith("/deployments/boceto-storage")]
+    capsys.readouterr()
+    assert _submit("--name", "same") == 0
+    assert "another spec" not in capsys.readouterr().err
+    api.objects[path]["spec"]["replicas"] = 0
+    assert _submit("--name", "second") == 0
+    assert "Deployment boceto-storage is there with another spec; runs of namespace here share it" in (
+        capsys.readouterr().err
+    )
+    assert api.objects[path]["spec"]["replicas"] == 0
+    assert _submit("--name", "third", "--replace") == 0
+    assert api.objects[path]["spec"]["replicas"] == 1
+
+
+def test_who_may_not_change_what_runs_share_is_told_so(api, capsys):
+    _submit()
+    capsys.readouterr()
+    api.refused = ("PATCH", "/deployments/", 403, "deployments.apps is forbidden")
+    assert _submit("--name", "second") == 2
+    assert "not allowed (deployments.apps is forbidden)" in _one_line(capsys)
+
+
 def test_a_cluster_that_is_down_is_one_line(use, capsys):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -291,7 +540,7 @@ def test_a_plugin_for_credentials_that_is_missing_is_one_line(use, capsys):
     version = "client.authentication.k8s.io/v1"
     use("http://127.0.0.1:1", exec={"apiVersion": version, "command": "/no/plugin", "interactiveMode": "Never"})
     assert main(["list"]) == 2
-    assert "no usable kubeconfig: [Errno 2] No such file or directory: '/no/plugin'" in _one_line(capsys)
+    assert "is missing ([Errno 2] No such file or directory: '/no/plugin'); log in as for kubectl" in _one_line(capsys)
 
 
 @pytest.mark.parametrize("words", [[], ["walk"]])

@@ -206,7 +206,10 @@ def why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -
     """Why nothing runs, in the words of the cluster; "" where something does."""
     if state(job) == SUSPENDED:
         queue = job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name")
-        return f"suspended: it waits for its queue {queue}" if queue else "suspended: somebody must set it going"
+        if queue:
+            return f"suspended: it waits for its queue {queue}"
+        name = job["metadata"]["name"]
+        return f'suspended: `kubectl patch job {name} -p \'{{"spec":{{"suspend":false}}}}\'` sets it going'
     living = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
     if any(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods):
         return ""

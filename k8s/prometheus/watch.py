@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,14 @@ def _ready(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def following(file: Path, programs: Mapping[int, dict[str, Any]]) -> Iterator[None]:
-    """Keeps those of `programs`, by port, that answer in the file of targets, while the block runs."""
+def following(file: Path, find: Callable[[], list[dict[str, Any]]]) -> Iterator[None]:
+    """Keeps what `find` finds in the file of targets, while the block runs."""
     over = threading.Event()
 
     def follow() -> None:
         known: list[dict[str, Any]] = []
         while not over.wait(_LOOK_SECONDS):
-            found = [entry for port, entry in programs.items() if answers(port)]
+            found = find()
             if found != known:
                 fresh = file.with_suffix(".new")
                 fresh.write_text(json.dumps(found))
@@ -149,6 +149,11 @@ def following(file: Path, programs: Mapping[int, dict[str, Any]]) -> Iterator[No
         thread.join()
 
 
+def answering(programs: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The targets of those programs, by port, that answer."""
+    return [entry for port, entry in programs.items() if answers(port)]
+
+
 def demo_programs(first: int) -> dict[int, dict[str, Any]]:
     """The demo's programs by port."""
     return {port: target(port, verb, run) for (run, verb), port in demo.ports(first).items()}
@@ -159,7 +164,8 @@ def main() -> int:
     port = int(os.environ.get("PORT", PORT))
     with tempfile.TemporaryDirectory(prefix="boceto-watch-") as name:
         folder = Path(name)
-        with prometheus(folder, port) as address, following(folder / "targets.json", demo_programs(FIRST)):
+        programs = demo_programs(FIRST)
+        with prometheus(folder, port) as address, following(folder / "targets.json", lambda: answering(programs)):
             print(f"look at {address}/consoles/boceto.html", flush=True)
             words = ["--output", str(folder / "demo"), "--metrics-port", str(FIRST), "--metrics-linger", LINGER]
             done = subprocess.run([sys.executable, "-m", "boceto", "demo", *words], check=False)

@@ -5,12 +5,10 @@ reached through a port that kubectl forwards, as on any cluster. Debian's Promet
 """
 
 import contextlib
-import json
 import re
 import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ import watch
 from cluster import Cluster
 
 INTERVAL = "1s"
-LOOK_SECONDS = 0.5
 _FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
@@ -95,27 +92,8 @@ def prometheus(cluster: Cluster, haste: Mapping[str, str]) -> Iterator[str]:
             probe.bind((watch.HOST, 0))
             port = probe.getsockname()[1]
         with (
+            contextlib.closing(Forwards(cluster)) as forwards,
             watch.prometheus(folder, port, INTERVAL, folder / "rules.yml") as address,
-            _discovering(cluster, folder / "targets.json"),
+            watch.following(folder / "targets.json", forwards.targets),
         ):
             yield address
-
-
-@contextlib.contextmanager
-def _discovering(cluster: Cluster, file: Path) -> Iterator[None]:
-    over, forwards = threading.Event(), Forwards(cluster)
-
-    def discover() -> None:
-        while not over.wait(LOOK_SECONDS):
-            fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(forwards.targets()))
-            fresh.replace(file)
-
-    thread = threading.Thread(target=discover)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        forwards.close()

@@ -84,7 +84,9 @@ def test_a_stopped_job_is_told_from_one_that_another_suspended():
     assert jobs.exit_code(job, []) == 75
     del job["metadata"]["annotations"][jobs.STOPPED]
     assert jobs.state(job) == jobs.SUSPENDED
-    assert jobs.why_waiting(job, pods, events) == "suspended: somebody must set it going"
+    assert '`kubectl patch job long-train -p \'{"spec":{"suspend":false}}\'` sets it going' in (
+        jobs.why_waiting(job, pods, events)
+    )
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"
     assert jobs.why_waiting(job, pods, events) == "suspended: it waits for its queue gpus"
 

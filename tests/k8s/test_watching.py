@@ -50,7 +50,7 @@ def watched(tmp_path_factory):
     began = time.time()
     with (
         watch.prometheus(folder, port, "1s") as address,
-        watch.following(folder / "targets.json", programs),
+        watch.following(folder / "targets.json", lambda: watch.answering(programs)),
     ):
         boceto("prepare", "--input", str(folder / "input"), "--output", data, *PREPARE, *COUNTS, *words[0])
         boceto("train", "--data", data, "--run", run, *TRAIN, *words[1])

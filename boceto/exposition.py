@@ -32,6 +32,9 @@ class _Server(ThreadingHTTPServer):
         self._open.add(request)
         return True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who gave up before the answer is no news."""
+
     def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
         """Ends a connection."""
         self._open.discard(request)

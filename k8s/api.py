@@ -1,6 +1,7 @@
 """The few verbs that submission needs of a cluster, on the `kubernetes` client; objects are JSON as the API says it."""
 
 import contextlib
+import datetime as dt
 import json
 import logging
 import re
@@ -20,7 +21,8 @@ from k8s.settings import check_namespace
 TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
-STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT[\d:.]+Z) (.*)", re.DOTALL)
+# A time in the node's own zone, and what was said then.
+STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) (.*)", re.DOTALL)
 
 
 class Missing(SettingsError):  # noqa: N818 - as in boceto.storage
@@ -137,12 +139,12 @@ class Cluster:
         """
         query = [("container", container), ("timestamps", "true")]
         if since:  # In whole seconds: what came in the same one is left out below.
-            query.append(("sinceTime", since.rstrip("Z").partition(".")[0] + "Z"))
+            query.append(("sinceTime", _moment(since)[0].strftime("%Y-%m-%dT%H:%M:%SZ")))
         answer = self._call("GET", self._path("v1", "Pod", pod) + "/log", query=query, raw=True)
         # Only what bears a time is the program's; and only \n ends a line, whatever else is in it.
         lines = [found.groups() for line in answer.data.split(b"\n") if (found := STAMPED.fullmatch(line))]
         told = [(time.decode(), text.decode(errors="replace").rstrip("\r")) for time, text in lines]
-        return [(time, text) for time, text in told if _comparable(time) > _comparable(since)]
+        return [(time, text) for time, text in told if not since or _moment(time) > _moment(since)]
 
     def _path(self, api: str, kind: str, name: str = "") -> str:
         root = "/api/v1" if api == "v1" else f"/apis/{api}"
@@ -229,10 +231,11 @@ def _heard() -> Iterator[list[str]]:
         logger.removeFilter(hear)
 
 
-def _comparable(time: str) -> tuple[str, str]:
-    """A time of a log in a form that sorts: its fraction of a second has as many digits as it needs."""
-    whole, _, fraction = time.rstrip("Z").partition(".")
-    return whole, fraction.ljust(9, "0")
+def _moment(time: str) -> tuple[dt.datetime, str]:
+    """A time of a log in a form that sorts: its second in UTC, and the digits of its fraction, as many as it has."""
+    whole, zone = time[:19], time[19:].lstrip(".0123456789")
+    fraction = time[19 : len(time) - len(zone)].lstrip(".")
+    return dt.datetime.fromisoformat(whole + zone).astimezone(dt.UTC), fraction.ljust(9, "0")
 
 
 def is_ours(found: Object) -> bool:

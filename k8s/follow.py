@@ -100,6 +100,8 @@ class Follower:
             return
         try:
             lines = self._cluster.log(name, jobs.CONTAINER, self._read.get(name, ""))
+        except Unreachable:  # The next look tells it, end and all.
+            return
         except SettingsError:  # The container has not begun, or is gone again.
             lines = []
         for when, line in lines:

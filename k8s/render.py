@@ -197,10 +197,10 @@ def _with_settings(path: Path, replaced: Mapping[str, Any], settings: Tables) ->
 def named(objects: list[Object], run: str, program: str) -> list[Object]:
     """The objects with the labels to find them by; the Job, and what is for it alone, gets the run's name."""
     job, settings = of_kind(objects, "Job"), settings_of(objects)
-    old, new = job["metadata"]["name"], f"{run}-{program}"
+    new = f"{run}-{program}"
     for each in objects:
         each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
-    _give_rights(objects, job["spec"]["template"]["spec"], old, new)
+    _give_rights(objects, job, run, new)
     job["metadata"]["name"] = new
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
         metadata.setdefault("labels", {})[RUN] = run
@@ -210,23 +210,30 @@ def named(objects: list[Object], run: str, program: str) -> list[Object]:
     return objects
 
 
-def _give_rights(objects: list[Object], pod: dict[str, Any], old: str, new: str) -> None:
-    """A role for one Job is that Job's alone, and so is the account that has it: two runs in a namespace have two."""
-    rights = [each for each in objects if each["kind"] in ("Role", "RoleBinding")]
-    if not rights:
+def _give_rights(objects: list[Object], job: Object, run: str, new: str) -> None:
+    """A role for one Job is that Job's alone, and so is the account that has it: two runs in a namespace have two.
+
+    The label of the run tells them from what runs share.
+    """
+    roles, bindings, accounts = (
+        [each for each in objects if each["kind"] == kind] for kind in ("Role", "RoleBinding", "ServiceAccount")
+    )
+    if not roles:
         return
-    account = pod["serviceAccountName"]
+    old, pod = job["metadata"]["name"], job["spec"]["template"]["spec"]
+    own, account = {each["metadata"]["name"] for each in roles}, pod["serviceAccountName"]
     pod["serviceAccountName"] = new
-    for each in rights:
+    for named in [each["metadata"] for each in accounts] + [each for found in bindings for each in found["subjects"]]:
+        if named["name"] == account:
+            named["name"] = new
+    for each in roles + bindings:
         each["metadata"]["name"] = _renamed(each["metadata"]["name"], new)
-        if "roleRef" in each:
+        if each.get("roleRef", {}).get("name") in own:
             each["roleRef"]["name"] = _renamed(each["roleRef"]["name"], new)
         for rule in each.get("rules", []):
             rule["resourceNames"] = [new if name == old else name for name in rule.get("resourceNames", [])]
-    accounts = [each["metadata"] for each in objects if each["kind"] == "ServiceAccount"]
-    for named in [*accounts, *(subject for each in rights for subject in each.get("subjects", []))]:
-        if named["name"] == account:
-            named["name"] = new
+    for each in [*roles, *bindings, *(each for each in accounts if each["metadata"]["name"] == new)]:
+        each["metadata"]["labels"][RUN] = run
 
 
 def _renamed(name: str, new: str) -> str:

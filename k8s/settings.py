@@ -34,7 +34,9 @@ class Run(Place):
     net: str = option("", help="net, instead of the overlay's")
     set: str = option("", help="setting instead of the overlay's, as train.epochs=3; may be given often", repeated=True)
     replace: bool = option(
-        False, help="a Job of this name with other settings makes way, stopped gracefully if it runs"
+        False,
+        help="a Job of this name with other settings makes way, stopped gracefully if it runs; a shared "
+        "emulator with another spec is changed too, and loses what it holds",
     )
     follow: bool = option(True, help="stay until it has ended")
     render: bool = option(False, help="print the manifests and apply nothing")

@@ -10,7 +10,7 @@ from boceto.errors import SettingsError
 from k8s import jobs
 from k8s.api import Cluster, OverQuota, Unknown, Unreachable, fits, is_ours
 from k8s.follow import Follower, pods_of, to_the_end
-from k8s.render import DIGEST, MANAGED, MANAGER, TOML, Object, maps_of, of_kind, settings_of, tables
+from k8s.render import DIGEST, MANAGED, MANAGER, RUN, TOML, Object, maps_of, of_kind, settings_of, tables
 
 POLL = 0.5
 SOON, PATIENCE = 5.0, 120.0  # Seconds until it is said what is waited for, and until no more is waited.
@@ -18,8 +18,9 @@ SOON, PATIENCE = 5.0, 120.0  # Seconds until it is said what is waited for, and 
 SERVED = ("selector", "suspend", "manualSelector")
 SERVED_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 RIGHTS = "rbac.authorization.k8s.io/v1"
-OWNED = (("v1", "ConfigMap"), ("v1", "ServiceAccount"), (RIGHTS, "Role"), (RIGHTS, "RoleBinding"))
-SHARED = ("Deployment", "PersistentVolumeClaim")  # They hold the data of all runs of a namespace.
+ROLES = ("Role", "RoleBinding")
+CLAIM = "PersistentVolumeClaim"
+SHARED = ("Deployment", CLAIM)  # They hold the data of all runs of a namespace.
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -41,7 +42,7 @@ def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, repl
         same = jobs.annotation(found, DIGEST) == wanted["metadata"]["annotations"][DIGEST]
         if not replace or (same and jobs.state(found) in (jobs.ACTIVE, jobs.SUSPENDED)):
             _check_same(cluster, found, objects, same=same)
-            _heal(cluster, found, objects, _changeable(cluster, others, console, replace=replace))
+            _heal(cluster, found, objects, others, console)
             console.line(f"{name} is {_in_words(found)}")
             return found
         _rehearse(cluster, wanted, others)
@@ -75,11 +76,10 @@ def _withdraw(cluster: Cluster, objects: Sequence[Object]) -> None:
 
 
 def _is_own(each: Object, job: Object) -> bool:
-    """Whether an object is for a Job alone: its settings, and its rights, which are named after it."""
-    name = each["metadata"]["name"]
+    """Whether an object is for a Job alone: its settings, and its rights, which bear its run's name."""
     if each["kind"] == "ConfigMap":
-        return name in maps_of(job)
-    return (each["apiVersion"], each["kind"]) in OWNED and name.startswith(job["metadata"]["name"])
+        return each["metadata"]["name"] in maps_of(job)
+    return bool(each["metadata"].get("labels", {}).get(RUN) == jobs.run_of(job))
 
 
 def _own(cluster: Cluster, job: Object, made: Sequence[Object]) -> None:
@@ -93,10 +93,11 @@ def _own(cluster: Cluster, job: Object, made: Sequence[Object]) -> None:
                 cluster.merge(each["apiVersion"], each["kind"], each["metadata"]["name"], change)
 
 
-def _heal(cluster: Cluster, job: Object, objects: Sequence[Object], others: Sequence[Object]) -> None:
+def _heal(cluster: Cluster, job: Object, objects: Sequence[Object], others: Sequence[Object], console: Console) -> None:
     """Applies again what a Job that stays needs, where it is not done: `others` of the objects it was to be made of."""
     if jobs.state(job) == jobs.COMPLETE:
         return
+    others = _changeable(cluster, others, console, replace=False)
     wanted, settings = of_kind(list(objects), "Job"), settings_of(list(objects))
     name = maps_of(job)[maps_of(wanted).index(settings["metadata"]["name"])]
     if name != settings["metadata"]["name"]:  # Another program's settings have changed; this Job's own map stays.
@@ -127,14 +128,30 @@ def _owned_by(owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _belongings(cluster: Cluster, job: Object) -> list[Object]:
-    """What goes when a Job goes, as it was applied."""
-    found = []
-    for api, kind in OWNED:
-        for each in cluster.list_readable(api, kind, labels=f"{MANAGED}={MANAGER}"):
-            if any(owner["uid"] == job["metadata"]["uid"] for owner in each["metadata"].get("ownerReferences", [])):
-                metadata = {"name": each["metadata"]["name"], **_plain(each["metadata"])}
-                found.append({**each, "apiVersion": api, "kind": kind, "metadata": metadata})
-    return found
+    """What goes when a Job goes, as it was applied.
+
+    Raises:
+        SettingsError: it may not be read, so that nothing could be made anew.
+    """
+    account = job["spec"]["template"]["spec"].get("serviceAccountName", "default")
+    named = [*(("v1", "ConfigMap", name) for name in maps_of(job)), ("v1", "ServiceAccount", account)]
+    there = [
+        {**found, "apiVersion": api, "kind": kind}
+        for api, kind, name in named
+        if (found := cluster.find(api, kind, name))
+    ]
+    if any(each["kind"] == "ServiceAccount" and _goes_with(each, job) for each in there):
+        there += [{**each, "apiVersion": RIGHTS, "kind": kind} for kind in ROLES for each in cluster.list(RIGHTS, kind)]
+    return [
+        {**each, "metadata": {"name": each["metadata"]["name"], **_plain(each["metadata"])}}
+        for each in there
+        if _goes_with(each, job)
+    ]
+
+
+def _goes_with(each: Object, job: Object) -> bool:
+    owners = each["metadata"].get("ownerReferences", [])
+    return is_ours(each) and job["metadata"]["uid"] in [owner["uid"] for owner in owners]
 
 
 def _is_there(cluster: Cluster, wanted: Object) -> bool:
@@ -169,17 +186,13 @@ def _find(cluster: Cluster, wanted: Object) -> Object | None:
 
 
 def _changeable(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool) -> Sequence[Object]:
-    """The objects to apply: where nobody said --replace, what runs share stays as it is."""
-    if replace:
-        return objects
-    return [each for each in objects if not _is_kept(cluster, each, console)]
+    """The objects to apply: what runs share and keep data in stays as it is, but for a Deployment with --replace."""
+    return [each for each in objects if not _is_kept(cluster, each, console, replace=replace)]
 
 
-def _is_kept(cluster: Cluster, wanted: Object, console: Console) -> bool:
-    """Whether an object that runs share is there with another spec; it stays so: changed, it could lose their data."""
-    if wanted["kind"] not in SHARED:
-        return False
-    found = _find(cluster, wanted)
+def _is_kept(cluster: Cluster, wanted: Object, console: Console, *, replace: bool) -> bool:
+    """Whether an object that runs share is there with another spec, and stays so: changed, it could lose their data."""
+    found = _find(cluster, wanted) if wanted["kind"] in SHARED else None
     if found is None:
         return False
     try:
@@ -188,12 +201,13 @@ def _is_kept(cluster: Cluster, wanted: Object, console: Console) -> bool:
         raise
     except SettingsError:  # The spec of a claim cannot be changed; or there is no right to, which applying it tells.
         same = fits(found.get("spec"), wanted.get("spec"))
-    if not same:
-        console.line(
-            f"{wanted['kind']} {wanted['metadata']['name']} is there with another spec; runs of namespace "
-            f"{cluster.namespace} share it, and it is left as it is (--replace changes it)"
-        )
-    return not same
+    if same:
+        return False
+    change = replace and wanted["kind"] != CLAIM
+    what = f"{wanted['kind']} {wanted['metadata']['name']}, which runs of namespace {cluster.namespace} share,"
+    choice = "" if wanted["kind"] == CLAIM else " (--replace changes it)"
+    console.line(f"{what} is changed" if change else f"{what} is there with another spec, and left as it is{choice}")
+    return not change
 
 
 def check_ours(cluster: Cluster, found: Object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from boceto.console import Console, table
+from boceto.console import Console, printable, table
 from boceto.errors import EXIT_DONE, EXIT_STOPPED, SettingsError
 from k8s import jobs, start
 from k8s.api import Cluster, Missing, Unreachable
@@ -174,7 +174,7 @@ def logs(settings: Followed, console: Console) -> Answer:
         return _followed(cluster, job, console)
     for pod in pods_of(cluster, job):
         for _, line in cluster.log(pod["metadata"]["name"], jobs.CONTAINER):
-            print(line)
+            print(printable(line))
     return {}, EXIT_DONE
 
 

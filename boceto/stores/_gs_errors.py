@@ -19,7 +19,7 @@ def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> 
     """Turns the library's errors into ours. right: what the block needs; missing: what a 404 means in the block."""
     from google.api_core import exceptions as api
     from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import InvalidURL, MissingSchema, RequestException
+    from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, RequestException
     from urllib3.exceptions import HTTPError
 
     try:
@@ -35,7 +35,7 @@ def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> 
         raise SettingsError(f"{place.url} was refused: {_said(error)}; check the names") from error
     except GoogleAuthError as error:
         raise SettingsError(f"{place.url}: the Google credentials were refused: {_said(error)}; {LOGIN}") from error
-    except (InvalidURL, MissingSchema) as error:
+    except (InvalidSchema, InvalidURL, MissingSchema) as error:
         raise SettingsError(f"{place.url}: {_said(error)}; mend STORAGE_EMULATOR_HOST") from error
     except (api.GoogleAPIError, RequestException, HTTPError, Broken) as error:
         raise _unavailable(place, error, link.patience.deadline) from error

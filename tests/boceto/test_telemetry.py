@@ -1,6 +1,7 @@
 import contextlib
 import re
 import socket
+import struct
 import threading
 import time
 import urllib.request
@@ -153,3 +154,15 @@ def test_ctrl_c_ends_the_wait_and_not_the_result(port):
     with serving("prepare", port, 7, wait) as tell:
         tell.add(telemetry.READ, 3)
     assert b"boceto_prepare_drawings_read_total 3.0" in tell.text()
+
+
+def test_a_scraper_that_gives_up_is_no_news(port, capfd):
+    with serving("train", port, 0.0) as tell:
+        tell.serve()
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port)) as scraper:
+                scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # Ends in a reset.
+                scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.status == 200
+    assert "Traceback" not in capfd.readouterr().err

@@ -28,7 +28,7 @@ ZIGZAGS = tuple(
         "prepare.train_per_class=40",
         "prepare.validation_per_class=5",
         "prepare.test_per_class=10",
-        "prepare.metrics_linger=10",
+        "prepare.metrics_linger=20",
         "train.data=gs://boceto/seen",
         "train.batch_size=16",
         "train.epochs=300",
@@ -36,7 +36,7 @@ ZIGZAGS = tuple(
         "train.save_every=500",
         "train.metrics_linger=10",
         "eval.data=gs://boceto/seen",
-        "eval.metrics_linger=10",
+        "eval.metrics_linger=20",
     )
     for word in ("--set", setting)
 )

@@ -6,6 +6,7 @@ reached through a port that kubectl forwards, as on any cluster. Debian's Promet
 
 import contextlib
 import re
+import select
 import socket
 import subprocess
 import tempfile
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import watch
-from cluster import Cluster
+from cluster import Cluster, Failed
 
 INTERVAL = "1s"
+PATIENCE = 5.0  # Seconds until kubectl says that it forwards.
 _FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
@@ -42,9 +44,15 @@ class Forwards:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._open: dict[tuple[str, int], tuple[subprocess.Popen[str], int]] = {}
+        self._known: list[dict[str, Any]] = []
 
     def targets(self) -> list[dict[str, Any]]:
-        """All ports of the pods that run, as `file_sd_configs` reads them."""
+        """All ports of the pods that run, as `file_sd_configs` reads them; those of before where the API is silent."""
+        with contextlib.suppress(Failed):
+            self._known = self._targets()
+        return self._known
+
+    def _targets(self) -> list[dict[str, Any]]:
         pods = [pod for pod in self._cluster.get("pods")["items"] if pod["status"]["phase"] == "Running"]
         ports = [
             (pod, port)
@@ -67,7 +75,8 @@ class Forwards:
         process, here = self._open.get((pod, port), (None, 0))
         if process is None or process.poll() is not None:
             process = self._cluster.start("port-forward", f"pod/{pod}", f":{port}")
-            found = _FORWARDED.search(process.stdout.readline())
+            said, _, _ = select.select([process.stdout], [], [], PATIENCE)
+            found = _FORWARDED.search(process.stdout.readline()) if said else process.kill()
             here = int(found[1]) if found else 0
             self._open[pod, port] = process, here
         return here

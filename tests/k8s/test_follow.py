@@ -95,6 +95,32 @@ def test_no_line_of_a_log_is_lost(api, cluster, capsys, end):
     assert "retrieve container logs" not in said
 
 
+def test_a_node_may_have_its_own_zone(api, cluster, capsys):
+    put_pod(api, "Running")
+    first = b"2026-01-02T05:04:05.500000000+02:00 hello\n"
+    second = first + b"2026-01-02T05:04:05.6+02:00 again\n"
+    api.logs[f"{NAME}-abcde"] = first
+    follow_through(cluster, lambda: api.logs.update({f"{NAME}-abcde": second}), lambda: None)
+    said = capsys.readouterr().err
+    assert said.count("hello") == said.count("again") == 1
+    asked = [path for _, path, *_ in api.requests if "sinceTime" in path]
+    assert asked
+    assert all("sinceTime=2026-01-02T03%3A04%3A05Z" in path for path in asked)
+
+
+def test_the_last_words_are_told_though_the_cluster_was_silent_for_a_moment(api, cluster, capsys):
+    put_pod(api, "Running")
+
+    def fail():
+        put_pod(api, "Failed", {"exitCode": 1, "finishedAt": STAMP, "message": ""})
+        api.logs[f"{NAME}-abcde"] = f"{STAMP} the reason\n".encode()
+        api.refused = ("GET", "/log", 503, "not now")
+
+    follow_through(cluster, fail, lambda: setattr(api, "refused", None), lambda: None)
+    said = capsys.readouterr().err
+    assert said.count("the reason") == said.count("first-train-abcde on one: fault (exit code 1)") == 1
+
+
 def test_a_log_does_not_command_the_terminal(api, cluster, capsys):
     put_pod(api, "Running")
     api.logs[f"{NAME}-abcde"] = f"{STAMP} \x1b]0;title\x07 \x1b[2J well\n".encode()

@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import tomllib
 
@@ -19,6 +20,7 @@ def _unnamed(objects, old):
     for found in plain:
         metadata = found["metadata"]
         metadata["labels"].pop(render.MANAGED)
+        metadata["labels"].pop(render.RUN, None)
         if not metadata["labels"]:
             del metadata["labels"]
         if found["kind"] in ("Role", "RoleBinding"):
@@ -33,7 +35,7 @@ def _unnamed(objects, old):
             metadata["name"] = old
         if found["kind"] == "Job":
             metadata["name"] = found["spec"]["template"]["spec"]["serviceAccountName"] = old
-            del metadata["labels"][render.RUN], found["spec"]["template"]["metadata"]["labels"][render.RUN]
+            del found["spec"]["template"]["metadata"]["labels"][render.RUN]
             del metadata["annotations"][render.DIGEST]
             if not metadata["annotations"]:
                 del metadata["annotations"]
@@ -67,6 +69,25 @@ def test_a_name_is_the_jobs_the_runs_and_its_folders():
     (account,) = of_kind(objects, "ServiceAccount")
     assert account["metadata"]["name"] == job["spec"]["template"]["spec"]["serviceAccountName"] == "second-train"
     assert [subject["name"] for subject in binding["subjects"]] == ["second-train"]
+
+
+def test_a_binding_to_what_is_not_the_overlays_own_stays(tmp_path):
+    (tmp_path / "train").mkdir()
+    view = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "boceto-looks"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "ServiceAccount", "name": "boceto-train", "namespace": "default"}],
+    }
+    (tmp_path / "train" / "view.yaml").write_text(json.dumps(view))
+    local = os.path.relpath(K8S / "overlays" / "local" / "train", tmp_path / "train")
+    (tmp_path / "train" / "kustomization.yaml").write_text(json.dumps({"resources": [local, "view.yaml"]}))
+    _, objects = render.render(str(tmp_path), "train")
+    bindings = {each["metadata"]["name"]: each for each in of_kind(objects, "RoleBinding")}
+    assert bindings["first-train-looks"]["roleRef"]["name"] == "view"
+    assert bindings["first-train-looks"]["subjects"][0]["name"] == "first-train"
+    assert bindings["first-train-progress"]["roleRef"]["name"] == "first-train-progress"
 
 
 def test_without_a_role_the_account_is_the_overlays_own():

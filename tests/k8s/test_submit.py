@@ -141,11 +141,22 @@ def test_settings_and_rights_go_with_the_job_that_they_are_for(api):
     assert len(_maps(api)) == 2  # One is the other Job's.
 
 
-def test_who_may_not_read_or_change_roles_can_resume(api):
+@pytest.mark.parametrize("kind", ["roles", "configmaps", "serviceaccounts"])
+def test_what_could_not_be_made_anew_is_not_removed(api, capsys, kind):
     _submit()
     _end(api, "Failed")
-    api.forbidden = "roles"
-    assert main(["resume", "first", "--no-follow"]) == 0
+    before = json.dumps(api.objects)
+    capsys.readouterr()
+    api.forbidden = kind
+    assert main(["resume", "first", "--no-follow"]) == 2
+    assert "not allowed" in _one_line(capsys)
+    assert json.dumps(api.objects) == before
+
+
+def test_an_account_that_runs_share_is_no_jobs_own(api):
+    """Also where a run's Job is named as the account is."""
+    assert _submit("--overlay", "gke", "--name", "boceto") == 0
+    assert _owned(api, "boceto-train") == set(_maps(api))
 
 
 def test_a_failed_job_is_gone_on_with_by_resume_alone(api, capsys):
@@ -486,7 +497,7 @@ def test_what_runs_share_is_not_changed_in_passing(api, capsys):
     assert "another spec" not in capsys.readouterr().err
     api.objects[path]["spec"]["replicas"] = 0
     assert _submit("--name", "second") == 0
-    assert "Deployment boceto-storage is there with another spec; runs of namespace here share it" in (
+    assert "Deployment boceto-storage, which runs of namespace here share, is there with another spec" in (
         capsys.readouterr().err
     )
     assert api.objects[path]["spec"]["replicas"] == 0

@@ -7,8 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import ThreadingHTTPServer
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from boceto import __version__
 from boceto.errors import BocetoError, SettingsError, Stopped
@@ -18,12 +19,22 @@ MOST = 32  # Connections at a time; a Prometheus has one.
 PATIENCE = 10.0  # Seconds until a silent one is closed: a Prometheus waits as long for the answer.
 
 
-class _Server(ThreadingHTTPServer):
+class _Handler(WSGIRequestHandler):
+    timeout = PATIENCE
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """A request is no news either."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
     """A thread a connection, and no more of them than MOST: what comes then is closed unheard."""
 
-    def __init__(self, port: int, handler: Any) -> None:
+    daemon_threads = True
+
+    def __init__(self, port: int, app: Any) -> None:
         self._open: set[Any] = set()
-        super().__init__(("", port), handler)
+        super().__init__(("", port), _Handler)
+        self.set_app(app)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base class gives it
         """Whether there is room; one thread accepts, and so asks."""
@@ -61,11 +72,10 @@ class Prometheus(Telemetry):
 
     def serve(self) -> None:
         """Starts the server."""
-        from prometheus_client.exposition import MetricsHandler
+        from prometheus_client import make_wsgi_app
 
-        handler = type("Handler", (MetricsHandler,), {"registry": self._registry, "timeout": PATIENCE})
         try:
-            self._server = _Server(self._port, handler)
+            self._server = _Server(self._port, make_wsgi_app(self._registry))
         except OSError as error:
             raise SettingsError(
                 f"{self._program}.metrics_port = {self._port}: {error.strerror}; use another port, or 0"

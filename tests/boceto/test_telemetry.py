@@ -165,4 +165,5 @@ def test_a_scraper_that_gives_up_is_no_news(port, capfd):
                 scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert answer.status == 200
+            assert int(answer.headers["Content-Length"]) == len(answer.read())  # Nobody has to wait for the end.
     assert "Traceback" not in capfd.readouterr().err

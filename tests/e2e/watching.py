@@ -17,7 +17,7 @@ from typing import Any
 import watch
 from cluster import Cluster, Failed
 
-INTERVAL = "1s"
+INTERVAL = "2s"
 PATIENCE = 5.0  # Seconds until kubectl says that it forwards.
 _FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 

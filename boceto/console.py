@@ -181,7 +181,7 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
     except KeyboardInterrupt:
         return end(f"boceto {verb}: stopped; run the same command again", EXIT_STOPPED)
     except (OSError, MemoryError) as error:
-        if getattr(error, "errno", None) in _WRONG_PATH:
+        if getattr(error, "filename", None) is not None and getattr(error, "errno", None) in _WRONG_PATH:
             return end(f"boceto {verb}: error: {error}; give another path", EXIT_SETTINGS)
         return end(
             f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again", EXIT_FAULT

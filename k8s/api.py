@@ -107,8 +107,15 @@ class Cluster:
 
     def apply(self, wanted: Mapping[str, Any]) -> Object:
         """Server-side apply: makes an object, or changes what is ours of it."""
+        return self._apply(wanted)
+
+    def rehearse(self, wanted: Mapping[str, Any]) -> Object:
+        """What `apply` would make, as the cluster says; nothing is made."""
+        return self._apply(wanted, ("dryRun", "All"))
+
+    def _apply(self, wanted: Mapping[str, Any], *more: tuple[str, str]) -> Object:
         path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
-        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
+        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict"), *more]
         made: Object = self._call("PATCH", path, body=wanted, query=query, content=APPLY)
         return made
 
@@ -116,13 +123,6 @@ class Cluster:
         """Changes some fields of an object."""
         made: Object = self._call("PATCH", self._path(api, kind, name), body=change, content=MERGE)
         return made
-
-    def rehearse(self, wanted: Mapping[str, Any]) -> Object:
-        """What `apply` would make, as the cluster says; nothing is made."""
-        path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
-        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict"), ("dryRun", "All")]
-        found: Object = self._call("PATCH", path, body=wanted, query=query, content=APPLY)
-        return found
 
     def delete(self, found: Object) -> None:
         """Removes just this object, what it owns first; nothing happens where it is gone."""
@@ -137,14 +137,14 @@ class Cluster:
         Raises:
             SettingsError: it cannot be had (yet).
         """
-        query = [("container", container), ("timestamps", "true")]
-        if since:  # In whole seconds: what came in the same one is left out below.
-            query.append(("sinceTime", _moment(since)[0].strftime("%Y-%m-%dT%H:%M:%SZ")))
+        query, known = [("container", container), ("timestamps", "true")], _moment(since) if since else None
+        if known:  # In whole seconds: what came in the same one is left out below.
+            query.append(("sinceTime", known[0].strftime("%Y-%m-%dT%H:%M:%SZ")))
         answer = self._call("GET", self._path("v1", "Pod", pod) + "/log", query=query, raw=True)
         # Only what bears a time is the program's; and only \n ends a line, whatever else is in it.
         lines = [found.groups() for line in answer.data.split(b"\n") if (found := STAMPED.fullmatch(line))]
         told = [(time.decode(), text.decode(errors="replace").rstrip("\r")) for time, text in lines]
-        return [(time, text) for time, text in told if not since or _moment(time) > _moment(since)]
+        return [(time, text) for time, text in told if not known or _moment(time) > known]
 
     def _path(self, api: str, kind: str, name: str = "") -> str:
         root = "/api/v1" if api == "v1" else f"/apis/{api}"

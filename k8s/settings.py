@@ -9,7 +9,6 @@ from boceto.settings import option
 PROGRAMS = ("prepare", "train", "eval")
 # A Job's name is a label of its pods, 63 characters at most: this one, the program's and what tells pods apart.
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
-
 NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 

@@ -53,6 +53,7 @@ def test_times_and_tables():
         (OSError(errno.ENOSPC, "no space"), 1),
         (OSError(errno.ELOOP, "a loop", "runs"), 2),
         (PermissionError(errno.EACCES, "not allowed", "runs"), 2),
+        (PermissionError(errno.EACCES, "not allowed"), 1),  # Of a connection: no path is wrong.
         (KeyboardInterrupt(), 75),
     ],
 )

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from boceto import exposition, telemetry
+from boceto import metrics_server, telemetry
 from boceto.errors import DataError, SettingsError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import METRICS
@@ -81,8 +81,8 @@ def test_a_taken_port_is_refused(port):
 
 
 def test_who_asks_half_a_question_holds_no_thread_for_long(port, monkeypatch):
-    monkeypatch.setattr(exposition, "PATIENCE", 2.0)
-    monkeypatch.setattr(exposition, "MOST", 4)
+    monkeypatch.setattr(metrics_server, "PATIENCE", 2.0)
+    monkeypatch.setattr(metrics_server, "MOST", 4)
     with serving("train", port, 0) as tell, contextlib.ExitStack() as stack:
         tell.serve()
         before = threading.active_count()
@@ -92,7 +92,7 @@ def test_who_asks_half_a_question_holds_no_thread_for_long(port, monkeypatch):
                 each.sendall(b"GET /metrics HTTP/1.1\r\n")
         until = time.monotonic() + 0.5
         while time.monotonic() < until:
-            assert threading.active_count() <= before + exposition.MOST
+            assert threading.active_count() <= before + metrics_server.MOST
         for each in asking:
             with contextlib.suppress(ConnectionError):
                 assert each.recv(1) == b""

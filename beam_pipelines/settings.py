@@ -43,7 +43,7 @@ class Settings:
     runner: str = option("DirectRunner", help="Beam runner; options of Beam's own go behind `--`")
     workers: int = option(0, help="workers of the DirectRunner; 0: one a core", at_least=0)
     metrics_port: int = telemetry.port_option()
-    metrics_linger: float = telemetry.linger_option()
+    metrics_linger: float | None = telemetry.linger_option()
 
     @property
     def per_class(self) -> dict[str, int]:

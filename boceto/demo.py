@@ -40,7 +40,7 @@ class Settings:
     metrics_port: int = option(
         0, help="first port of the Prometheus metrics, each program has its own; 0: off", at_least=0, at_most=65500
     )
-    metrics_linger: float = telemetry.linger_option()
+    metrics_linger: float | None = telemetry.linger_option()
 
 
 def ports(first: int) -> dict[tuple[str, str], int]:
@@ -65,8 +65,8 @@ def _chain(settings: Settings, console: Console) -> dict[str, Any]:
     def watched(folder: str, verb: str) -> list[str]:
         if not settings.metrics_port:
             return []
-        port = ports(settings.metrics_port)[folder, verb]
-        return ["--metrics-port", str(port), "--metrics-linger", str(settings.metrics_linger)]
+        linger = [] if settings.metrics_linger is None else ["--metrics-linger", str(settings.metrics_linger)]
+        return ["--metrics-port", str(ports(settings.metrics_port)[folder, verb]), *linger]
 
     console.line("1/3 drawing and recording: boceto prepare")
     results: dict[str, Any] = {

@@ -5,12 +5,14 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from boceto import __version__
 from boceto.errors import BocetoError, SettingsError, Stopped
-from boceto.telemetry import BUILD, COUNTER, GAUGE, HISTOGRAM, METRICS, SAVE_BUCKETS, Metric, Telemetry
+from boceto.telemetry import BUILD, COUNTER, GAUGE, HISTOGRAM, LINGER, METRICS, SAVE_BUCKETS, Metric, Telemetry, Wait
+
+LOOK = 0.2  # Seconds between looks at who has scraped.
 
 
 class Prometheus(Telemetry):
@@ -29,7 +31,7 @@ class Prometheus(Telemetry):
                 for values in itertools.product(*metric.labels.values()):
                     self._child(metric, dict(zip(metric.labels, values, strict=True)))
         self.set(BUILD, 1, program=program, version=__version__)
-        self.told = False
+        self._told = False
 
     def serve(self) -> None:
         """Starts the server."""
@@ -48,12 +50,12 @@ class Prometheus(Telemetry):
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
         """Adds to a counter."""
-        self.told = True
+        self._told = True
         self._child(metric, labels).inc(amount)
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Sets a gauge."""
-        self.told = True
+        self._told = True
         if math.isnan(value):
             return
         self._child(metric, labels).set(value)
@@ -67,6 +69,18 @@ class Prometheus(Telemetry):
         from prometheus_client import generate_latest
 
         return generate_latest(self._registry)
+
+    def linger(self, seconds: float | None, wait: Wait) -> None:
+        """Waits until all clients that scraped before have scraped again; where none has, for the first one."""
+        if not self._told or not self._server:
+            return
+        before, ended = set(self._server.scraped), time.monotonic()
+        if seconds is None:
+            seconds = LINGER if before else 0.0
+        while time.monotonic() < ended + seconds:
+            since = {client for client, when in self._server.scraped.copy().items() if when > ended}
+            if (since and since >= before) or wait(LOOK):
+                return
 
     def close(self) -> None:
         """Ends the server and frees its port."""
@@ -89,13 +103,12 @@ class Prometheus(Telemetry):
 
 
 @contextlib.contextmanager
-def serving(
-    program: str, port: int, linger: float, wait: Callable[[float], object] = time.sleep
-) -> Iterator[Telemetry]:
-    """The telemetry of `program`; it answers from its `serve` on, until `linger` seconds after the block's end.
+def serving(program: str, port: int, linger: float | None, wait: Wait = time.sleep) -> Iterator[Telemetry]:
+    """The telemetry of `program`; it answers from its `serve` on, until the block has ended and was scraped once more.
 
-    The last values wait for a scrape that way, also where the block fails: only what was asked to stop, and what never
-    began, ends at once. port: 0 tells nobody. wait: may return early where the program is asked to stop.
+    It lingers for at most `linger` seconds, also where the block fails: only what was asked to stop, and what never
+    began, ends at once. linger: None waits LINGER seconds, and only where somebody has scraped before. port: 0 tells
+    nobody. wait: waits some seconds, and returns true where the program is asked to stop.
     """
     telemetry = Prometheus(program, port) if port else Telemetry()
     try:
@@ -111,7 +124,6 @@ def serving(
         telemetry.close()
 
 
-def _linger(telemetry: Telemetry, seconds: float, wait: Callable[[float], object]) -> None:
-    if telemetry.told:
-        with contextlib.suppress(KeyboardInterrupt):  # Nothing is left to be stopped.
-            wait(seconds)
+def _linger(telemetry: Telemetry, seconds: float | None, wait: Wait) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # Nothing is left to be stopped.
+        telemetry.linger(seconds, wait)

@@ -5,6 +5,7 @@ from 0 to 1, `_info` for words. Labels have few values, which are known beforeha
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +86,11 @@ EVAL_ACCURACY = _gauge("boceto_eval_accuracy_ratio", "Share of right answers", s
 MAP = _gauge("boceto_eval_map_ratio", "Retrieval mAP", distance=(), net=(), data=())
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+LINGER = 30.0  # Seconds: two scrape intervals.
 SAVE_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+Wait = Callable[[float], object]  # Waits some seconds; true where the program is asked to stop.
 
 
 def port_option() -> Any:
@@ -96,7 +101,11 @@ def port_option() -> Any:
 def linger_option() -> Any:
     """The setting `metrics_linger` of a program."""
     return option(
-        30.0, help="seconds that the metrics are served after the end: two scrape intervals", at_least=0, at_most=3600
+        None,
+        help=f"at most as many seconds are the metrics served after the end, until they are scraped; none: {LINGER:g} "
+        "where they were scraped before, else 0",
+        at_least=0,
+        at_most=3600,
     )
 
 
@@ -107,8 +116,6 @@ def short(digest: str) -> str:
 
 class Telemetry:
     """What a program tells of itself. This one tells nobody."""
-
-    told = False
 
     def serve(self) -> None:
         """Begins to answer; call it after forking. Nothing else needs it.
@@ -133,6 +140,9 @@ class Telemetry:
     def text(self) -> bytes:
         """The last values in Prometheus's text format; nothing where nobody is told."""
         return b""
+
+    def linger(self, seconds: float | None, wait: Wait) -> None:
+        """Waits until the last values are known, for at most so many seconds."""
 
     def close(self) -> None:
         """Ends it."""

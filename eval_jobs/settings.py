@@ -19,5 +19,5 @@ class Settings:
     train_records: int = option(0, help="train drawings to evaluate, chosen at random; 0 is all", at_least=0)
     picture_queries: int = option(12, help="test drawings in the picture of neighbours", at_least=1, at_most=100)
     metrics_port: int = telemetry.port_option()
-    metrics_linger: float = telemetry.linger_option()
+    metrics_linger: float | None = telemetry.linger_option()
     allow_other_data: bool = option(False, help="evaluate on a data set that the net was not trained with")

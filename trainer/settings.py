@@ -95,7 +95,7 @@ class Settings:
     log_every: int = option(50, help="steps between log points", at_least=1)
     log_format: str = option("text", help="form of the log on standard error", choices=("text", "json"))
     metrics_port: int = telemetry.port_option()
-    metrics_linger: float = telemetry.linger_option()
+    metrics_linger: float | None = telemetry.linger_option()
     tensorboard: bool = option(True, help="write TensorBoard events, where tensorboard is installed")
 
     @property

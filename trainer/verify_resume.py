@@ -58,7 +58,7 @@ class Settings(training.Settings):
     log_every: int = fixed(1)
     log_format: str = fixed("json")
     metrics_port: int = fixed(0)
-    metrics_linger: float = fixed(0.0)
+    metrics_linger: float | None = fixed(0.0)
     tensorboard: bool = fixed(False)
 
     def of_training(self, run: str, records: int) -> training.Settings:

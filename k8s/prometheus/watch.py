@@ -30,7 +30,7 @@ RULES = HERE / "rules.yml"
 LOCAL = Path(sys.executable).parent  # `make` puts what it fetches beside Python.
 HOST, PORT, FIRST = "127.0.0.1", 9090, 9191
 INTERVAL = "2s"
-LINGER = "9"  # Prometheus takes up to 5 seconds to see a target, then two scrapes.
+LINGER = "9"  # At most: Prometheus takes up to 5 seconds to see a target, then a scrape.
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.3, 30.0
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import http.client
 import re
 import socket
 import struct
@@ -14,20 +15,26 @@ from boceto.exposition import serving
 from boceto.telemetry import METRICS
 
 
-def metrics(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        return answer.read().decode()
+def metrics(port, client="127.0.0.1", path="/metrics"):
+    address = "::1" if ":" in client else "127.0.0.1"
+    connection = http.client.HTTPConnection(address, port, timeout=20, source_address=(client, 0))
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
 
 
 class Wait:
-    """Stands for the seconds of a linger, and looks at what is served in them."""
+    """Stands for the time of a linger: scrapes in the second look of it, from as many addresses as are given."""
 
-    def __init__(self, port):
-        self.port, self.seconds, self.seen = port, [], ""
+    def __init__(self, port, *clients):
+        self.port, self.clients, self.looks, self.seen = port, clients, 0, []
 
     def __call__(self, seconds):
-        self.seconds.append(seconds)
-        self.seen = metrics(self.port)
+        self.looks += 1
+        if self.looks > 1 and self.clients:
+            client, *self.clients = self.clients
+            self.seen.append(metrics(self.port, client))
+        time.sleep(0.01)
 
 
 def test_what_prometheus_reads(port):
@@ -80,22 +87,44 @@ def test_a_taken_port_is_refused(port):
             serve()
 
 
-def test_who_asks_half_a_question_holds_no_thread_for_long(port, monkeypatch):
-    monkeypatch.setattr(metrics_server, "PATIENCE", 2.0)
-    monkeypatch.setattr(metrics_server, "MOST", 4)
+def ask(port, words=b""):
+    connection = socket.create_connection(("127.0.0.1", port), 30)
+    connection.sendall(words)
+    return connection
+
+
+def test_silent_connections_keep_nobody_out(port):
     with serving("train", port, 0) as tell, contextlib.ExitStack() as stack:
         tell.serve()
         before = threading.active_count()
-        asking = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(12)]
-        for each in asking:
-            with contextlib.suppress(ConnectionError):  # It was closed unheard.
-                each.sendall(b"GET /metrics HTTP/1.1\r\n")
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
-            assert threading.active_count() <= before + metrics_server.MOST
-        for each in asking:
-            with contextlib.suppress(ConnectionError):
-                assert each.recv(1) == b""
+        silent = [stack.enter_context(ask(port)) for _ in range(3 * metrics_server.MOST)]
+        assert "boceto_train_steps_total 0.0" in metrics(port)
+        assert silent[0].recv(1) == b""  # The oldest had to make room.
+        until = time.monotonic() + 20
+        while threading.active_count() > before + metrics_server.MOST and time.monotonic() < until:
+            time.sleep(0.05)
+        assert threading.active_count() <= before + metrics_server.MOST
+
+
+def test_who_asks_a_byte_at_a_time_is_ended_in_the_end(port, monkeypatch):
+    monkeypatch.setattr(metrics_server, "PATIENCE", 1.0)
+    with serving("train", port, 0) as tell, contextlib.ExitStack() as stack:
+        tell.serve()
+        slow = stack.enter_context(ask(port, b"GET /metrics HTTP/1.1\r\n"))
+        slow.settimeout(0.1)
+        until, ended = time.monotonic() + 20, False
+        while time.monotonic() < until and not ended:
+            with contextlib.suppress(TimeoutError):
+                slow.sendall(b"x")  # Each byte comes in time; the whole does not.
+                ended = slow.recv(1) == b""
+        assert ended
+        assert "boceto_train_steps_total 0.0" in metrics(port)
+
+
+def test_a_pod_that_has_ipv6_alone_can_be_scraped(port):
+    with serving("train", port, 0) as tell:
+        tell.serve()
+        assert "boceto_train_steps_total 0.0" in metrics(port, "::1")
         assert "boceto_train_steps_total 0.0" in metrics(port)
 
 
@@ -109,11 +138,11 @@ def test_port_0_tells_nobody():
 
 
 @pytest.mark.parametrize("error", [None, DataError("the loss is nan"), OSError("no disk")], ids=str)
-def test_the_last_values_wait_for_a_scrape(port, error):
-    wait = Wait(port)
+def test_the_last_values_wait_for_one_scrape(port, error):
+    wait = Wait(port, "127.0.0.1")
 
     def work():
-        with serving("train", port, 7, wait) as tell:
+        with serving("train", port, 30, wait) as tell:
             tell.serve()
             tell.add(telemetry.NOT_FINITE)
             if error:
@@ -124,10 +153,43 @@ def test_the_last_values_wait_for_a_scrape(port, error):
             work()
     else:
         work()
-    assert wait.seconds == [7]
-    assert "boceto_train_not_finite_total 1.0" in wait.seen
+    assert "boceto_train_not_finite_total 1.0" in wait.seen[0]
+    assert wait.looks == 2  # No longer than that.
     with pytest.raises(OSError, match="refused"):
         metrics(port)
+
+
+def test_the_last_values_wait_for_all_that_scraped_before(port):
+    wait = Wait(port, "127.0.0.1", "127.0.0.1", "127.0.0.2")
+    with serving("train", port, None, wait) as tell:
+        tell.serve()
+        tell.add(telemetry.STEPS)
+        metrics(port)
+        metrics(port, "127.0.0.2")
+    assert len(wait.seen) == 3
+
+
+@pytest.mark.parametrize("path", [None, "/", "/healthz"])
+def test_a_job_that_nobody_scrapes_ends_at_once(port, path):
+    with serving("train", port, None, pytest.fail) as tell:
+        tell.serve()
+        tell.add(telemetry.STEPS)
+        if path:
+            metrics(port, path=path)  # A probe.
+
+
+def test_a_wait_for_a_scrape_has_an_end(port):
+    wait = Wait(port)
+    with serving("train", port, 0.5, wait) as tell:
+        tell.serve()
+        tell.add(telemetry.STEPS)
+    assert wait.looks > 1
+
+
+def test_a_stop_ends_the_wait(port):
+    with serving("train", port, 3600, lambda seconds: True) as tell:
+        tell.serve()
+        tell.add(telemetry.STEPS)
 
 
 @pytest.mark.parametrize("error", [Stopped("saved"), SettingsError("no"), KeyboardInterrupt()], ids=repr)
@@ -152,6 +214,7 @@ def test_ctrl_c_ends_the_wait_and_not_the_result(port):
         raise KeyboardInterrupt
 
     with serving("prepare", port, 7, wait) as tell:
+        tell.serve()
         tell.add(telemetry.READ, 3)
     assert b"boceto_prepare_drawings_read_total 3.0" in tell.text()
 

@@ -16,8 +16,8 @@ from watched import draw, get
 PREPARE = ("--size", "16", "--line-width", "1", "--workers", "1", "--no-preview")
 COUNTS = ("--train-per-class", "40", "--test-per-class", "10", "--validation-per-class", "5")
 TRAIN = ("--width", "0.0625", "--embedding", "16", "--batch-size", "16", "--epochs", "4", "--log-every", "5")
-# Prometheus takes up to 5 seconds to see a target, then two scrapes; the others run longer than that anyway.
-LINGER = {"prepare": "8", "train": "3", "eval": "3"}
+# Prometheus takes up to 5 seconds to see a target, then a scrape.
+LINGER = {"prepare": "9", "train": "9", "eval": "9"}
 
 
 def free_ports(count):

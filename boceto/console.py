@@ -20,7 +20,7 @@ CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 PLAIN_SECONDS = 10.0
 TERMINAL_SECONDS = 0.2
 # A path that is not what it was taken for: no second try helps.
-_WRONG_PATH = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR})
+_WRONG_PATH = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS})
 
 
 class Console:

@@ -9,7 +9,6 @@ was whole. One that was cut off is gone on with, by whoever needs it next.
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ import google_crc32c
 from boceto import storage
 from boceto.console import clock_time
 from boceto.errors import DataError, SettingsError
+from boceto.stores.file import lock
 
 DEFAULT = "~/.cache/boceto"
 THREADS = 8
@@ -308,7 +308,7 @@ def _missing(path: str) -> DataError:
 def _take(file: BinaryIO, path: Path) -> bool:
     """Locks `file` for this process, if it is free and still what stands at `path`: a finished one has moved."""
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno(), path, wait=False)
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False

@@ -1,6 +1,8 @@
 """Files and folders of this machine."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import hashlib
 import mmap
@@ -16,6 +18,9 @@ from boceto.stores import Changed, Entry, Progress, Sink, Stat
 
 _BUFFER = 1 << 18
 _CHUNK = 1 << 20
+_HERE, _NEW = -100, 1  # AT_FDCWD and RENAME_NOREPLACE of rename(2)
+# What a file system answers that lacks an operation.
+_LACKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 
 
 def local_path(url: str) -> Path:
@@ -83,10 +88,10 @@ class Store:
             file.write(data)
             _to_disk(file)
             try:
-                os.link(partial, path)  # The one way to make a whole file where there is none.
+                _make_new(partial, path)
             except FileExistsError:
                 raise FileExistsError(f"{path} is there already") from None
-            partial.unlink()
+            partial.unlink(missing_ok=True)
             _folder_to_disk(path.parent)
         return _version(data)
 
@@ -118,7 +123,10 @@ class Store:
         with local_path(url).open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            try:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            except OSError:  # Some file systems map nothing.
+                return memoryview(file.read())
 
 
 @contextlib.contextmanager
@@ -133,12 +141,60 @@ def partial_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         partial.unlink(missing_ok=True)
 
 
+def _make_new(partial: Path, path: Path) -> None:
+    """Gives the whole file `partial` the name `path`, which nothing may have: of several that try, one does.
+
+    By a hard link; where the file system has none, by a rename that replaces nothing; where it has neither, by a look
+    and a rename under a lock, which only the processes of this machine see.
+    """
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if _renamed_new(partial, path):
+            return
+        with _locked(path.parent):
+            if os.path.lexists(path):
+                raise FileExistsError from None
+            partial.replace(path)
+
+
+def _renamed_new(partial: Path, path: Path) -> bool:
+    """renameat2(2); False where the system or the file system lacks it."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        return False
+    if library.renameat2(_HERE, os.fsencode(partial), _HERE, os.fsencode(path), _NEW) == 0:
+        return True
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError
+    return False
+
+
+def lock(descriptor: int, path: Path, *, wait: bool = True) -> None:
+    """Locks what stands at `path`, and is open as `descriptor`, for this process.
+
+    Raises:
+        BlockingIOError: another process has it locked, and `wait` is false.
+        SettingsError: its file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _LACKS:
+            raise
+        raise SettingsError(
+            f"{path}: its file system has no locks ({error.strerror}); give a folder on another one"
+        ) from error
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lets one process at a time into the block."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
@@ -146,16 +202,24 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _to_disk(file: BinaryIO) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    _sync(file.fileno())
 
 
 def _folder_to_disk(folder: Path) -> None:
     """A new name lasts only when its folder has been flushed too."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _LACKS:  # Some file systems leave it to themselves when.
+            raise
 
 
 def _copy(source: BinaryIO, target: BinaryIO, progress: Progress | None) -> None:

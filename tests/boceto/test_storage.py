@@ -1,5 +1,10 @@
 """One contract, every adapter; gs:// is a real emulator over HTTP."""
 
+import errno
+import fcntl
+import mmap
+import multiprocessing
+import os
 import threading
 
 import numpy as np
@@ -7,6 +12,7 @@ import pytest
 
 from boceto import storage
 from boceto.errors import DataError, SettingsError
+from boceto.stores import file
 
 
 @pytest.fixture(params=["path", *sorted(storage.schemes())])
@@ -128,6 +134,73 @@ def test_only_one_creates(folder):
     assert len(outcomes) == 1
     assert storage.read_bytes(url) == b"%d" % outcomes[0]
     assert len(storage.list_files(folder)) == 1
+
+
+def _lacks(*names):
+    """Puts in place of what a file system lacks what it then answers."""
+
+    def lacking(name):
+        def answer(*_, **__):
+            raise OSError(number, os.strerror(number))
+
+        number = {"link": errno.EPERM, "flock": errno.ENOSYS, "fsync": errno.EINVAL, "mmap": errno.ENODEV}[name]
+        return answer
+
+    for name in names:
+        setattr({"flock": fcntl, "mmap": mmap}.get(name, os), name, lacking(name))
+
+
+@pytest.fixture
+def lacking(monkeypatch):
+    for module, name in ((os, "link"), (fcntl, "flock"), (os, "fsync"), (mmap, "mmap")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    return _lacks
+
+
+def _creates(url, start, renames, won):
+    """One of several processes on a file system without links."""
+    _lacks("link")
+    if not renames:
+        file._renamed_new = lambda *_: False
+    start.wait()
+    data = b"%d" % os.getpid() * 10_000
+    try:
+        storage.create_bytes(url, data)
+        won.put(data)
+    except FileExistsError:
+        won.put(None)
+
+
+@pytest.mark.parametrize("renames", [True, False])
+def test_only_one_process_creates_where_there_are_no_links(renames, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    start, won = fork.Barrier(9), fork.Queue()
+    for number in range(3):
+        url = str(tmp_path / f"new {number}")
+        others = [fork.Process(target=_creates, args=(url, start, renames, won)) for _ in range(8)]
+        for other in others:
+            other.start()
+        start.wait()
+        seen = {storage.read_bytes(url) for _ in range(1000) if storage.exists(url)}
+        for other in others:
+            other.join()
+        (data,) = [data for data in (won.get() for _ in others) if data]
+        assert seen | {storage.read_bytes(url)} == {data}  # Whole whenever it was there.
+    assert len(storage.list_files(str(tmp_path))) == 3
+
+
+def test_what_a_file_system_lacks_is_done_without_or_told(lacking, tmp_path):
+    url = str(tmp_path / "a")
+    lacking("link", "fsync", "mmap")
+    version = storage.create_bytes(url, b"first")
+    assert bytes(storage.buffer(url)) == b"first"
+    assert storage.preconditions_honoured(str(tmp_path))
+    version = storage.replace_bytes(url, b"second", version)
+    lacking("flock")
+    with pytest.raises(SettingsError, match="its file system has no locks .*; give a folder on another one"):
+        storage.replace_bytes(url, b"third", version)
+    assert storage.read_bytes(url) == b"second"
+    assert len(storage.list_files(str(tmp_path))) == 1
 
 
 def test_only_what_is_unchanged_is_replaced(folder):

@@ -6,11 +6,12 @@ distance of the pixel's centre from it; `coverage` maps the squared distance, in
 
 import math
 
-import numba
 import numpy as np
 
+from boceto.kernels import kernel
 
-@numba.njit(cache=True, nogil=True)
+
+@kernel()
 def draw(inks, starts, inset, coverage, images):
     """Draws B drawings, packed strokes inks[starts[i]:starts[i + 1]], into the zeroed images, uint8[B, S, S].
 
@@ -39,7 +40,7 @@ def draw(inks, starts, inset, coverage, images):
                 _segment(images[number], coverage, xs[point - 1], ys[point - 1], xs[point], ys[point])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _bounds(inks, begin, end):
     left, top, right, bottom = np.int64(255), np.int64(255), np.int64(0), np.int64(0)
     at = begin
@@ -56,7 +57,7 @@ def _bounds(inks, begin, end):
     return left, top, right, bottom
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _segment(image, coverage, ax, ay, bx, by):
     """Draws the segment from a to b with round ends; what is there stays where it is brighter."""
     size = image.shape[0]
@@ -98,7 +99,7 @@ def _segment(image, coverage, ax, ay, bx, by):
             along += ux << 8
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _root(value):
     """The whole part of the square root of a number below 2**62; a float's root is corrected to be exact."""
     root = np.int64(math.sqrt(np.float64(value)))

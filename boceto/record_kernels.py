@@ -1,10 +1,11 @@
 """The compiled part of `boceto.records`: TFRecord frames and the protobuf wire format, bounds checked at every step."""
 
-import numba
 import numpy as np
 
+from boceto.kernels import kernel
 
-@numba.njit(cache=True, nogil=True)
+
+@kernel()
 def _put_varint(out, at, value):
     while value >> 7:
         out[at] = value & 0x7F | 0x80
@@ -14,7 +15,7 @@ def _put_varint(out, at, value):
     return at + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _varint_size(value):
     size = np.int64(1)
     while value >> 7:
@@ -23,7 +24,7 @@ def _varint_size(value):
     return size
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _put(out, at, data, ends, number):
     """Copies piece `number` of `data`, whose pieces end at `ends`."""
     begin = ends[number - 1] if number else 0
@@ -34,7 +35,7 @@ def _put(out, at, data, ends, number):
     return after
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _feature_sizes(name, value):
     """(entry, feature, list) of a bytes feature: what their lengths say, for a name and a value of these sizes."""
     items = 1 + _varint_size(value) + value
@@ -42,7 +43,7 @@ def _feature_sizes(name, value):
     return name + _varint_size(feature) + feature, feature, items
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def write_frames(out, frames, labels, values, value_ends, classes, class_ends, names, name_ends, fixed, fixed_ends):
     """Writes N frames, all but their checksums, into `out`, uint8[enough]; returns their size.
 
@@ -89,7 +90,7 @@ def write_frames(out, frames, labels, values, value_ends, classes, class_ends, n
     return at
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def seal_frames(out, frames, crcs):
     """Puts the checksums into N frames. crcs: int64[N, 2], the CRC-32C of (length, data) of each."""
     for record in range(frames.shape[0]):
@@ -98,19 +99,19 @@ def seal_frames(out, frames, crcs):
         _put_number(out, end, _masked(crcs[record, 1]), 4)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _masked(crc):
     return ((crc >> 15) | (crc << 17)) + 0xA282EAD8
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _put_number(out, at, value, size):
     """The last `size` bytes of a number, little-endian."""
     for byte in range(size):
         out[at + byte] = (value >> (8 * byte)) & 0xFF
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def find_frames(shard, overhead):
     """int64[N, 2], (offset, length) of each frame's data; a broken frame ends it with offset -1."""
     found = 0
@@ -135,7 +136,7 @@ def find_frames(shard, overhead):
     return offsets[:found]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _read_varint(data, at, end):
     """(value, next position); the position is -1 where the varint is broken."""
     value = np.int64(0)
@@ -150,7 +151,7 @@ def _read_varint(data, at, end):
     return value, -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _open(data, at, end, tag):
     """(start, end) of a length-delimited field that must have `tag`; start is -1 where it has not."""
     if at >= end or data[at] != tag:
@@ -161,7 +162,7 @@ def _open(data, at, end, tag):
     return start, start + length
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _value(data, at, end):
     """A Feature of one value -> (offset, length) of bytes, (value, 0) of an integer, (-1, -1) otherwise."""
     start, stop = _open(data, at, end, 0x0A)
@@ -181,7 +182,7 @@ def _value(data, at, end):
     return number, 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _bytes_value(data, at, end):
     start, stop = _open(data, at, end, 0x0A)
     if start < 0 or stop != end:
@@ -189,7 +190,7 @@ def _bytes_value(data, at, end):
     return start, stop - start
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _which(data, at, end, names, ends):
     """The number of the feature name in data[at:end], or -1."""
     begin = 0
@@ -206,7 +207,7 @@ def _which(data, at, end, names, ends):
     return -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def parse(data, frames, names, ends, fields):
     """Fills fields[N, names, 2]; returns the number of the first record that is no Example, or -1."""
     for record in range(frames.shape[0]):

@@ -6,8 +6,9 @@ None is compiled with fast-math but `_near`, whose result decides only what its 
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+
+from boceto.kernels import kernel
 
 TILE = 64
 BUCKETS = 512
@@ -43,7 +44,7 @@ class Group(NamedTuple):
     filled: Any  # int32[Q, BUCKETS], others in the bucket
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def exact(a, b, norm_a, norm_b, cosine):
     """The distance that ranks: float32[D], float32[D] -> float64, summed in float64 from the first dimension on."""
     total = 0.0
@@ -57,12 +58,12 @@ def exact(a, b, norm_a, norm_b, cosine):
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _cosine_distance(dot, norms):
     return 1.0 - dot / norms if norms > 0.0 else 1.0
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def _near(a, b, norm_a, norm_b, cosine):
     """As `exact`, but summed in the order that is fastest."""
     total = 0.0
@@ -76,7 +77,7 @@ def _near(a, b, norm_a, norm_b, cosine):
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def squared_norms(rows, out, first, last):
     """float32[N, D] -> float64[N] for the rows first..last, summed as `exact` sums."""
     for row in range(first, last):
@@ -86,7 +87,7 @@ def squared_norms(rows, out, first, last):
         out[row] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _tile_sums(queries, columns, sums, cosine):
     """`exact`'s sums of TOGETHER queries, float32[TOGETHER, D], with the TILE candidates of `columns` float32[D, TILE].
 
@@ -105,14 +106,14 @@ def _tile_sums(queries, columns, sums, cosine):
                     sums[mine, lane] += difference * difference
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _fill_tile(rows, base, size, columns):
     for lane in range(size):
         for at in range(rows.shape[1]):
             columns[at, lane] = rows[base + lane, at]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def find_thresholds(space, group, first, last):
     """The sorted exact distances of the queries first..last to the others of their class."""
     columns = np.zeros((space.rows.shape[1], TILE), np.float32)
@@ -134,7 +135,7 @@ def find_thresholds(space, group, first, last):
         _thresholds(space, group, mine).sort()
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _keep_tile(space, group, sums, query, base):
     """Writes the distances of the queries query.. to the candidates base.., without those to themselves."""
     for mine in range(query, query + sums.shape[0]):
@@ -147,13 +148,13 @@ def _keep_tile(space, group, sums, query, base):
                 group.thresholds[to + other - (1 if other > mine else 0)] = value
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _thresholds(space, group, query):
     slot = group.slot[query - group.first]
     return group.thresholds[slot : slot + space.stop[query] - space.start[query] - 1]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def lay_grids(space, group, largest, first, last):
     """Lays BUCKETS over each query's thresholds, so that most others are placed by one look-up.
 
@@ -173,7 +174,7 @@ def lay_grids(space, group, largest, first, last):
         _fill_places(mine, space.origin[query], np.float64(grid[0]), np.float64(grid[1]), slack, place)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _grid_slack(space, query, largest):
     """A bound of the error of `offsets[j] - factor * dot` as `_look_up` computes it, for every candidate j."""
     if space.cosine:
@@ -182,7 +183,7 @@ def _grid_slack(space, query, largest):
     return 2.0 * (space.unit * both + space.tiny) + 2.0**-22 * (largest * largest + 2.0 * both)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _fill_places(mine, origin, low, scale, slack, place):
     # A hundredth of a bucket covers the rounding of the position itself, less than 4 * 2**-24 * BUCKETS, and of `low`.
     margin = slack + 0.01 / scale + 2.0**-22 * abs(low)
@@ -198,12 +199,12 @@ def _fill_places(mine, origin, low, scale, slack, place):
     place[bucket:] = len(mine)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _bucket(position):
     return np.int64(min(max(position, 0.0), BUCKETS - 1.0))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _sure(mine, rank, guess, error):
     """How many of the sorted `mine` (`rank` are known) lie below guess ± error; -1 where one lies within."""
     while rank < len(mine) and mine[rank] < guess - error:
@@ -211,7 +212,7 @@ def _sure(mine, rank, guess, error):
     return rank if rank == len(mine) or mine[rank] > guess + error else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _settle(space, query, low, mine, place, chosen, dots, count, pending):
     """Counts those of the `pending` candidates, numbered from `low`, that the dots' error bound places.
 
@@ -237,7 +238,7 @@ def _settle(space, query, low, mine, place, chosen, dots, count, pending):
     return waiting
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _settle_exactly(space, query, low, mine, count, pending):
     """Counts all of the `pending` candidates, numbered from `low`, by their float64 distances."""
     rows, norms, cosine, mine_row, norm = space.rows, space.norms, space.cosine, space.rows[query], space.norms[query]
@@ -251,7 +252,7 @@ def _settle_exactly(space, query, low, mine, count, pending):
         count[rank if rank >= 0 else np.searchsorted(mine, exact(mine_row, row, norm, norm_other, cosine))] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _find_buckets(offsets, dots, factor, low, scale, chosen):
     """The bucket of each candidate: float32[M], float32[M] -> int32[M]. No branch, so that it runs in vectors."""
     top = np.float32(BUCKETS - 1)
@@ -263,7 +264,7 @@ def _find_buckets(offsets, dots, factor, low, scale, chosen):
         chosen[at] = np.int32(position)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _count_buckets(chosen, place, filled, pending):
     """Counts the candidates by bucket; `pending` gets those in buckets with a threshold, whose number is returned."""
     waiting = 0
@@ -275,7 +276,7 @@ def _count_buckets(chosen, place, filled, pending):
     return waiting
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _add_slices(panel, row):
     for part in range(1, panel.shape[0]):
         total, more = panel[0, row], panel[part, row]
@@ -283,7 +284,7 @@ def _add_slices(panel, row):
             total[at] += more[at]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def count_rows(space, group, panel, row, column, first, last):
     """Counts the others column.. for the queries row + first..row + last.
 
@@ -311,13 +312,13 @@ def count_rows(space, group, panel, row, column, first, last):
             _settle_exactly(space, query, low, mine, count, pending[:waiting])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _counts(space, group, query):
     at = query - group.first
     return group.counts[group.slot[at] + at : group.slot[at] + at + space.stop[query] - space.start[query]]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def count_columns(space, group, panel, row, column, first, last):
     """As `count_rows`, from the other side of a panel that it summed: its columns are queries, its rows the others."""
     turned = np.empty((1, TURNED, panel.shape[1]), np.float32)
@@ -330,7 +331,7 @@ def count_columns(space, group, panel, row, column, first, last):
         count_rows(space, group, turned, column + base, row, 0, size)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def find_ranks(space, group, out, first, last):
     """The ranks of each query's relevant ones at its slot, ascending: 1 + those nearer + the irrelevant as near."""
     for query in range(first, last):

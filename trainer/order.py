@@ -10,9 +10,10 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from boceto.kernels import kernel
 
 ROUNDS = 8
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -33,7 +34,7 @@ def _keys(count: int, *parts: Any) -> NDArray[np.uint64]:
     return np.frombuffer(hashed, "<u8").astype(np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _permute(  # pragma: no cover - compiled
     numbers: NDArray[np.uint64], count: np.uint64, half: np.uint64, keys: NDArray[np.uint64]
 ) -> None:

@@ -5,11 +5,12 @@ Source: https://github.com/googlecreativelab/quickdraw-dataset#simplified-drawin
 
 import math
 
-import numba
 import numpy as np
 
+from boceto.kernels import kernel
 
-@numba.njit(cache=True, nogil=True)
+
+@kernel()
 def simplify(points, epsilon):
     """float64[N, 2] -> float64[M, 2]: resampled at a spacing of 1, then Ramer-Douglas-Peucker with `epsilon`."""
     dense = _resample(points)
@@ -26,7 +27,7 @@ def simplify(points, epsilon):
     return dense[keep]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _resample(points):
     """The first point, a point every 1 along the line, the last point."""
     total = 0.0
@@ -48,14 +49,14 @@ def _resample(points):
     return dense[: found + 1]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _distance(points, first, second):
     dx = points[second, 0] - points[first, 0]
     dy = points[second, 1] - points[first, 1]
     return math.sqrt(dx * dx + dy * dy)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _farthest(points, first, last):
     """(point, distance) of the point between first and last that is farthest from the segment between them."""
     best, farthest = -1.0, first

@@ -25,8 +25,7 @@ from boceto.errors import DataError, SettingsError
 MAX_LINE = 1 << 20
 SHOWN = 200
 _RAW_AXES = 3  # x, y and time
-MAX_RAW_POINTS = 20_000  # Half an hour of drawing at ten points a second.
-MAX_RAW = 1e9  # Beyond this, differences of coordinates lose whole pixels or overflow.
+MAX_RAW = 2.0**53  # Beyond this, a float does not hold every whole pixel.
 MAX_KEY = 64
 _BUFFER = 1 << 18
 _FILE = re.compile(
@@ -180,8 +179,6 @@ def _raw_ink(drawing: list[Any]) -> bytes:
     arrays = [np.array([xs, ys]) for xs, ys, _ in drawing]
     if not all(array.ndim == 2 and array.size and array.dtype.kind in "iuf" for array in arrays):  # noqa: PLR2004
         raise ValueError
-    if sum(array.shape[1] for array in arrays) > MAX_RAW_POINTS:
-        raise _Refusal("too_many_points")
     lines = [array.astype(np.float64).T for array in arrays]
     if not all((abs(line) < MAX_RAW).all() for line in lines):
         raise ValueError

@@ -10,6 +10,7 @@ import numpy as np
 
 from boceto.kernels import kernel
 
+
 @kernel()
 def simplify(points, epsilon, work):
     """float64[N, 2] -> float64[M, 2], work left: resampled at a spacing of 1, then Ramer-Douglas-Peucker.

@@ -9,8 +9,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from boceto import __version__
-from boceto.errors import BocetoError, SettingsError, Stopped
-from boceto.telemetry import BUILD, COUNTER, GAUGE, HISTOGRAM, LINGER, METRICS, SAVE_BUCKETS, Metric, Telemetry, Wait
+from boceto.errors import EXIT_DONE, EXIT_FAULT, BocetoError, SettingsError, Stopped
+from boceto.telemetry import (
+    BUILD,
+    COUNTER,
+    EXIT_CODE,
+    GAUGE,
+    HISTOGRAM,
+    LINGER,
+    METRICS,
+    SAVE_BUCKETS,
+    Metric,
+    Telemetry,
+    Wait,
+)
 
 LOOK = 0.2  # Seconds between looks at who has scraped.
 
@@ -70,10 +82,11 @@ class Prometheus(Telemetry):
 
         return generate_latest(self._registry)
 
-    def linger(self, seconds: float | None, wait: Wait) -> None:
+    def end(self, code: int, seconds: float | None, wait: Wait) -> None:
         """Waits until all clients that scraped before have scraped again; where none has, for the first one."""
         if not self._told or not self._server:
             return
+        self.set(EXIT_CODE, code)
         before, ended = set(self._server.scraped), time.monotonic()
         if seconds is None:
             seconds = LINGER if before else 0.0
@@ -115,15 +128,15 @@ def serving(program: str, port: int, linger: float | None, wait: Wait = time.sle
         yield telemetry
     except (Stopped, SettingsError):
         raise
-    except (BocetoError, OSError, MemoryError):
-        _linger(telemetry, linger, wait)
+    except (BocetoError, OSError, MemoryError) as error:
+        _end(telemetry, getattr(error, "exit_code", EXIT_FAULT), linger, wait)
         raise
     else:
-        _linger(telemetry, linger, wait)
+        _end(telemetry, EXIT_DONE, linger, wait)
     finally:
         telemetry.close()
 
 
-def _linger(telemetry: Telemetry, seconds: float | None, wait: Wait) -> None:
+def _end(telemetry: Telemetry, code: int, seconds: float | None, wait: Wait) -> None:
     with contextlib.suppress(KeyboardInterrupt):  # Nothing is left to be stopped.
-        telemetry.linger(seconds, wait)
+        telemetry.end(code, seconds, wait)

@@ -47,6 +47,7 @@ def _gauge(name: str, help: str, **labels: tuple[str, ...]) -> Metric:
 
 
 BUILD = _gauge("boceto_build_info", "1; what runs here", program=PROGRAMS, version=())
+EXIT_CODE = _gauge("boceto_exit_code", "Exit code of a program that has ended by itself: 0 is done")
 
 READ = _counter("boceto_prepare_drawings_read_total", "Drawings read from the input, good or bad")
 REFUSED = _counter("boceto_prepare_drawings_refused_total", "Drawings refused", reason=())
@@ -62,6 +63,9 @@ IMAGES = _counter("boceto_train_images_total", "Images trained on by this proces
 SECONDS = _counter("boceto_train_seconds_total", "Time of this process's steps, by phase", activity=STEP_ACTIVITIES)
 STEP = _gauge("boceto_train_step", "Steps of the run that are done, over all its sessions")
 LAST_STEP = _gauge("boceto_train_last_step", "Steps of the run when it is finished")
+TRAIN_LEFT = _gauge("boceto_train_left_seconds", "Estimated time left")
+BEST_STEP = _gauge("boceto_train_best_step", "Step with the best validation so far")
+EXPORTED_STEP = _gauge("boceto_train_exported_step", "Step that was exported; the run is finished then")
 EPOCH = _gauge("boceto_train_epoch", "Position in the data, in epochs")
 PROGRESSED = _gauge("boceto_train_last_progress_timestamp_seconds", "When a step was last done, Unix time")
 LOSS = _gauge("boceto_train_loss", "Mean cross entropy in nats", split=("train", "validation"))
@@ -72,6 +76,7 @@ NOT_FINITE = _counter("boceto_train_not_finite_total", "Losses or weights that w
 REPLICAS = _gauge("boceto_train_replicas", "Replicas of the net in this process")
 MEMORY = _gauge("boceto_train_device_memory_bytes", "Memory in use on a GPU", device=(), state=("current", "peak"))
 SAVES = _counter("boceto_train_saves_total", "Saves of this process, by what became of them", result=SAVE_RESULTS)
+FAILED_SAVES = _gauge("boceto_train_failed_saves", "Saves in a row that have failed until now", result=SAVE_RESULTS[1:])
 SAVE_SECONDS = Metric(HISTOGRAM, "boceto_train_save_seconds", "Time from the copy of a state to its durable checkpoint")
 CHECKPOINT = _gauge("boceto_train_checkpoint_timestamp_seconds", "When the newest checkpoint was durable, Unix time")
 CHECKPOINT_STEP = _gauge("boceto_train_checkpoint_step", "Step of the newest checkpoint")
@@ -141,8 +146,8 @@ class Telemetry:
         """The last values in Prometheus's text format; nothing where nobody is told."""
         return b""
 
-    def linger(self, seconds: float | None, wait: Wait) -> None:
-        """Waits until the last values are known, for at most so many seconds."""
+    def end(self, code: int, seconds: float | None, wait: Wait) -> None:
+        """Tells the exit code, and waits until that is known, for at most so many seconds."""
 
     def close(self) -> None:
         """Ends it."""

@@ -143,7 +143,9 @@ class Report:
         if not window.timed:
             return
         epoch = step * self._source.batch / len(self._source)
-        left = clock_time((self._total - step) * self._source.batch / window.images_per_second)
+        seconds = (self._total - step) * self._source.batch / window.images_per_second
+        self._telemetry.set(telemetry.TRAIN_LEFT, seconds)
+        left = clock_time(seconds)
         self.summary = f"{self._place(step)}, loss {window.loss:.4f}, accuracy {window.accuracy:.3f}, {left} left"
         text = (
             f"epoch {epoch:.2f}  step {step}/{self._total}  loss {window.loss:.4f}  accuracy {window.accuracy:.3f}  "
@@ -158,6 +160,8 @@ class Report:
         self._board.write(step, {"validation/loss": loss, "validation/accuracy": accuracy})
         self._telemetry.now(telemetry.PROGRESSED)
         self._scores("validation", loss, accuracy)
+        if best:
+            self._telemetry.set(telemetry.BEST_STEP, step)
         text = f"validation after step {step}: loss {loss:.4f}, accuracy {accuracy:.4f}"
         self.log.line(text + (", the best so far" if best else ""), **point)
 

@@ -99,6 +99,7 @@ class Saver:
             self._telemetry.add(telemetry.SAVES, result=reason(error))
             self._missed = progress
             self._failed += 1
+            self._telemetry.set(telemetry.FAILED_SAVES, self._failed, result=reason(error))
             what = f"the save of step {progress.step} failed: {error or type(error).__name__}"
             if self._failed >= self._most_failed:
                 raise SaveFailed(
@@ -141,6 +142,8 @@ class Saver:
     def _saved(self, progress: Progress, seconds: float) -> None:
         tell = self._telemetry
         tell.add(telemetry.SAVES, result=telemetry.SAVED)
+        for result in telemetry.FAILED_SAVES.labels["result"]:
+            tell.set(telemetry.FAILED_SAVES, 0, result=result)
         tell.observe(telemetry.SAVE_SECONDS, seconds)
         tell.now(telemetry.CHECKPOINT)
         tell.set(telemetry.CHECKPOINT_STEP, progress.step)

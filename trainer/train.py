@@ -201,6 +201,8 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
     job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
     job.telemetry.set(telemetry.REPLICAS, replicas)
     job.telemetry.set(telemetry.STEP, progress.step)
+    if progress.best_step:
+        job.telemetry.set(telemetry.BEST_STEP, progress.best_step)
     job.telemetry.set(telemetry.LAST_STEP, plan.last)
     job.telemetry.now(telemetry.PROGRESSED)
     job.log.line(
@@ -242,6 +244,7 @@ def _export(job: Job, step: int, arrays: Arrays, progress: Progress) -> dict[str
     }
     url = export.export(settings.run, model, states.served(arrays), description)
     job.log.line(f"exported step {step} to {url}", step=step)
+    job.telemetry.set(telemetry.EXPORTED_STEP, step)
     return {
         "net": settings.net,
         "parameters": parameters(model),

@@ -9,17 +9,27 @@ from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 
 MOST_PANELS = 10
+# A run keeps its colour, whatever else is shown.
+BY_NAME = dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME)
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Every selector of a panel has these; a recording rule keeps both labels.
 CHOSEN = 'namespace=~"$namespace", run=~"$run"'
+# Of a run, the newest pod of each program: `~` in a query.
+NEWEST = "and on (namespace, run, component, pod) boceto:newest_pod{%}"
+# When a trainer has begun again: marked in all charts.
+RESTARTS = (
+    "max by (namespace, run) (boceto_train_sessions{%}) "
+    "> max by (namespace, run) (max_over_time(boceto_train_sessions{%}[1h] offset 1m))"
+)
 SHARE, SECONDS, BYTES, COUNT = "percentunit", "s", "bytes", "short"
 WIDE, NARROW, HEIGHT = 12, 6, 8
 
 
 @dataclass(frozen=True)
 class Panel:
-    """queries: expressions by legend, with `%` for the labels chosen. warn: the value from which it is coloured, or up
-    to which with `low`.
+    """queries: expressions by legend, with `%` for the labels chosen and `~` for the newest pod.
+
+    warn: the value from which it is coloured, or up to which with `low`.
     """
 
     title: str
@@ -31,98 +41,141 @@ class Panel:
     gauge: bool = False
 
     @property
+    def legends(self) -> list[str]:
+        """The legends as Grafana gets them: `@` is the run."""
+        return [legend.replace("@", "{{namespace}}/{{run}}") for legend in self.queries]
+
+    @property
     def expressions(self) -> list[str]:
         """The queries as Grafana gets them."""
-        return [query.replace("%", CHOSEN) for query in self.queries.values()]
+        return [query.replace("~", NEWEST).replace("%", CHOSEN) for query in self.queries.values()]
 
 
 TRAINING = (
     Panel(
-        "Progress", SHARE, {"{{run}}": "max by (run) (boceto_train_step{%} / boceto_train_last_step{%})"}, gauge=True
+        "Progress",
+        SHARE,
+        {"@": "max by (namespace, run) (boceto_train_step{%} / boceto_train_last_step{%} ~)"},
+        gauge=True,
     ),
-    Panel("Loss", COUNT, {"{{run}} {{split}}": "max by (run, split) (boceto_train_loss{%})"}),
-    Panel("Accuracy", SHARE, {"{{run}} {{split}}": "max by (run, split) (boceto_train_accuracy_ratio{%})"}),
-    Panel("Images a second", COUNT, {"{{run}}": "boceto:train_images:per_second5m{%}"}),
+    Panel("Loss", COUNT, {"@ {{split}}": "max by (namespace, run, split) (boceto_train_loss{%} ~)"}),
+    Panel(
+        "Accuracy",
+        SHARE,
+        {"@ {{split}}": "max by (namespace, run, split) (boceto_train_accuracy_ratio{%} ~)"},
+    ),
+    Panel("Images a second", COUNT, {"@": "boceto:train_images:per_second5m{%}"}),
     Panel(
         "Time of a step by phase",
         SECONDS,
-        {"{{run}} {{activity}}": "boceto:train_step_seconds:mean5m{%}"},
+        {"@ {{activity}}": "boceto:train_step_seconds:mean5m{%}"},
         stacked=True,
     ),
-    Panel("Waiting for data", SHARE, {"{{run}}": "boceto:train_waiting:ratio5m{%}"}, warn=0.3),
+    Panel("Waiting for data", SHARE, {"@": "boceto:train_waiting:ratio5m{%}"}, warn=0.3),
     Panel(
         "Learning rate and gradient norm",
         COUNT,
         {
-            "{{run}} learning rate": "max by (run) (boceto_train_learning_rate{%})",
-            "{{run}} gradient norm": "max by (run) (boceto_train_gradient_norm{%})",
+            "@ learning rate": "max by (namespace, run) (boceto_train_learning_rate{%} ~)",
+            "@ gradient norm": "max by (namespace, run) (boceto_train_gradient_norm{%} ~)",
         },
     ),
-    Panel("Age of the newest checkpoint", SECONDS, {"{{run}}": "boceto:train_checkpoint_age:seconds{%}"}, warn=3600),
+    Panel(
+        "Age of the newest checkpoint",
+        SECONDS,
+        {"@": "boceto:train_checkpoint_age:seconds{%}"},
+        warn=3600,
+    ),
     Panel(
         "Time of a save, and saves by result",
         COUNT,
         {
-            "{{run}} seconds": "sum by (run) (boceto_train_save_seconds_sum{%}) "
-            "/ sum by (run) (boceto_train_save_seconds_count{%})",
-            "{{run}} {{result}}": "sum by (run, result) (boceto_train_saves_total{%})",
+            "@ seconds": "sum by (namespace, run) (boceto_train_save_seconds_sum{%} ~) "
+            "/ sum by (namespace, run) (boceto_train_save_seconds_count{%} ~)",
+            "@ {{result}}": "sum by (namespace, run, result) (boceto_train_saves_total{%} ~)",
         },
     ),
     Panel(
         "Memory: of the GPUs, or of the process",
         BYTES,
         {
-            "{{run}} {{device}} {{state}}": "boceto_train_device_memory_bytes{%} "
-            'or on (namespace, run) process_resident_memory_bytes{component="train", %}'
+            "@ {{device}} {{state}}": "(boceto_train_device_memory_bytes{%} ~) "
+            'or on (namespace, run) (process_resident_memory_bytes{component="train", %} ~)'
         },
     ),
 )
 
 DATA = (
     Panel(
-        "Drawings read a second", COUNT, {"{{run}}": "sum by (run) (rate(boceto_prepare_drawings_read_total{%}[5m]))"}
+        "Drawings read a second",
+        COUNT,
+        {"@": "sum by (namespace, run) (rate(boceto_prepare_drawings_read_total{%}[5m]) ~)"},
     ),
     Panel(
         "Records written a second",
         COUNT,
-        {"{{run}}": "sum by (run) (rate(boceto_prepare_records_written_total{%}[5m]))"},
+        {"@": "sum by (namespace, run) (rate(boceto_prepare_records_written_total{%}[5m]) ~)"},
     ),
-    Panel("Parts of the input", COUNT, {"{{run}} {{state}}": "max by (run, state) (boceto_prepare_parts{%})"}),
-    Panel("Shards", COUNT, {"{{run}} {{state}}": "max by (run, state) (boceto_prepare_shards{%})"}),
+    Panel(
+        "Parts of the input",
+        COUNT,
+        {"@ {{state}}": "max by (namespace, run, state) (boceto_prepare_parts{%} ~)"},
+    ),
+    Panel(
+        "Shards",
+        COUNT,
+        {"@ {{state}}": "max by (namespace, run, state) (boceto_prepare_shards{%} ~)"},
+    ),
     Panel(
         "Refused by reason",
         COUNT,
         {
-            "{{run}} {{reason}}": "sum by (run, reason) (boceto_prepare_drawings_refused_total{%}) "
-            "or 0 * sum by (run) (boceto_prepare_drawings_read_total{%})"
+            "@ {{reason}}": "sum by (namespace, run, reason) (boceto_prepare_drawings_refused_total{%} ~) "
+            "or 0 * sum by (namespace, run) (boceto_prepare_drawings_read_total{%} ~)"
         },
     ),
-    Panel("Share refused", SHARE, {"{{run}}": "boceto:prepare_refused:ratio{%}"}, warn=0.005),
-    Panel("Time left", SECONDS, {"{{run}}": "max by (run) (boceto_prepare_left_seconds{%})"}),
-    Panel("Drawings classified a second", COUNT, {"{{run}}": "sum by (run) (rate(boceto_eval_drawings_total{%}[5m]))"}),
-    Panel("Accuracy", SHARE, {"{{run}} {{net}} {{split}}": "max by (run, net, split) (boceto_eval_accuracy_ratio{%})"}),
+    Panel("Share refused", SHARE, {"@": "boceto:prepare_refused:ratio{%}"}, warn=0.005),
+    Panel("Time left", SECONDS, {"@": "max by (namespace, run) (boceto_prepare_left_seconds{%} ~)"}),
+    Panel(
+        "Drawings classified a second",
+        COUNT,
+        {"@": "sum by (namespace, run) (rate(boceto_eval_drawings_total{%}[5m]) ~)"},
+    ),
+    Panel(
+        "Accuracy",
+        SHARE,
+        {"@ {{net}} {{split}}": "max by (namespace, run, net, split) (boceto_eval_accuracy_ratio{%} ~)"},
+    ),
     Panel(
         "Retrieval mAP",
         SHARE,
-        {"{{run}} {{net}} {{distance}}": "max by (run, net, distance) (boceto_eval_map_ratio{%})"},
+        {"@ {{net}} {{distance}}": "max by (namespace, run, net, distance) (boceto_eval_map_ratio{%} ~)"},
     ),
 )
 
 FLEET = (
     Panel(
-        "Progress", SHARE, {"{{run}}": "max by (run) (boceto_train_step{%} / boceto_train_last_step{%})"}, gauge=True
+        "Progress",
+        SHARE,
+        {"@": "max by (namespace, run) (boceto_train_step{%} / boceto_train_last_step{%} ~)"},
+        gauge=True,
     ),
     Panel(
-        "Goodput", SHARE, {"{{run}}": "max by (run) (boceto_train_goodput_ratio{%})"}, warn=0.5, low=True, gauge=True
+        "Goodput",
+        SHARE,
+        {"@": "max by (namespace, run) (boceto_train_goodput_ratio{%} ~)"},
+        warn=0.5,
+        low=True,
+        gauge=True,
     ),
     Panel(
         "Where the time goes",
         SECONDS,
-        {"{{run}} {{activity}}": "max by (run, activity) (boceto_train_run_seconds{%})"},
+        {"@ {{activity}}": "max by (namespace, run, activity) (boceto_train_run_seconds{%} ~)"},
         stacked=True,
     ),
-    Panel("Sessions", COUNT, {"{{run}}": "max by (run) (boceto_train_sessions{%})"}, warn=4),
-    Panel("Steps lost", COUNT, {"{{run}}": "sum by (run) (boceto_train_steps_lost_total{%})"}),
+    Panel("Sessions", COUNT, {"@": "max by (namespace, run) (boceto_train_sessions{%} ~)"}, warn=4),
+    Panel("Steps lost", COUNT, {"@": "sum by (namespace, run) (boceto_train_steps_lost_total{%} ~)"}),
     Panel(
         "Alerts that fire",
         COUNT,
@@ -130,12 +183,12 @@ FLEET = (
         warn=1,
     ),
     Panel("Pods that answer", COUNT, {"{{component}}": 'sum by (component) (up{job="boceto", %})'}),
-    Panel("Since the last step", SECONDS, {"{{run}}": "boceto:train_progress_age:seconds{%}"}, warn=600),
+    Panel("Since the last step", SECONDS, {"@": "boceto:train_progress_age:seconds{%}"}, warn=600),
     Panel("Images a second, all runs", COUNT, {"images/s": "sum(boceto:train_images:per_second5m{%} >= 0)"}),
     Panel(
         "Memory of a process",
         BYTES,
-        {"{{run}} {{component}}": "max by (run, component) (process_resident_memory_bytes{%})"},
+        {"@ {{component}}": "max by (namespace, run, component) (process_resident_memory_bytes{%} ~)"},
     ),
 )
 
@@ -151,7 +204,7 @@ def _thresholds(panel: Panel) -> Builder[models.ThresholdsConfig]:
 
 
 def _panel(panel: Panel) -> Builder[models.Panel]:
-    kind = gauge.Panel() if panel.gauge else timeseries.Panel()
+    kind = gauge.Panel() if panel.gauge else timeseries.Panel().span_nulls(span_nulls=False).color_scheme(BY_NAME)
     built = (
         kind.title(panel.title)
         .datasource(SOURCE)
@@ -167,7 +220,7 @@ def _panel(panel: Panel) -> Builder[models.Panel]:
         built = built.thresholds_style(common.GraphThresholdsStyleConfig().mode(options.GraphTresholdsStyleMode.DASHED))
     if panel.stacked:
         built = built.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL)).fill_opacity(40)
-    for number, (legend, query) in enumerate(zip(panel.queries, panel.expressions, strict=True)):
+    for number, (legend, query) in enumerate(zip(panel.legends, panel.expressions, strict=True)):
         built = built.with_target(prometheus.Dataquery().expr(query).legend_format(legend).ref_id(chr(65 + number)))
     return built
 
@@ -194,6 +247,14 @@ def _dashboard(name: str) -> str:
         .refresh("30s")
         .time("now-3h", "now")
         .readonly()
+        .annotation(
+            dashboard.AnnotationQuery()
+            .name("Restarts")
+            .datasource(SOURCE)
+            .enable(enable=True)
+            .icon_color("orange")
+            .expr(RESTARTS.replace("%", CHOSEN))
+        )
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .with_variable(_variable("namespace", "label_values(boceto_build_info, namespace)"))
         .with_variable(_variable("run", 'label_values(boceto_build_info{namespace=~"$namespace"}, run)'))

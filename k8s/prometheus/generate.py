@@ -1,4 +1,4 @@
-"""Writes what is made from the code: dashboards, the operator's rules, and the tables of docs/monitoring.md.
+"""Writes what is made from other files: dashboards, the operator's rules, the runbook's page, tables of a guide.
 
 python k8s/prometheus/generate.py
 """
@@ -7,34 +7,50 @@ from pathlib import Path
 from typing import Any
 
 import dashboards
+import markdown
 import yaml
 
 from boceto.telemetry import METRICS, PROGRAMS, Metric
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "k8s/prometheus/rules.yml"
-COMPONENT = ROOT / "k8s/components/monitoring"
+RULES, JOBS = ROOT / "k8s/prometheus/rules.yml", ROOT / "k8s/prometheus/jobs.yml"
+COMPONENTS = ROOT / "k8s/components"
+RUNBOOK, PAGE = ROOT / "docs/runbook.md", ROOT / "k8s/prometheus/consoles/runbook.html"
 GUIDE = ROOT / "docs/monitoring.md"
 BEGIN, END = "<!-- made by `make generate`: {} -->", "<!-- end of {} -->"
 HEADINGS = {"": "All programs", **{program: f"`boceto {program}`" for program in PROGRAMS}}
 
 
-def rules() -> dict[str, Any]:
-    """The rules, as Prometheus reads them."""
-    return yaml.safe_load(RULES.read_text())
+def rules() -> list[dict[str, Any]]:
+    """All rules, as Prometheus reads them."""
+    return [
+        rule
+        for path in (RULES, JOBS)
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+    ]
 
 
-def prometheus_rule() -> str:
-    """The same for the Prometheus operator."""
+def prometheus_rule(name: str, path: Path) -> str:
+    """A file of rules for the Prometheus operator."""
     entry = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": {"name": "boceto"},
-        "spec": rules(),
+        "metadata": {"name": name},
+        "spec": yaml.safe_load(path.read_text()),
     }
-    return f"# Made by `make generate` from {RULES.relative_to(ROOT)}.\n" + yaml.safe_dump(
+    return f"# Made by `make generate` from {path.relative_to(ROOT)}.\n" + yaml.safe_dump(
         entry, sort_keys=False, width=110
     )
+
+
+def runbook_page() -> str:
+    """The runbook as a page of Prometheus, whose consoles are Go templates; a section's anchor is its alert's name."""
+    body = markdown.markdown(RUNBOOK.read_text(), extensions=["toc"]).replace("{{", "{{`{{`}}")
+    style = "body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 50rem; padding: 0 1rem }"
+    top = '<!DOCTYPE html>\n<!-- Made by `make generate` from docs/runbook.md. -->\n<html lang="en">'
+    head = f'<meta charset="utf-8">\n<title>Boceto: runbook</title>\n<style>{style}</style>'
+    return f"{top}\n{head}\n{body}\n</html>\n"
 
 
 def _row(metric: Metric) -> str:
@@ -56,7 +72,7 @@ def metrics_tables() -> str:
 
 def alerts_table() -> str:
     """A table of the alerts."""
-    alerts = [rule for group in rules()["groups"] for rule in group["rules"] if "alert" in rule]
+    alerts = [rule for rule in rules() if "alert" in rule]
     rows = []
     for alert in alerts:
         link = f"[{alert['alert']}](runbook.md#{alert['alert'].lower()})"
@@ -76,8 +92,14 @@ def guide(text: str) -> str:
 
 def files() -> dict[Path, str]:
     """What stands in each file that is made."""
-    made = {COMPONENT / f"dashboards/{name}.json": text for name, text in dashboards.build().items()}
-    return {**made, COMPONENT / "rules.yaml": prometheus_rule(), GUIDE: guide(GUIDE.read_text())}
+    monitoring = COMPONENTS / "monitoring"
+    return {
+        **{monitoring / f"dashboards/{name}.json": text for name, text in dashboards.build().items()},
+        monitoring / "rules.yaml": prometheus_rule("boceto", RULES),
+        COMPONENTS / "job-alerts/rules.yaml": prometheus_rule("boceto-jobs", JOBS),
+        PAGE: runbook_page(),
+        GUIDE: guide(GUIDE.read_text()),
+    }
 
 
 if __name__ == "__main__":

@@ -81,6 +81,11 @@ class Follower:
             why = jobs.why_waiting(job, pods, events_of(self._cluster))
             if why:
                 self._say("waits", f"{self._name} waits: {why}", key=jobs.kind_of_wait(why))
+        warnings = jobs.warnings(pods, jobs.attempts(job, pods, ()))
+        for about, text in warnings.items():
+            self._say(about, f"warning: {text}")
+        if "node" not in warnings and self._said.pop("node", ""):
+            self._console.line("its node is heard of again, or its pod is gone")
         progress = jobs.annotation(job, jobs.PROGRESS)
         if progress and self._said.get("progress") != progress:
             self._said["progress"] = progress

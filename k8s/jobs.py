@@ -35,6 +35,7 @@ NO_OTHER_TRY = {
     "DeadlineExceeded": "its time is over",
 }
 IMAGE, IMAGE_REASONS = "image", ("ErrImagePull", "ImagePullBackOff")
+OUT_OF_MEMORY = "out of memory"
 DELETED = "its pod was deleted"
 GONE = "its pod is gone: deleted, evicted, or lost with its node"
 NOT_BEGUN = "stopped before it began"
@@ -136,7 +137,7 @@ def _why(pod: Object, ended: Mapping[str, Any]) -> str:
         parts.append(DELETED)
     if ended.get("reason") == "OOMKilled":
         limits = pod["spec"]["containers"][0].get("resources", {}).get("limits", {})
-        parts.append(f"out of memory (limit {limits.get('memory', 'none')})")
+        parts.append(f"{OUT_OF_MEMORY} (limit {limits.get('memory', 'none')})")
     elif code is not None:
         parts.append(in_words(code))
     return ", ".join(parts) or pod["status"].get("phase", "").lower()
@@ -245,6 +246,44 @@ def _said(about: Object, events: Sequence[Object], reasons: Sequence[str]) -> st
     ]
     newest = max(mine, key=_time, default=None)
     return f"{newest['reason']}: {newest['message']}" if newest else ""
+
+
+def warnings(pods: Sequence[Object], ended: Sequence[Attempt]) -> dict[str, str]:
+    """What a user should know of a Job that runs, by what it is about: its node, its memory."""
+    found = {"node": _silent_node(pods), "memory": _twice_out_of_memory(ended)}
+    return {about: text for about, text in found.items() if text}
+
+
+def _silent_node(pods: Sequence[Object]) -> str:
+    """Whether the node of a running pod is silent.
+
+    Kubernetes takes a pod's readiness away 40 seconds after the last word of its node, and names no reason then; the
+    node itself always names one.
+    """
+    for pod in pods:
+        for each in pod["status"].get("conditions") or []:
+            if (each["type"], each["status"]) == ("Ready", "False") and not each.get("reason"):
+                if pod["status"].get("phase") != "Running":
+                    continue
+                node = pod["spec"].get("nodeName", "")
+                return (
+                    f"node {node} is silent since {each.get('lastTransitionTime', '?')}: nobody knows whether "
+                    f"{pod['metadata']['name']} runs on. Kubernetes evicts it some minutes later, and another pod "
+                    f"starts when the node is back or removed: see `kubectl describe node {node}`"
+                )
+    return ""
+
+
+def _twice_out_of_memory(ended: Sequence[Attempt]) -> str:
+    last = [each.why for each in ended if each.ended][-2:]
+    if len(last) < 2 or not all(OUT_OF_MEMORY in why for why in last):  # noqa: PLR2004 - two in a row
+        return ""
+    limit = last[-1].rpartition("(limit ")[2].rstrip(")")
+    return (
+        f"out of memory twice in a row, limit {limit}: the next try needs more. Raise memory in `limits` and "
+        "`requests` of the Job, by a patch in your overlay like that of k8s/components/small, or lower the program's "
+        "batch_size or workers by `--set`; then `boceto submit run` with `--replace`"
+    )
 
 
 def exit_code(job: Object, ended: Sequence[Attempt]) -> int:

@@ -125,6 +125,7 @@ def status(settings: Named, console: Console) -> Answer:
             "state": jobs.state(job),
             "why": jobs.why_failed(job) or _why_waiting(job, pods, events),
             **_facts(job),
+            "warnings": list(jobs.warnings(pods, jobs.attempts(job, pods, events)).values()),
             "attempts": [asdict(each) for each in jobs.attempts(job, pods, events)],
         }
         every.append(entry)
@@ -146,6 +147,7 @@ def _facts(job: Object) -> dict[str, Any]:
 def _status_lines(entry: dict[str, Any]) -> str:
     head = f"{entry['job']}: {entry['state']}" + (f", {entry['why']}" if entry["why"] else "")
     facts = [f"  {name}: {entry[name]}" for name in ("progress", "checkpoint", "goodput", "stopped") if name in entry]
+    facts += [f"  warning: {text}" for text in entry.get("warnings", ())]
     rows = [
         [str(number), each["pod"], each["node"], _clock(each["started"]), _clock(each["ended"]), _ended(each)]
         for number, each in enumerate(entry["attempts"], 1)

@@ -95,6 +95,39 @@ def test_no_line_of_a_log_is_lost(api, cluster, capsys, end):
     assert "retrieve container logs" not in said
 
 
+def ready(api, status, reason=None):
+    condition = {"type": "Ready", "status": status, "reason": reason, "lastTransitionTime": STAMP}
+    api.objects[POD]["status"]["conditions"] = [{key: value for key, value in condition.items() if value}]
+
+
+def test_a_silent_node_is_told_once_and_that_it_is_back(api, cluster, capsys):
+    put_pod(api, "Running")
+    ready(api, "False", "ContainersNotReady")  # It begins.
+    silent = lambda: ready(api, "False")  # noqa: E731 - as the others below
+    follow_through(cluster, lambda: ready(api, "True"), silent, lambda: None, lambda: ready(api, "True"), lambda: None)
+    said = capsys.readouterr().err.splitlines()
+    (warning,) = [line for line in said if line.startswith("warning: node one is silent")]
+    assert f"since {STAMP}" in warning
+    assert said.index(warning) < said.index("its node is heard of again, or its pod is gone")
+
+
+def test_the_same_memory_twice_names_the_limit_and_how_to_raise_it(api, cluster, capsys):
+    ended = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": STAMP}
+
+    def die(number):
+        put_pod(api, "Failed", ended, name=f"{NAME}-{number}", creationTimestamp=f"2026-01-02T03:04:0{number}Z")
+        pod = api.objects.pop(POD)
+        pod["spec"]["containers"] = [{"resources": {"limits": {"memory": "2Gi"}}}]
+        api.put(f"{POD.rpartition('/')[0]}/{NAME}-{number}", pod)
+
+    follow_through(cluster, lambda: die(1), lambda: None)
+    assert "twice" not in capsys.readouterr().err
+    follow_through(cluster, lambda: die(2), lambda: None, lambda: None)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "twice in a row" in line]
+    assert "limit 2Gi" in warning
+    assert "Raise memory in `limits`" in warning
+
+
 def test_a_node_may_have_its_own_zone(api, cluster, capsys):
     put_pod(api, "Running")
     first = b"2026-01-02T05:04:05.500000000+02:00 hello\n"

@@ -29,6 +29,10 @@ demo: install  ## The main job on synthetic drawings; FRESH=1 starts afresh.
 watch: install $(VENV)/bin/prometheus  ## The demo beside a Prometheus, with a page to look at; PORT (9090).
 	$(PYTHON) k8s/prometheus/watch.py
 
+# With Kubernetes's discovery, which Debian's lacks: a program of some ten minutes' building, for e2e alone.
+$(VENV)/bin/prometheus-kubernetes: | $(VENV)/installed
+	k8s/prometheus/build.sh $@
+
 $(VENV)/bin/prometheus: | $(VENV)/installed
 	k8s/prometheus/install.sh $(VENV)/bin
 
@@ -46,7 +50,7 @@ soak: install  ## Kills real training runs at random, KILLS (50) times, and comp
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
 
-e2e: install $(VENV)/bin/prometheus  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
+e2e: install $(VENV)/bin/prometheus-kubernetes  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
 	PYTHONPATH=tests:k8s/prometheus $(PYTHON) tests/e2e/run.py --tag $(or $(TAG),dev) $(if $(ONLY),--only $(ONLY))
 
 generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.

@@ -71,9 +71,10 @@ def configuration(targets: Path, interval: str, rules: Path = RULES) -> dict[str
     config = yaml.safe_load((HERE / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
     config["rule_files"] = [str(rules)]
-    for scrape in config["scrape_configs"]:
-        del scrape["kubernetes_sd_configs"]
-        scrape["file_sd_configs"] = [{"files": [str(targets)]}]
+    pods = config["scrape_configs"][0]
+    del pods["kubernetes_sd_configs"]
+    pods["file_sd_configs"] = [{"files": [str(targets)]}]
+    config["scrape_configs"] = [pods]
     return config
 
 
@@ -95,6 +96,14 @@ def prometheus(folder: Path, port: int, interval: str = INTERVAL, rules: Path = 
     targets, config = folder / "targets.json", folder / "prometheus.yml"
     targets.write_text("[]")
     config.write_text(yaml.safe_dump(configuration(targets, interval, rules)))
+    with running(config, port, tool("prometheus")) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def running(config: Path, port: int, program: str | Path) -> Iterator[str]:
+    """Runs a Prometheus on a configuration, with our pages; yields its address. Its series and log are beside that."""
+    folder = config.parent
     words = [
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'series'}",
@@ -103,7 +112,7 @@ def prometheus(folder: Path, port: int, interval: str = INTERVAL, rules: Path = 
         f"--web.console.libraries={folder}",
     ]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([tool("prometheus"), *words], stdout=log, stderr=log)
+        process = subprocess.Popen([program, *words], stdout=log, stderr=log)
     address = f"http://{HOST}:{port}"
     try:
         until = time.monotonic() + _PATIENCE_SECONDS

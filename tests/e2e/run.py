@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import cluster
 import scenarios
+import watching
 
 from boceto.console import Console, table
 
@@ -34,13 +35,15 @@ def main(argv: Sequence[str]) -> int:
                 rows.append(_row(number, scenario, place))
                 console.line("  ".join(rows[-1]))
     print(table(["scenario", "what", "outcome", "seconds", "found"], [_short(row) for row in rows], left=5))
-    return int(any(row[2] != "ok" for row in rows))
+    return int(any(row[2] == "FAILED" for row in rows))
 
 
 def _row(number: int, scenario: object, place: cluster.Cluster) -> list[str]:
     begun = time.monotonic()
     try:
         outcome, found = "ok", scenario(place)  # type: ignore[operator]
+    except watching.LeftOut as error:
+        outcome, found = "left out", str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the next scenario is to run too
         outcome, found = "FAILED", f"{type(error).__name__}: {error}"
     name = scenario.__name__.replace("_", " ")  # type: ignore[attr-defined]

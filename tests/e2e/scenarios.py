@@ -28,15 +28,12 @@ ZIGZAGS = tuple(
         "prepare.train_per_class=40",
         "prepare.validation_per_class=5",
         "prepare.test_per_class=10",
-        "prepare.metrics_linger=20",
         "train.data=gs://boceto/seen",
         "train.batch_size=16",
-        "train.epochs=300",
+        "train.epochs=1000",
         "train.validate_every=50",
         "train.save_every=500",
-        "train.metrics_linger=10",
         "eval.data=gs://boceto/seen",
-        "eval.metrics_linger=20",
     )
     for word in ("--set", setting)
 )
@@ -242,7 +239,7 @@ def _progress_moves(cluster: Cluster, job: str) -> str:
 
 
 def watched(cluster: Cluster) -> str:
-    """Prometheus finds pods by annotation: every panel has data, the goodput adds up, an alert fires and clears."""
+    """Prometheus finds pods by itself: all panels have data, an alert fires and clears, a restart shows the new pod."""
     overlay = str(cluster.overlay("watched", SHARED, components=["scrape-annotations"]))
     _have_data(cluster, overlay)  # And with it the storage.
     _write_zigzags(cluster)
@@ -258,11 +255,46 @@ def watched(cluster: Cluster) -> str:
         fired = time.monotonic() - stopped
         cluster.signal(pod, "boceto", "boceto", GO_ON)
         wait(lambda: "TrainingStalled" not in _firing(address), "its end", 60)
+        apart, seconds = _goodput(address, began)
+        restarted = _shown_after_a_restart(cluster, address, pod)
         said = chain.well(300)
         empty = [title for title, query in asking.PANELS if not asking.shows(address, query, began)]
         check(not empty, f"no data in {empty}; {said}")
-        apart, seconds = _goodput(address, began)
-    return f"{len(asking.PANELS)} queries, TrainingStalled after {fired:.0f} s, buckets {apart:+.1%} of {seconds:.0f} s"
+    queries = f"{len(asking.PANELS)} queries, TrainingStalled after {fired:.0f} s"
+    return f"{queries}, buckets {apart:+.1%} of {seconds:.0f} s, {restarted}"
+
+
+def _shown_after_a_restart(cluster: Cluster, address: str, pod: str) -> str:
+    """Deletes a trainer's pod; the page then shows the loss of the new one."""
+    cluster.kubectl("delete", "pod", pod, "--wait=false")
+    fresh = cluster.training("watched-train", [pod])
+    began = time.time()
+
+    def look() -> str:
+        losses = asking.values(address, f'boceto_train_loss{{split="train", pod="{fresh}"}}', began)
+        row = asking.get(f"{address}/consoles/boceto.html").partition('id="runs"')[2].partition("</table>")[0]
+        return next((f"loss {loss:.4f} of the new pod" for loss in losses if f"<td>{loss:.4f}</td>" in row), "")
+
+    return str(wait(look, "the new pod's loss on the page", 120))
+
+
+def told(cluster: Cluster) -> str:
+    """A Job that fails and one that cannot start: an alert each, while each is there."""
+    overlay = str(cluster.overlay("told"))
+    _have_data(cluster, overlay)
+    much = {"cpu": "1000", "memory": "1Gi", "ephemeral-storage": "1Gi"}
+    path = "/spec/template/spec/containers/0/resources"
+    pending = str(
+        cluster.overlay("pending", {"op": "replace", "path": path, "value": {"requests": much, "limits": much}})
+    )
+    with watching.states(cluster) as port, watching.prometheus(cluster, {"for: 10m": "for: 10s"}, port) as address:
+        cluster.submit("run", "--overlay", overlay, "--name", "failing", "--set", "train.batch_size=0").end()
+        waiting = cluster.submit("run", "--overlay", pending, "--name", "waiting")
+        wait(lambda: {"JobFailed", "JobNotStarted"} <= set(_firing(address)), "JobFailed and JobNotStarted", 120)
+        cluster.kubectl("delete", "job", "failing-train", "waiting-train")
+        wait(lambda: not {"JobFailed", "JobNotStarted"} & set(_firing(address)), "their end", 60)
+        waiting.kill()
+    return "JobFailed and JobNotStarted, gone with their Jobs"
 
 
 def _write_zigzags(cluster: Cluster) -> None:
@@ -297,4 +329,4 @@ def _goodput(address: str, began: float) -> tuple[float, float]:
     return off, end - begin
 
 
-SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted, watched)
+SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted, watched, told)

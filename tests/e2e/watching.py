@@ -1,12 +1,12 @@
-"""A Prometheus beside the cluster, which finds pods by annotation.
+"""A Prometheus beside the cluster, as docs/monitoring.md has it: it asks the API for pods, with the rights given there.
 
-It is told of all pods as the API tells of them, and k8s/prometheus/prometheus.yml chooses which it scrapes; each is
-reached through a port that kubectl forwards, as on any cluster. Debian's Prometheus cannot ask the API itself.
+It reaches pods at their own addresses, so the machine must be one of the cluster's network.
 """
 
 import contextlib
-import re
-import select
+import json
+import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -15,94 +15,87 @@ from pathlib import Path
 from typing import Any
 
 import watch
-from cluster import Cluster, Failed
+import yaml
+from cluster import ROOT, Cluster, Failed
 
 INTERVAL = "2s"
-PATIENCE = 5.0  # Seconds until kubectl says that it forwards.
-_FORWARDED = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
+# A build of its own: Debian's knows no Kubernetes. `make e2e` makes it.
+PROGRAM = watch.LOCAL / "prometheus-kubernetes"
+LABELS = "jobs=[app.kubernetes.io/name,boceto.dev/run]"
 
 
-def labels_of(pod: Mapping[str, Any], port: Mapping[str, Any]) -> dict[str, str]:
-    """What Prometheus's discovery says of a port of a pod."""
-    metadata = pod["metadata"]
-    found = {
-        "namespace": metadata["namespace"],
-        "pod_name": metadata["name"],
-        "pod_phase": pod["status"]["phase"],
-        "pod_container_port_name": port.get("name", ""),
-        "pod_container_port_number": str(port["containerPort"]),
-    }
-    for kind in ("label", "annotation"):
-        for name, value in metadata.get(f"{kind}s", {}).items():
-            found[f"pod_{kind}_{re.sub('[^a-zA-Z0-9_]', '_', name)}"] = value
-    return {f"__meta_kubernetes_{name}": value for name, value in found.items()}
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((watch.HOST, 0))
+        return int(probe.getsockname()[1])
 
 
-class Forwards:
-    """Ports of this machine that lead to ports of pods."""
+def _kubeconfig(cluster: Cluster, path: Path) -> Path:
+    """Writes the kubeconfig of the account that rights.yaml gives rights to, for a Prometheus in this namespace."""
+    cluster.kubectl("create", "serviceaccount", "prometheus")
+    rights = (ROOT / "k8s/prometheus/rights.yaml").read_text()
+    assert "namespace: monitoring" in rights
+    rights = rights.replace("namespace: monitoring", f"namespace: {cluster.namespace}")
+    cluster.kubectl("apply", "--filename", "-", given=rights)
+    (found,) = json.loads(cluster.kubectl("config", "view", "--minify", "--raw", "--output", "json"))["clusters"]
+    context = {"name": "here", "context": {"cluster": found["name"], "user": "prometheus"}}
+    user = {"name": "prometheus", "user": {"token": cluster.kubectl("create", "token", "prometheus").strip()}}
+    config = {"current-context": "here", "clusters": [found], "contexts": [context], "users": [user]}
+    path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **config}))
+    return path
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._open: dict[tuple[str, int], tuple[subprocess.Popen[str], int]] = {}
-        self._known: list[dict[str, Any]] = []
 
-    def targets(self) -> list[dict[str, Any]]:
-        """All ports of the pods that run, as `file_sd_configs` reads them; those of before where the API is silent."""
-        with contextlib.suppress(Failed):
-            self._known = self._targets()
-        return self._known
-
-    def _targets(self) -> list[dict[str, Any]]:
-        pods = [pod for pod in self._cluster.get("pods")["items"] if pod["status"]["phase"] == "Running"]
-        ports = [
-            (pod, port)
-            for pod in pods
-            for container in pod["spec"]["containers"]
-            for port in container.get("ports", [])
-        ]
-        self._close_all_but({pod["metadata"]["name"] for pod in pods})
-        reached = [(self._here(pod["metadata"]["name"], port["containerPort"]), pod, port) for pod, port in ports]
-        return [
-            {"targets": [f"{watch.HOST}:{here}"], "labels": labels_of(pod, port)} for here, pod, port in reached if here
-        ]
-
-    def close(self) -> None:
-        """Ends all of them."""
-        self._close_all_but(set())
-
-    def _here(self, pod: str, port: int) -> int:
-        """The port of this machine that leads there; 0 where none does yet."""
-        process, here = self._open.get((pod, port), (None, 0))
-        if process is None or process.poll() is not None:
-            process = self._cluster.start("port-forward", f"pod/{pod}", f":{port}")
-            said, _, _ = select.select([process.stdout], [], [], PATIENCE)
-            found = _FORWARDED.search(process.stdout.readline()) if said else process.kill()
-            here = int(found[1]) if found else 0
-            self._open[pod, port] = process, here
-        return here
-
-    def _close_all_but(self, pods: set[str]) -> None:
-        for key in [key for key in self._open if key[0] not in pods]:
-            process, _ = self._open.pop(key)
-            process.kill()
-            process.communicate()
+def _configuration(cluster: Cluster, folder: Path, states: int) -> dict[str, Any]:
+    """prometheus.yml, from outside of the cluster and in haste; states: the port of kube-state-metrics here, or 0."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "k8s/prometheus/prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL}
+    pods, jobs = config["scrape_configs"]
+    (discovery,) = pods["kubernetes_sd_configs"]
+    discovery["kubeconfig_file"] = str(_kubeconfig(cluster, folder / "kubeconfig"))
+    discovery["namespaces"]["names"] = [cluster.namespace]
+    jobs["static_configs"] = [{"targets": [f"{watch.HOST}:{states}"] if states else []}]
+    return config
 
 
 @contextlib.contextmanager
-def prometheus(cluster: Cluster, haste: Mapping[str, str]) -> Iterator[str]:
+def prometheus(cluster: Cluster, haste: Mapping[str, str], states: int = 0) -> Iterator[str]:
     """A Prometheus that scrapes the namespace; yields its address. haste: what is replaced in the rules."""
     with tempfile.TemporaryDirectory(prefix="boceto-e2e-") as name:
-        folder, rules = Path(name), watch.RULES.read_text()
-        for words, instead in haste.items():
-            assert words in rules, words
-            rules = rules.replace(words, instead)
-        (folder / "rules.yml").write_text(rules)
-        with socket.socket() as probe:
-            probe.bind((watch.HOST, 0))
-            port = probe.getsockname()[1]
-        with (
-            contextlib.closing(Forwards(cluster)) as forwards,
-            watch.prometheus(folder, port, INTERVAL, folder / "rules.yml") as address,
-            watch.following(folder / "targets.json", forwards.targets),
-        ):
+        folder = Path(name)
+        rules = {path: (ROOT / "k8s/prometheus" / path).read_text() for path in ("rules.yml", "jobs.yml")}
+        for words in haste:
+            assert any(words in text for text in rules.values()), words
+        for path, text in rules.items():
+            for words, instead in haste.items():
+                text = text.replace(words, instead)  # noqa: PLW2901 - one after the other
+            (folder / path).write_text(text)
+        config = folder / "prometheus.yml"
+        config.write_text(yaml.safe_dump(_configuration(cluster, folder, states)))
+        with watch.running(config, _free_port(), PROGRAM) as address:
             yield address
+
+
+@contextlib.contextmanager
+def states(cluster: Cluster) -> Iterator[int]:
+    """kube-state-metrics for the namespace; yields its port.
+
+    Raises:
+        LeftOut: it is not installed.
+    """
+    program = shutil.which("kube-state-metrics")
+    if not program:
+        raise LeftOut("kube-state-metrics is not on PATH: build it in a clone of its repository with `go build .`")
+    port = _free_port()
+    config = os.environ.get("KUBECONFIG", str(Path.home() / ".kube/config"))
+    words = [f"--kubeconfig={config}", "--resources=jobs,pods", f"--namespaces={cluster.namespace}", f"--port={port}"]
+    words += [f"--metric-labels-allowlist={LABELS}", f"--telemetry-port={_free_port()}", f"--host={watch.HOST}"]
+    process = subprocess.Popen([program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+class LeftOut(Failed):
+    """A scenario was not tried, for want of a program."""

@@ -194,7 +194,11 @@ def test_promtool_accepts_the_rules_and_the_configuration(tmp_path):
         [watch.tool("promtool"), "check", "config", config], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert CONFIG["scrape_configs"][0]["kubernetes_sd_configs"] == [{"role": "pod"}]
+    (discovery,) = CONFIG["scrape_configs"][0]["kubernetes_sd_configs"]
+    assert discovery == {"role": "pod", "namespaces": {"names": ["default"]}}
+    role, _ = yaml.safe_load_all((ROOT / "k8s/prometheus/rights.yaml").read_text())  # The binding is a cluster's own.
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    assert [ROOT / "k8s/prometheus" / name for name in CONFIG["rule_files"]] == [generate.RULES, generate.JOBS]
 
 
 @pytest.mark.parametrize("name", dashboards.DASHBOARDS)

@@ -13,11 +13,22 @@ PATIENCE = 10.0  # Seconds from a connection's begin to its end: a Prometheus wa
 
 
 class _Handler(WSGIRequestHandler):
+    server: "MetricsServer"
+    _scrapes = False
+
+    def parse_request(self) -> bool:
+        """Whether the request is one; notes a client that scrapes."""
+        well = super().parse_request()
+        self._scrapes = well and self.path.partition("?")[0] == PATH
+        if self._scrapes:
+            self.server.scraped.setdefault(self.client_address[0], 0.0)
+        return well
+
     def handle(self) -> None:
-        """Answers, and notes that this client has scraped."""
+        """Answers, and notes for which moment this client knows the values."""
         super().handle()
-        if getattr(self, "path", "").partition("?")[0] == PATH:
-            self.server.answered(self.request, self.client_address[0])  # type: ignore[attr-defined]
+        if self._scrapes:
+            self.server.answered(self.request, self.client_address[0])
 
     def log_message(self, format: str, *args: Any) -> None:
         """A request is not reported."""
@@ -33,7 +44,8 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
     def __init__(self, port: int, app: Any) -> None:
         self._open: dict[Any, float] = {}  # When each connection began, oldest first.
-        self.scraped: dict[str, float] = {}  # When each client was last answered, by `time.monotonic`.
+        # Of each client that has scraped, when its last connection that was answered began, by `time.monotonic`.
+        self.scraped: dict[str, float] = {}
         super().__init__(("", port), _Handler)
         self.set_app(app)
 
@@ -56,8 +68,8 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
     def answered(self, request: Any, client: str) -> None:
         """Notes that a client was answered, where its connection was not ended before."""
-        if request in self._open:
-            self.scraped[client] = time.monotonic()
+        if began := self._open.get(request):
+            self.scraped[client] = began
 
     def _end_all_but(self, newest: int) -> None:
         """Wakes the threads of the older connections: their client is silent, or slow."""

@@ -68,7 +68,7 @@ def test_what_prometheus_reads(port):
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_name_says_its_kind_and_unit(metric):
-    assert re.fullmatch(r"boceto_(build|prepare|train|eval)_[a-z_]+", metric.name)
+    assert re.fullmatch(r"boceto_(build|exit|prepare|train|eval)_[a-z_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == telemetry.COUNTER)
     assert not re.search(r"_(milli|minutes|hours|percent|mb|megabytes|count)", metric.name)
     assert metric.help[-1] != "."

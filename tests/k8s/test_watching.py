@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -104,11 +105,20 @@ def test_no_alert_fired_on_a_run_without_a_fault(watched):
 
 def test_the_page_shows_the_run_and_its_score(watched):
     page = get(f"{watched[0]}/consoles/boceto.html")
-    assert "none fires" in page
-    run = page.partition('id="runs"')[2].partition("</table>")[0]
-    assert "<td>first</td><td>local</td>" in run
-    assert "100 %" in run
-    assert "step 40" in run
-    assert "\N{EN DASH}" not in run
-    assert "NaN" not in run
-    assert "<td>first</td><td>sknet</td>" in page.partition('id="scores"')[2]
+    table = page.partition('id="runs"')[2].partition("</table>")[0]
+    names, cells = (re.findall(f"<{tag}>(.*?)</{tag}>", table) for tag in ("th", "td"))
+    row = {name: re.sub("<.*?>", "", cell) for name, cell in zip(names, cells, strict=True)}
+    assert (row["run"], row["namespace"], row["state"]) == ("first", "local", "done")
+    assert (row["progress"], row["left"], row["sessions"]) == ("100 %", "\N{EN DASH}", "1")
+    assert row["checkpoint"] == "step 40"
+    assert re.fullmatch(r"step \d+", row["best"])
+    assert row["exported"] == row["best"]
+    numbers = ("epoch", "loss", "accuracy", "validation", "images/s", "waiting", "goodput")
+    assert all(re.fullmatch(r"[\d.]+( %)?", row[name]) for name in numbers)
+    assert "<td>first</td><td>local</td><td>sknet</td>" in page.partition('id="scores"')[2]
+    assert '<h2 id="trainingstalled">' in get(f"{watched[0]}/consoles/runbook.html")
+
+
+def test_an_end_is_told(watched):
+    codes = {(each["metric"]["component"], each["values"][-1][1]) for each in series(watched, "boceto_exit_code")}
+    assert codes == {(program, "0") for program in LINGER}

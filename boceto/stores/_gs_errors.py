@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from boceto.errors import SettingsError
 from boceto.stores import Unavailable
 from boceto.stores._gs_link import LOGIN, Broken, Link, Place
+from boceto.stores._gs_link import said as told
 
 
 def no_credentials(url: str) -> SettingsError:
@@ -24,26 +25,27 @@ def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> 
 
     try:
         yield
-        link.seen.add(place.bucket)
     except api.NotFound as error:
-        raise _not_found(link, place, _said(error), missing) from error
+        raise _not_found(link, place, told(error), missing) from error
     except (api.Unauthorized, api.Forbidden) as error:
-        raise no_credentials(place.url) if link.anonymous else _forbidden(place, _said(error), right) from error
+        raise no_credentials(place.url) if link.anonymous else _forbidden(place, told(error), right) from error
     except api.RetryError as error:
-        raise _unavailable(place, error.cause, link.patience.deadline) from error
+        raise _unavailable(place, error.cause, link.patience.deadline, right) from error
     except api.ClientError as error:
-        raise SettingsError(f"{place.url} was refused: {_said(error)}; check the names") from error
+        if "requester pays" in told(error).lower():
+            raise _not_paid(place, told(error)) from error
+        raise SettingsError(f"{place.url} was refused: {told(error)}; check the names") from error
     except GoogleAuthError as error:
-        raise SettingsError(f"{place.url}: the Google credentials were refused: {_said(error)}; {LOGIN}") from error
+        raise SettingsError(f"{place.url}: the Google credentials were refused: {told(error)}; {LOGIN}") from error
     except (InvalidSchema, InvalidURL, MissingSchema) as error:
-        raise SettingsError(f"{place.url}: {_said(error)}; mend STORAGE_EMULATOR_HOST") from error
+        raise SettingsError(f"{place.url}: {told(error)}; mend STORAGE_EMULATOR_HOST") from error
     except (api.GoogleAPIError, RequestException, HTTPError, Broken) as error:
-        raise _unavailable(place, error, link.patience.deadline) from error
+        raise _unavailable(place, error, link.patience.deadline, right) from error
 
 
 def _not_found(link: Link, place: Place, said: str, missing: str) -> Exception:
     if missing == "bucket" or "bucket does not exist" in said:
-        if place.bucket in link.seen:
+        if any(place.bucket in asked[1:2] for asked in link.granted):
             return Unavailable(
                 f"gs://{place.bucket}: the bucket is gone, it was there a while ago; bring it back, then run the same "
                 "command again"
@@ -61,18 +63,21 @@ def _forbidden(place: Place, said: str, right: str) -> SettingsError:
     )
 
 
-def _unavailable(place: Place, cause: BaseException | None, deadline: float) -> Unavailable:
-    from google.api_core.exceptions import TooManyRequests
+def _not_paid(place: Place, said: str) -> SettingsError:
+    return SettingsError(
+        f"gs://{place.bucket}: who asks pays for the requests ({said}); name a project of yours that pays: "
+        "GOOGLE_CLOUD_QUOTA_PROJECT=project"
+    )
+
+
+def _unavailable(place: Place, cause: BaseException | None, deadline: float, right: str) -> Unavailable:
+    from google.api_core.exceptions import Forbidden, TooManyRequests, Unauthorized
 
     if isinstance(cause, TooManyRequests):
         why, remedy = "the quota is used up", "ask for less at a time or for a larger quota"
+    elif isinstance(cause, Forbidden | Unauthorized):
+        why, remedy = f"the right {right} was there and is missing", "have it granted again"
     else:
         why, remedy = "no right answer", "check the network"
-    said = _said(cause) if cause else "silence"
+    said = told(cause) if cause else "silence"
     return Unavailable(f"{place.url}: {why} within {deadline:g} s ({said}); {remedy}, then run the same command again")
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, in one short line."""
-    text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

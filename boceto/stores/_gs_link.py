@@ -7,6 +7,7 @@ than eight megabytes in several requests, which a conditional write must not be.
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,11 @@ from boceto.errors import SettingsError
 
 THREADS = 4
 _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
-_METADATA_SERVER = 0.7  # seconds; inside Google's cloud it answers in milliseconds
+_REFUSED = {401, 403}
+# https://cloud.google.com/storage/docs/buckets#naming
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\]):\d+")
+_METADATA_SERVER = 1.0  # seconds to connect; inside Google's cloud it takes milliseconds
 _FIRST_CONTACT = 2.0  # seconds
 LOGIN = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
 
@@ -67,9 +72,20 @@ class Place:
 def place_of(url: str) -> Place:
     """The bucket and the name in a `gs://` URL."""
     bucket, _, name = url.removeprefix("gs://").partition("/")
-    if not bucket or not (bucket[0].isalnum() and bucket[-1].isalnum()):
-        raise SettingsError(f"{url} names no bucket; write gs://bucket/folder")
+    if not _BUCKET.fullmatch(bucket):
+        raise SettingsError(
+            f"{url} names no bucket; write gs://bucket/folder, with a bucket of 3 to 222 small letters, digits, "
+            "dashes, underscores and dots"
+        )
     return Place(bucket, name)
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    while error.args and isinstance(error.args[0], BaseException):  # google.auth puts one into another.
+        error = error.args[0]
+    text = str(getattr(error, "message", None) or (error.args[0] if error.args else error))
+    return re.sub(r"\?\S*?=[^\s:]*", "", text.strip() or type(error).__name__).splitlines()[0][:300]
 
 
 class Waiting:
@@ -86,10 +102,7 @@ class Waiting:
             if now < self._next:
                 return
             self._next = now + patience.tell_again
-        said = str(getattr(error, "message", None) or error).strip() or type(error).__name__
-        _LOG.warning(
-            "waiting for %s: %s; it is tried for %g s in all", host, said.splitlines()[0][:300], patience.deadline
-        )
+        _LOG.warning("waiting for %s: %s; it is tried for %g s in all", host, said(error), patience.deadline)
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,8 @@ class Link:
     """A client and its session.
 
     anonymous: the storage is Google's own and there are no credentials. stop: once set, threads on this link give up.
-    seen: the buckets that have answered.
+    granted: what has been asked (`asked`) and answered; a refusal of it will pass, where one at the start is a setting.
+    payer: the project that pays for requests, where the credentials name one.
     """
 
     client: Any
@@ -105,7 +119,8 @@ class Link:
     anonymous: bool
     patience: Patience = field(default_factory=Patience)
     stop: threading.Event = field(default_factory=threading.Event)
-    seen: set[str] = field(default_factory=set)
+    granted: set[tuple[str, ...]] = field(default_factory=set)
+    payer: str | None = None
     waiting: Waiting = field(default_factory=Waiting)
 
     @property
@@ -126,7 +141,7 @@ class Link:
                 self.waiting.tell(urlsplit(self.client.api_endpoint).netloc, error, patience)
 
         return Retry(
-            predicate=_passes,
+            predicate=self.passes,
             initial=patience.first_delay,
             maximum=patience.longest_delay,
             multiplier=2.0,
@@ -139,9 +154,24 @@ class Link:
         if self.stop.is_set():
             raise Stopped
 
+    def passes(self, error: BaseException) -> bool:
+        """Whether an error may not come again."""
+        from google.api_core.exceptions import GoogleAPICallError
+        from google.auth.exceptions import GoogleAuthError, TransportError
+
+        if isinstance(error, GoogleAPICallError):
+            return error.code in _WORTH_ANOTHER_TRY or (error.code in _REFUSED and _of(error) in self.granted)
+        if isinstance(error, GoogleAuthError):
+            return isinstance(error, TransportError) or error.retryable or bool(self.granted)
+        return _is_broken(error)
+
+    def bucket(self, name: str) -> Any:
+        """The library's bucket; asks nothing."""
+        return self.client.bucket(name, user_project=self.payer)
+
     def blob(self, place: Place) -> Any:
         """The library's object at `place`; asks nothing."""
-        return self.client.bucket(place.bucket).blob(place.name)
+        return self.bucket(place.bucket).blob(place.name)
 
     def get(self, place: Place, bytes_range: str | None, generation: str | None) -> Any:
         """One request for an object's bytes as they are stored: an open response, whose `raw` is to be read."""
@@ -149,33 +179,45 @@ class Link:
         headers = {"accept-encoding": "gzip"}  # Without it, what is stored compressed would arrive otherwise.
         if bytes_range:
             headers["range"] = f"bytes={bytes_range}"
-        params = {"alt": "media"} | ({"generation": generation} if generation else {})
+        params = {"alt": "media"} | ({"generation": generation} if generation else {}) | self._paid
         return _checked(self.session.get(url, params=params, headers=headers, stream=True, timeout=self.timeout))
 
     def post(self, bucket: str, body: Any, content_type: str, params: dict[str, str]) -> dict[str, Any]:
         """One upload in one request; returns what the storage says of the new object."""
         url = f"{self.client.api_endpoint}/upload/storage/v1/b/{bucket}/o"
-        params = {"uploadType": "multipart", **params}
+        params = {"uploadType": "multipart", **params} | self._paid
         response = self.session.post(
             url, params=params, data=body, headers={"content-type": content_type}, timeout=self.timeout
         )
         found: dict[str, Any] = _checked(response).json()
         return found
 
+    @property
+    def _paid(self) -> dict[str, str]:
+        return {"userProject": self.payer} if self.payer else {}
 
-def _passes(error: BaseException) -> bool:
-    """Whether an error may not come again."""
+
+def asked(request: Any) -> tuple[str, ...]:
+    """What a request asks of which bucket: (method, bucket), and "list" where it asks for names."""
+    named = re.search(r"/b/([^/?]+)/o(/?)", request.url)
+    if named is None:
+        return ()
+    listing = request.method == "GET" and not named[2]
+    return (request.method, named[1], "list") if listing else (request.method, named[1])
+
+
+def _of(error: Any) -> tuple[str, ...]:
+    request = getattr(error.response, "request", None)
+    return asked(request) if request is not None else ()
+
+
+def _is_broken(error: BaseException) -> bool:
+    """Whether a connection did not hold."""
     from http.client import HTTPException
 
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.auth.exceptions import GoogleAuthError, TransportError
     from requests import exceptions as http
     from urllib3.exceptions import HTTPError
 
-    if isinstance(error, GoogleAPICallError):
-        return error.code in _WORTH_ANOTHER_TRY
-    if isinstance(error, GoogleAuthError):
-        return isinstance(error, TransportError) or error.retryable
     broken = (http.ConnectionError, http.ChunkedEncodingError, http.Timeout, HTTPError, HTTPException)
     return isinstance(error, (ConnectionError, TimeoutError, *broken))
 
@@ -189,72 +231,110 @@ def _checked(response: Any) -> Any:
     return response
 
 
-def connect(url: str, endpoint: str | None, patience: Patience) -> Link:
-    """A link as whoever this process is.
+def nobody(endpoint: str | None, patience: Patience, granted: set[tuple[str, ...]]) -> Link:
+    """A link without credentials, which is all that an emulator needs."""
+    from google.auth.credentials import AnonymousCredentials
+
+    link = _link(AnonymousCredentials(), endpoint, patience, granted)
+    address = link.client.api_endpoint  # The library knows of an emulator by STORAGE_EMULATOR_HOST.
+    if "://" in address:
+        return link
+    if not _ADDRESS.fullmatch(address):
+        raise SettingsError(f"STORAGE_EMULATOR_HOST = {address} is no address; write http://host:port")
+    return _link(AnonymousCredentials(), f"http://{address}", patience, granted)
+
+
+def connect(url: str, endpoint: str | None, link: Link) -> Link:
+    """A link as whoever this process is; link: as nobody.
 
     Raises:
         SettingsError: the credentials cannot be used, or there are none and Google cannot be reached either.
     """
-    from google.auth.credentials import AnonymousCredentials
-
-    # The library knows of the emulator (STORAGE_EMULATOR_HOST); that one is asked for is told by the endpoint.
-    nobody = _link(AnonymousCredentials(), endpoint, patience)
-    if not nobody.client.api_endpoint.endswith(".googleapis.com"):
-        return nobody
-    credentials = _credentials(url)
+    if not link.client.api_endpoint.endswith(".googleapis.com"):
+        return link
+    credentials = _credentials(url, link.patience)
     if credentials is not None:
-        return _link(credentials, endpoint, patience)
-    _reach(nobody.session, nobody.client.api_endpoint, url)
-    return replace(nobody, anonymous=True)
+        return _link(credentials, endpoint, link.patience, link.granted)
+    _reach(link.session, link.client.api_endpoint, url)
+    return replace(link, anonymous=True)
 
 
-def _link(credentials: Any, endpoint: str | None, patience: Patience) -> Link:
+def _link(credentials: Any, endpoint: str | None, patience: Patience, granted: set[tuple[str, ...]]) -> Link:
     from google.cloud import storage as gcs
 
-    session = _session(credentials)
+    def answered(response: Any, **_: Any) -> None:
+        if response.ok and (what := asked(response.request)):
+            granted.add(what)
+
+    session = _session(credentials, patience)
+    session.hooks["response"].append(answered)
     options = {"api_endpoint": endpoint} if endpoint else None
     client = gcs.Client(project=None, credentials=credentials, client_options=options, _http=session)
     # For its traces, which are off, the library would ask after the bucket in a thread of its own, with other rights.
     client._bucket_metadata_cache = None  # noqa: SLF001 - there is no other way
-    return Link(client, session, anonymous=False, patience=patience)
+    payer = getattr(credentials, "quota_project_id", None)
+    return Link(client, session, anonymous=False, patience=patience, granted=granted, payer=payer)
 
 
-def _session(credentials: Any) -> Any:
+def _session(credentials: Any, patience: Patience) -> Any:
+    from google.auth.credentials import AnonymousCredentials
     from google.auth.transport.requests import AuthorizedSession
     from requests.adapters import HTTPAdapter
 
-    session = AuthorizedSession(credentials)
+    anonymous = isinstance(credentials, AnonymousCredentials)  # Which cannot be fetched anew.
+    session = AuthorizedSession(
+        credentials, refresh_status_codes=() if anonymous else (401,), auth_request=_Asking(patience)
+    )
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=8 * THREADS))
     return session
 
 
-def _credentials(url: str) -> Any | None:
+def _credentials(url: str, patience: Patience) -> Any | None:
     """Those of this machine, or None. The library alone would ask an absent metadata server for many seconds."""
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage as gcs
 
+    asking = _Asking(replace(patience, connect=_METADATA_SERVER), absent=True)
     try:
-        return google.auth.default(scopes=gcs.Client.SCOPE, request=_ask_briefly)[0]
+        return google.auth.default(scopes=gcs.Client.SCOPE, request=asking)[0]
     except DefaultCredentialsError as error:
         message = str(error).partition("\n")[0]
         if message.startswith("Your default credentials were not found"):
             return None
         raise SettingsError(f"{url}: the Google credentials cannot be used: {message}; {LOGIN}") from error
-    except (OSError, AttributeError) as error:  # A folder; JSON that is no object.
+    except (IsADirectoryError, FileNotFoundError, PermissionError, AttributeError) as error:  # JSON that is no object.
         raise SettingsError(f"{url}: the Google credentials cannot be used: {error}; {LOGIN}") from error
 
 
-def _ask_briefly(url: str, method: str = "GET", headers: Any = None, **_: Any) -> Any:
-    """A google.auth request whose silence is an answer: not found."""
-    from google.auth.exceptions import TransportError
-    from google.auth.transport.requests import Request
+@dataclass(frozen=True)
+class _Asking:
+    """A google.auth request for credentials. What may pass is a Broken, which the library does not try again: we do.
 
-    try:
-        return Request()(url, method, headers=headers, timeout=_METADATA_SERVER)
-    except TransportError:
-        return _NoAnswer()
+    absent: who cannot be reached, on a machine that is not Google's, is not there.
+    """
+
+    patience: Patience
+    absent: bool = False
+
+    def __call__(self, url: str, method: str = "GET", body: Any = None, headers: Any = None, **more: Any) -> Any:
+        """Asks once."""
+        from google.auth.compute_engine._metadata import detect_gce_residency_linux
+        from google.auth.exceptions import TransportError
+        from google.auth.transport.requests import Request
+
+        more["timeout"] = self.patience.connect, self.patience.silence
+        host = urlsplit(url).netloc
+        try:
+            answer = Request()(url, method, body, headers, **more)
+        except TransportError as error:
+            if self.absent and _unreachable(error.__cause__) and not detect_gce_residency_linux():
+                return _NoAnswer()
+            raise Broken(f"no credentials from {host}: {error}") from error
+        if answer.status in _WORTH_ANOTHER_TRY:
+            raise Broken(f"no credentials from {host}: it answers {answer.status}")
+        return answer
 
 
 @dataclass(frozen=True)
@@ -262,6 +342,14 @@ class _NoAnswer:
     status: int = 404
     headers: dict[str, str] = field(default_factory=dict)
     data: bytes = b""
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether nobody took the connection."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError
+
+    reason = getattr(error.args[0], "reason", None) if error and error.args else None
+    return isinstance(reason, (ConnectTimeoutError, NewConnectionError, ProxyError))
 
 
 def _reach(session: Any, endpoint: str, url: str) -> None:

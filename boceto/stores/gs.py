@@ -5,6 +5,7 @@ writing or deleting without one, which comes out the same however often it is do
 """
 
 import contextlib
+import functools
 import io
 import mmap
 import os
@@ -17,7 +18,7 @@ from boceto.errors import SettingsError
 from boceto.stores import Changed, Entry, Progress, Sink, Stat, _gs_reading, _gs_writing
 from boceto.stores import file as local
 from boceto.stores._gs_errors import errors, no_credentials
-from boceto.stores._gs_link import Link, Patience, Place, connect, place_of
+from boceto.stores._gs_link import Link, Patience, Place, connect, nobody, place_of
 from boceto.stores._gs_reading import Reader
 from boceto.stores._gs_writing import Data, Put
 
@@ -32,12 +33,13 @@ class Store:
         self._patience = patience or Patience()
         self._endpoint = endpoint
         self._links: dict[int, Link] = {}
+        self._granted: set[tuple[str, ...]] = set()  # By a process before it forks, too.
 
     def list(self, url: str) -> list[Entry]:
         link, folder = self._open(url.rstrip("/") + "/")
         with errors(link, folder, _LIST, missing="bucket"):
             found = link.client.list_blobs(
-                folder.bucket,
+                link.bucket(folder.bucket),
                 prefix=folder.name or None,
                 fields="items(name,size),nextPageToken",
                 retry=link.retry,
@@ -149,7 +151,10 @@ class Store:
         place = place_of(url)
         link = self._links.get(os.getpid())
         if link is None:
-            link = self._links.setdefault(os.getpid(), connect(url, self._endpoint, self._patience))
+            first = nobody(self._endpoint, self._patience, self._granted)
+            with errors(first, place, _GET):
+                link = first.retry(functools.partial(connect, url, self._endpoint, first))()
+            link = self._links.setdefault(os.getpid(), link)
         return link, place
 
     def _open_to_write(self, url: str) -> tuple[Link, Place]:

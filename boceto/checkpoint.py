@@ -20,7 +20,7 @@ from boceto.tensors import Arrays
 FOLDER = "checkpoints"
 COMMIT = "COMMIT"
 FORMAT = "boceto-checkpoint"
-VERSION = 2
+VERSION = 3
 ARRAYS = re.compile(r"arrays-[0-9a-z]{1,32}\.safetensors")
 WHOLE, TORN, CORRUPT = "whole", "torn", "corrupt"
 
@@ -30,7 +30,8 @@ class Progress:
     """Where a run stands, besides its arrays.
 
     epoch_right, epoch_records: the running epoch's sums. ledger: `boceto.ledger`, over the keys of all records used so
-    far. seconds: wall time by activity, over all sessions of the run so far.
+    far. seconds: wall time by activity, over all sessions of the run so far. history: the chain of the last line of
+    `history.jsonl`, "" where that could not be written.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class Progress:
     validated: int = 0
     ledger: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    history: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ _BLANK = "0" * 32
 
 def sealed(entry: Mapping[str, Any]) -> bytes:
     """`entry` as JSON that ends in a `seal`, a hash of every byte of it: see `parse_sealed`."""
-    text = json.dumps({**entry, "seal": _BLANK}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    others = {name: value for name, value in entry.items() if name != "seal"}
+    text = json.dumps({**others, "seal": _BLANK}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     before, _, after = text.rpartition(_BLANK)
-    return (before + _hash(text.encode()) + after).encode()
+    return (before + digest(text.encode()) + after).encode()
 
 
 def parse_sealed(text: bytes, format: str, version: int) -> dict[str, Any]:
@@ -36,12 +37,13 @@ def parse_sealed(text: bytes, format: str, version: int) -> dict[str, Any]:
     if not seal:
         raise ValueError("it does not end in a seal")
     first, last = seal.span(1)
-    if _hash(text[:first] + _BLANK.encode() + text[last:]) != seal[1].decode():
+    if digest(text[:first] + _BLANK.encode() + text[last:]) != seal[1].decode():
         raise ValueError("it was changed: its seal does not match its bytes")
     return found
 
 
-def _hash(text: bytes) -> str:
+def digest(text: bytes) -> str:
+    """32 hexadecimal digits over `text`."""
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 

@@ -1,7 +1,6 @@
 """The lease of a run, `RUN/lease.json`: who trains it, or trained it last."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from boceto import contract, storage
 
 NAME = "lease.json"
 FORMAT = "boceto-lease"
-VERSION = 1
+VERSION = 2
 UNREADABLE = "someone whose lease cannot be read"
 _DEAD = (b"Z", b"X")
 _BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
@@ -31,7 +30,8 @@ class Heartbeat:
 @dataclass(frozen=True)
 class Holder:
     """What `lease.json` says. term: seconds without renewal after which it is over. machine: of the kernel and the
-    process namespace, "" where there is none; begun: when the process began, by that kernel's count.
+    process namespace, "" where there is none; begun: when the process began, by that kernel's count. left: the checksum
+    (crc32c) of each file that the trainer left when it released the lease, by its name in the run's folder.
     """
 
     token: str
@@ -43,6 +43,7 @@ class Holder:
     renewed: float
     released: bool
     heartbeat: Heartbeat
+    left: Mapping[str, str] = field(default_factory=dict)
     format: str = FORMAT
     version: int = VERSION
 
@@ -50,8 +51,8 @@ class Holder:
         return f"process {self.process} on {self.host}"
 
     def to_json(self) -> bytes:
-        """The bytes of `lease.json`."""
-        return (json.dumps(dataclasses.asdict(self)) + "\n").encode()
+        """The bytes of `lease.json`, sealed."""
+        return contract.sealed(dataclasses.asdict(self))
 
     @property
     def is_gone(self) -> bool:
@@ -75,7 +76,7 @@ def read(path: str) -> tuple[Holder | None, str]:
     except (FileNotFoundError, NotADirectoryError):
         return None, ""
     try:
-        return contract.read(Holder, contract.parse(data, FORMAT, VERSION)), version
+        return contract.read(Holder, contract.parse_sealed(data, FORMAT, VERSION)), version
     except ValueError:
         return None, version
 

@@ -1,40 +1,70 @@
-"""Contract 5, the run: `RUN/run.json` (settings, digests, versions, result) and `RUN/history.jsonl` (a line a log
-point).
+"""Contract 5, the run: `RUN/run.json` (settings, digests, versions, checkpoints, result), which is sealed, and
+`RUN/history.jsonl` (a line a log point), each of whose lines holds a digest over itself and the line before.
 """
 
+import fnmatch
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from boceto import contract, storage
+from boceto import artefact, checkpoint, contract, storage
+from boceto.artefact import Artefact
 from boceto.errors import DataError
 
 DESCRIPTION = "run.json"
 HISTORY = "history.jsonl"
 METRICS = "metrics.prom"
 FORMAT = "boceto-run"
-VERSION = 1
+VERSION = 2
 FLUSH_SECONDS = 10.0
-FIELDS = {"goal": dict[str, Any], "mathematics": dict[str, Any], "data_digest": str}
+FIELDS = {
+    "goal": dict[str, Any],
+    "mathematics": dict[str, Any],
+    "data_digest": str,
+    "records": int,
+    "checkpoints": list[int],
+}
+EMPTY = "0" * 32  # The chain of a history without a line.
+_LINE = re.compile(r'(\{.+), "chain": "([0-9a-f]{32})"\}')
+
+
+class Description:
+    """What `run.json` says, in the hands of the trainer that holds the run: `before` is what it said at the start."""
+
+    def __init__(self, run: str, before: Mapping[str, Any] | None) -> None:
+        self._run = run
+        self._entry = dict(before or {})
+
+    def begin(self, entry: Mapping[str, Any], step: int) -> None:
+        """Writes it anew, for the session that goes on after `step`, with the checkpoints up to there."""
+        kept = {*self._entry.get("checkpoints", ()), step} - {0}
+        self._entry = {**entry, "checkpoints": sorted(each for each in kept if each <= step)}
+        write(self._run, self._entry)
+
+    def add(self, **more: Any) -> None:
+        """Writes it with these fields besides; nothing happens where the run has not begun."""
+        if self._entry:
+            self._entry |= more
+            write(self._run, self._entry)
 
 
 def write(run: str, description: Mapping[str, Any]) -> None:
-    """Writes `run.json`."""
-    entry = {"format": FORMAT, "version": VERSION, **description}
-    text = json.dumps(entry, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    storage.write_bytes(storage.join(run, DESCRIPTION), text.encode())
+    """Writes `run.json`, sealed."""
+    text = contract.sealed({"format": FORMAT, "version": VERSION, **description})
+    storage.write_bytes(storage.join(run, DESCRIPTION), text)
 
 
 def read(run: str) -> dict[str, Any] | None:
     """What `run.json` says, with the types of `FIELDS`, and a step where it has a result; None where the run has none.
 
     Raises:
-        DataError: it is damaged or of another version.
+        DataError: it is damaged, was changed, or is of another version.
     """
     path = storage.join(run, DESCRIPTION)
     try:
-        entry = contract.parse(storage.read_bytes(path), FORMAT, VERSION)
+        entry = contract.parse_sealed(storage.read_bytes(path), FORMAT, VERSION)
         for name, kind in FIELDS.items():
             contract.field(entry, name, kind)
         if entry.get("result") is not None:
@@ -43,13 +73,94 @@ def read(run: str) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise DataError(
-            f"{path} is not a run's description: {error}; remove it to go on from the checkpoints, or use another --run"
+            f"{path} is not a run's description: {error}; put the right one back, or remove it to go on from the "
+            "checkpoints, or use another --run"
         ) from error
     return entry
 
 
+def left(run: str) -> dict[str, str]:
+    """The checksums (crc32c) of the files of a trainer that others lean on, by their names in the run's folder."""
+    names = {DESCRIPTION, HISTORY, METRICS, f"{artefact.FOLDER}/{artefact.DESCRIPTION}"}
+    found = {storage.relative(entry.url, run): entry.url for entry in storage.list_files(run)}
+    commits = f"{checkpoint.FOLDER}/*/{checkpoint.COMMIT}"
+    return {
+        name: storage.checksum(url)[1]
+        for name, url in sorted(found.items())
+        if name in names or fnmatch.fnmatch(name, commits)
+    }
+
+
+def misfits(run: Mapping[str, Any], described: Artefact) -> list[str]:
+    """Where the artefact is not the one that the result of a finished run tells of, in words."""
+    result = run.get("result")
+    if not result:  # The run goes on, and the artefact is of the time before.
+        return []
+    said = {
+        "exported_step": (described.step, result),
+        "parameters": (described.parameters, result),
+        "net": (described.net, result),
+        "settings": (described.settings, run),
+    }
+    return [
+        f"{artefact.DESCRIPTION} does not fit {DESCRIPTION}: {name} is {here} and {there[name]}"
+        for name, (here, there) in said.items()
+        if name in there and here != there[name]
+    ]
+
+
+class Line(NamedTuple):
+    """A line of `history.jsonl`. chain: over all lines up to this one."""
+
+    text: str
+    entry: Mapping[str, Any]
+    chain: str
+
+    @property
+    def step(self) -> int:
+        """The step that it tells of."""
+        step: int = self.entry["step"]
+        return step
+
+
+def line(before: str, entry: Mapping[str, Any]) -> Line:
+    """`entry` as the line behind the one whose chain is `before`."""
+    text = json.dumps(entry, allow_nan=False)
+    chain = contract.digest((before + text).encode())
+    return Line(f'{text[:-1]}, "chain": "{chain}"}}', entry, chain)
+
+
+def history(run: str) -> list[Line] | None:
+    """The lines of `history.jsonl`, each of them checked; None where there is no such file.
+
+    Raises:
+        ValueError: a line is damaged or of an older version, or one was changed, removed or added.
+    """
+    try:
+        *texts, rest = storage.read_bytes(storage.join(run, HISTORY)).split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if rest:
+        raise ValueError(f"line {len(texts) + 1} does not end")
+    lines: list[Line] = []
+    for number, text in enumerate(texts, 1):
+        try:
+            entry = contract.decode(text)
+            contract.field(entry, "step", int)
+            found = _LINE.fullmatch(text.decode())
+            if not found:
+                raise ValueError("it does not end in a chain, as lines since version 2 of the run do")
+            before = lines[-1].chain if lines else EMPTY
+            if contract.digest(f"{before}{found[1]}}}".encode()) != found[2]:
+                raise ValueError("its chain does not match: it or a line before it was changed, removed or added")
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        lines.append(Line(text.decode(), entry, found[2]))
+    return lines
+
+
 class History:
-    """The lines of `history.jsonl`, each a JSON object with a `step`, in rising order of it."""
+    """The lines of `history.jsonl` as a trainer writes them, each with a `step`, in rising order of it."""
 
     def __init__(
         self,
@@ -58,6 +169,7 @@ class History:
         alert: Callable[[str], None] = lambda _: None,
         confirm: Callable[[], None] = lambda: None,
     ) -> None:
+        self._run = run
         self._path = storage.join(run, HISTORY)
         self._clock = clock
         self._alert = alert
@@ -65,23 +177,42 @@ class History:
         self._behind = False
         self._flushed = clock()
         self._lines: list[str] = []
+        self._chain = EMPTY
 
-    def resume(self, step: int) -> None:
-        """Takes up the lines up to `step`; those beyond it belong to steps that will be done again."""
+    def resume(self, step: int, head: str) -> None:
+        """Takes up the lines up to the one whose chain is `head`, which the checkpoint of `step` says was the last; ""
+        where it could not be written: those up to `step`. What lies beyond belongs to steps that are done again.
+
+        Raises:
+            DataError: a line was changed, or there is none with that chain: lines were removed.
+        """
         try:
-            lines = storage.read_bytes(self._path).splitlines()
-        except FileNotFoundError:
-            lines = []
-        try:
-            kept = [line for line in lines if contract.field(contract.decode(line), "step", int) <= step]
-            self._lines = [line.decode() for line in kept]
+            lines = history(self._run)
+            if lines is None and head not in {"", EMPTY}:
+                self._alert(f"{self._path} is missing: what it said up to step {step} is lost, and it begins anew")
+            elif lines and head:
+                at = [EMPTY, *(line.chain for line in lines)]
+                if head not in at:
+                    raise ValueError(f"the line that the checkpoint of step {step} says was its last is not there")
+                lines = lines[: at.index(head)]
         except ValueError as error:
-            raise DataError(f"{self._path} is damaged: {error}; remove it and run the same command again") from error
+            raise DataError(
+                f"{self._path} is damaged: {error}; put it back, or remove it to go on without its lines"
+            ) from error
+        kept = [line for line in lines or () if line.step <= step]
+        self._lines, self._chain = [line.text for line in kept], kept[-1].chain if kept else EMPTY
         self.flush()
+
+    @property
+    def head(self) -> str:
+        """The chain of the last line, for the checkpoint that is saved now; "" where the file is behind."""
+        return "" if self._behind else self._chain
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Adds a line; it reaches the file within seconds, or with the next `offer` or `flush`."""
-        self._lines.append(json.dumps(entry, allow_nan=False))
+        added = line(self._chain, entry)
+        self._lines.append(added.text)
+        self._chain = added.chain
         if self._clock() - self._flushed >= FLUSH_SECONDS:
             self.offer()
 

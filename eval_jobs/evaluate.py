@@ -1,7 +1,6 @@
 """One evaluation: the net over train and test, their scores, the ranking of the test drawings, and what is written."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import __version__, artefact, dataset, staging, storage, telemetry
+from boceto import __version__, artefact, contract, dataset, staging, storage, telemetry
+from boceto import run as runs
 from boceto.console import Console
 from boceto.dataset import DataSet, Split
+from boceto.errors import DataError
 from boceto.exposition import serving
 from boceto.telemetry import Telemetry
 from eval_jobs import metrics, model, neighbours, report, retrieval
@@ -22,7 +23,7 @@ from eval_jobs.retrieval import Rankings
 from eval_jobs.settings import Settings
 
 FORMAT = "boceto-scores"
-VERSION = 1
+VERSION = 2
 FOLDER = "eval"
 SCORES = "scores.json"
 REPORT = "report.txt"
@@ -50,6 +51,8 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     """
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "eval.cache_dir", console.progress))
     description = artefact.load(settings.run)
+    if other := runs.misfits(runs.read(settings.run) or {}, description):
+        raise DataError(f"{settings.run}: {other[0]}; export it again with `boceto train --run {settings.run}`")
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
@@ -172,11 +175,12 @@ def _picture(job: Job, test: Split, embeddings: NDArray[np.float32]) -> bytes:
 
 
 def _write(folder: str, scores: Mapping[str, Any], picture: bytes) -> None:
-    """Writes the scores last: where they stand, the rest stands."""
-    storage.write_bytes(storage.join(folder, PICTURE), picture)
-    storage.write_bytes(storage.join(folder, REPORT), report.full(scores).encode())
-    text = json.dumps(scores, ensure_ascii=False, allow_nan=False, indent=1)
-    storage.write_bytes(storage.join(folder, SCORES), (text + "\n").encode())
+    """Writes the scores last, sealed over the checksums of what was made of them: where they stand, the rest stands."""
+    beside = {REPORT: report.full(scores).encode(), PICTURE: picture}
+    for name, data in beside.items():
+        storage.write_bytes(storage.join(folder, name), data)
+    files = {name: storage.crc32c(data) for name, data in beside.items()}
+    storage.write_bytes(storage.join(folder, SCORES), contract.sealed({**scores, "files": files}))
 
 
 def _result(scores: Mapping[str, Any], folder: str, net: Model) -> dict[str, Any]:

@@ -62,15 +62,19 @@ def keys_of(step):
 
 def train(run, asked, log, *, renews):
     with held(run, TERM, asked, log.line, dict) as lease:
-        checkpoints = Checkpoints(run, "data", {"seed": 0}, BATCH, keep=2, confirm=lease.confirm)
+        described = runs.Description(run, runs.read(run))
+        checkpoints = Checkpoints(
+            run, "data", {"seed": 0}, BATCH, keep=2, confirm=lease.confirm,
+            note=lambda steps: described.add(checkpoints=steps),
+        )  # fmt: skip
         found, state, progress = checkpoints.newest(log), State(), Progress()
         if found:
             state.restore(found[1])
             progress = found[0].progress
-        description = {"goal": {}, "mathematics": {}, "data_digest": "data", "result": None}
-        runs.write(run, description)
+        entry = {"goal": {}, "mathematics": {}, "data_digest": "data", "records": 8, "result": None}
+        described.begin(entry, progress.step)
         history = runs.History(run, alert=log.alert)
-        history.resume(progress.step)
+        history.resume(progress.step, progress.history if found else runs.EMPTY)
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
         with contextlib.closing(saver):
             for step in range(progress.step, LAST):
@@ -84,12 +88,13 @@ def train(run, asked, log, *, renews):
                 if done % EVERY == 0 or asked.requested:
                     sure = asked.requested or done == LAST
                     history.offer()
+                    progress = dataclasses.replace(progress, history=history.head)
                     (saver.save_for_sure if sure else saver.save)(progress)
                     if sure:
                         history.settle()
                 if asked.requested and done < LAST:
                     raise Stopped(f"stopped after step {done}")
-        runs.write(run, {**description, "result": {"step": LAST, "ledger": progress.ledger}})
+        described.add(result={"step": LAST, "ledger": progress.ledger})
 
 
 def main(asked):

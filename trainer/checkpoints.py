@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import checkpoint, lease, storage, tensors
+from boceto import artefact, checkpoint, lease, storage, tensors
 from boceto import run as runs
 from boceto.checkpoint import COMMIT, Commit, File, Progress
 from boceto.errors import BocetoError, DataError
@@ -16,6 +16,7 @@ from boceto.tensors import Arrays
 from trainer.log import Log
 from trainer.settings import Settings, check_same
 
+BACK = "put the checkpoints back from a backup, or start again in another --run, or remove the whole run folder"
 REMEDY = "try a lower --learning-rate, --warmup-steps, --clip-norm 1, or --precision float32"
 
 
@@ -43,24 +44,28 @@ def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays
             alert(f"{error}; it is skipped")
     if len(files) > 1 or any(map(checkpoint.is_committed, files.values())):
         raise DataError(
-            f"{storage.join(run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; restore one from "
-            "a backup, or start again in another --run"
+            f"{storage.join(run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; {BACK}"
         )
     if had := _has_had_one(run):
-        raise DataError(
-            f"{storage.join(run, checkpoint.FOLDER)} has no whole checkpoint, but {had}; restore one from a backup, or "
-            "start again in another --run"
-        )
+        raise DataError(f"{storage.join(run, checkpoint.FOLDER)} has no whole checkpoint, but {had}; {BACK}")
     return None
 
 
 def _has_had_one(run: str) -> str:
     """What says that the run has had a checkpoint, or "". A torn one in a first save is no loss, the same later is."""
-    if (runs.read(run) or {}).get("result"):
+    described = runs.read(run)
+    if (described or {}).get("result"):
         return f"{runs.DESCRIPTION} says that the run was finished"
+    if steps := (described or {}).get("checkpoints"):
+        return f"{runs.DESCRIPTION} says that step {steps[-1]} was saved"
     holder, _ = lease.read(storage.join(run, lease.NAME))
-    saved = holder.heartbeat.saved if holder else 0
-    return f"{lease.NAME} says that step {saved} was saved" if saved else ""
+    if holder and holder.heartbeat.saved:
+        return f"{lease.NAME} says that step {holder.heartbeat.saved} was saved"
+    if storage.exists(storage.join(run, artefact.FOLDER, artefact.DESCRIPTION)):
+        return f"{artefact.FOLDER}/ holds what it exported"
+    if described is None and storage.exists(storage.join(run, runs.HISTORY)):  # Which is written later than run.json.
+        return f"{runs.HISTORY} is there, and {runs.DESCRIPTION} is gone too"
+    return ""
 
 
 def _begun(run: str) -> dict[int, list[str]]:
@@ -89,6 +94,7 @@ class Checkpoints:
 
     data_digest, settings: what they belong to. batch: records a step. keep, keep_every: the newest `keep` stay, those
     whose step is a multiple of `keep_every` (0: none), and the best. confirm: raises where the run is no longer ours.
+    note: told the steps of those that stay, before the others go.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a COMMIT says, and what is kept
@@ -100,6 +106,7 @@ class Checkpoints:
         keep: int,
         keep_every: int = 0,
         confirm: Callable[[], None] = lambda: None,
+        note: Callable[[list[int]], None] = lambda _: None,
     ) -> None:
         self._run = run
         self._data_digest = data_digest
@@ -108,6 +115,7 @@ class Checkpoints:
         self._keep = keep
         self._keep_every = keep_every
         self._confirm = confirm
+        self._note = note
         self._token = secrets.token_hex(4)
 
     def save(self, arrays: Arrays, progress: Progress) -> None:
@@ -193,7 +201,8 @@ class Checkpoints:
         files = checkpoint.files(self._run)
         earlier = [step for step, urls in files.items() if step <= saved and checkpoint.is_committed(urls)]
         every = {step for step in earlier if self._keep_every and step % self._keep_every == 0}
-        kept = {*earlier[-self._keep :], *every, best}
+        kept = {*earlier[-self._keep :], *every, best} & {*earlier}
+        self._note(sorted(kept))
         for step in files.keys() - kept:
             # COMMIT goes first: what is half removed is torn, never wrong.
             storage.delete(storage.join(checkpoint.folder_of(self._run, step), COMMIT))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from boceto import run as runs
 from boceto import storage
 from boceto.errors import BocetoError, Stopped
 from boceto.lease import NAME, UNREADABLE, Heartbeat, Holder, begun, machine, read
@@ -42,6 +43,7 @@ class Lease:
         self.before = before
         self.heartbeat = heartbeat
         self._path = path
+        self._run = storage.parent(path)
         self._holder = holder
         self._version = version
         self._stop = stop
@@ -83,6 +85,9 @@ class Lease:
 
     def _renew(self, *, released: bool) -> None:
         holder = dataclasses.replace(self._holder, renewed=time.time(), released=released, heartbeat=self.heartbeat())
+        if released:
+            with contextlib.suppress(OSError, BocetoError):  # Who inspects the run will know less.
+                holder = dataclasses.replace(holder, left=runs.left(self._run))
         started = time.monotonic()
         try:
             self._version = storage.replace_bytes(self._path, holder.to_json(), self._version)

@@ -1,5 +1,6 @@
 """The loop of a run."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -100,10 +101,11 @@ class Run:
         """Begins to save a checkpoint of the step that was just done; `for_sure` waits until it is durable."""
         with self.meter.aside("saving"):
             self.report.history.offer()  # First: a run that goes on from this step must find its lines.
+            progress = dataclasses.replace(self.meter.accounted, history=self.report.history.head)
             if not for_sure:
-                self.saver.save(self.meter.accounted)
+                self.saver.save(progress)
                 return
-            self.saver.save_for_sure(self.meter.accounted)
+            self.saver.save_for_sure(progress)
             self.report.history.settle()
 
     def show(self) -> None:

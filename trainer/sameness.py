@@ -19,8 +19,8 @@ GROUPS = {
     "average": "moving average",
     "scale": "loss scale",
 }
-# Of the machine's speed, not of the run.
-TIMES = frozenset({"images_per_second", "seconds"})
+# Of the machine's speed, not of the run: the history's lines tell of it too.
+TIMES = frozenset({"images_per_second", "seconds", "history"})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from boceto import __version__, artefact, dataset, staging, storage
+from boceto import __version__, artefact, checkpoint, dataset, staging, storage
 from boceto import run as runs
 from boceto.console import quiet
 from boceto.dataset import DataSet
@@ -52,31 +52,29 @@ def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry
         stop.check()
         for name in (runs.DESCRIPTION, runs.HISTORY):
             storage.delete_partials(storage.join(settings.run, name))
-        description = describe(settings, data)
+        description = runs.Description(settings.run, runs.read(settings.run))  # The holder before may have gone on.
+        described = describe(settings, data)
         try:
-            result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, description))
+            result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, described, description))
         except Stopped:
             with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
-                _account(settings.run, lease, accounts)
+                _account(description, lease, accounts)
             raise
         except NotFinite:
             telemetry.add(NOT_FINITE)
             raise
         finally:
             _keep_metrics(settings.run, lease, telemetry)
-        _account(settings.run, lease, accounts, result=result)
+        _account(description, lease, accounts, result=result)
     return result
 
 
-def _account(run: str, lease: Lease, accounts: Accounts, **more: Any) -> None:
+def _account(description: runs.Description, lease: Lease, accounts: Accounts, **more: Any) -> None:
     """Adds to `run.json` where the time went, over all sessions so far."""
     lease.confirm()
-    description = runs.read(run)
-    if description is None:  # It was stopped before it began.
-        return
     seconds = {activity: round(spent, 3) for activity, spent in accounts.seconds().items()}
     goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
-    runs.write(run, {**description, "seconds": seconds, "goodput": round(goodput, 4), **more})
+    description.add(seconds=seconds, goodput=round(goodput, 4), **more)
 
 
 def _keep_metrics(run: str, lease: Lease, telemetry: Telemetry) -> None:
@@ -101,20 +99,49 @@ def _teller(log: Log, stop: Stop) -> Callable[[str], None]:
 def _finished(
     settings: Settings, data: DataSet, before: Mapping[str, Any] | None, log: Log
 ) -> Mapping[str, Any] | None:
-    """The result of the run, where it has one for these settings and this data, and its export is whole."""
+    """The result of the run, where it has one for these settings and this data, and its export is whole.
+
+    Raises:
+        DataError: the result is not one that these settings lead to.
+    """
     if not before or not before.get("result") or before["data_digest"] != data.manifest.digest:
         return None
     if before["goal"] != settings.goal:
         return None
     check_same(before["mathematics"], settings)
+    _check_result(settings, before)
     url = storage.join(settings.run, artefact.FOLDER)
     try:
-        artefact.verify(settings.run, artefact.load(settings.run))
-    except DataError:
-        log.alert(f"{url} is missing or damaged; it is exported again from the checkpoint")
+        described = artefact.load(settings.run)
+        artefact.verify(settings.run, described)
+        if other := runs.misfits(before, described):
+            raise DataError(other[0])
+    except DataError as error:
+        log.alert(f"{url} is missing or damaged ({error}); it is exported again from the checkpoint")
         return None
+    if not any(map(checkpoint.is_committed, checkpoint.files(settings.run).values())):
+        log.alert(f"{storage.join(settings.run, checkpoint.FOLDER)} is empty: the run is finished, and cannot go on")
     # The run may have been moved since.
     return {**before["result"], "run": settings.run, "artefact": url}
+
+
+def _check_result(settings: Settings, before: Mapping[str, Any]) -> None:
+    """Compares the step that a run ended at with what its settings lead to, and with its checkpoints.
+
+    Raises:
+        DataError: it is another.
+    """
+    total = -(-settings.epochs * before["records"] // settings.batch_size)
+    last, step = min(total, settings.max_steps or total), before["result"]["step"]
+    committed = [at for at, urls in checkpoint.files(settings.run).items() if checkpoint.is_committed(urls)]
+    newest = max(committed, default=0)
+    if step < newest or last < step != newest or (step < last and not settings.patience):
+        there = f"there is a checkpoint of step {newest}" if step < newest else f"its settings lead to step {last}"
+        raise DataError(
+            f"{storage.join(settings.run, runs.DESCRIPTION)} says that the run was finished at step {step}, but "
+            f"{there}: it was changed, or an older one put back; remove it to go on from the checkpoints, or use "
+            "another --run"
+        )
 
 
 def describe(settings: Settings, data: DataSet) -> dict[str, Any]:

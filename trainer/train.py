@@ -38,7 +38,7 @@ from trainer.validation import Held, divide
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is made of; `description` is what `run.json` says so far. The lease on the run is held."""
+    """What a run is made of. described: what `run.json` is to say at first. The lease on the run is held."""
 
     settings: Settings
     data: DataSet
@@ -47,7 +47,8 @@ class Job:
     stop: Stop
     lease: Lease
     accounts: Accounts
-    description: Mapping[str, Any]
+    described: Mapping[str, Any]
+    description: runs.Description
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def run(job: Job) -> dict[str, Any]:
         settings.keep,
         settings.keep_every,
         job.lease.confirm,
+        lambda steps: job.description.add(checkpoints=steps),
     )
     job.stop.check()
     with job.accounts.spending("restoring"):
@@ -185,19 +187,19 @@ def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Ar
 def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replicas: int) -> Report:
     """Says what is trained, in `run.json` too, and opens what tells of the rest."""
     settings, source = job.settings, plan.source
-    runs.write(
-        settings.run,
+    job.description.begin(
         {
-            **job.description,
+            **job.described,
             "parameters": parameters(model),
             "multiply_accumulates": layers.multiply_accumulates(model),
             "records": len(source),
             "replicas": replicas,
             "result": None,
         },
+        progress.step,
     )
     history = runs.History(settings.run, alert=job.log.alert, confirm=job.lease.confirm)
-    history.resume(progress.step)
+    history.resume(progress.step, progress.history if progress.step else runs.EMPTY)
     job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
     job.telemetry.set(telemetry.REPLICAS, replicas)
     job.telemetry.set(telemetry.STEP, progress.step)

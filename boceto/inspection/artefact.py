@@ -58,18 +58,7 @@ def _link(found: Found, described: Artefact) -> None:
         return
     must_match(found, digest_link(DESCRIPTION, described.data_digest, run))
     check_settings(found, DESCRIPTION, described.settings, run)
-    result = run.get("result")
-    if not result:  # The run goes on, and the artefact is of the time before.
-        return
-    said = {
-        "exported_step": (described.step, result),
-        "parameters": (described.parameters, result),
-        "net": (described.net, result),
-        "settings": (described.settings, run),
-    }
-    for name, (here, there) in said.items():
-        if name in there and here != there[name]:
-            found.damaged.append(f"{DESCRIPTION} does not fit {runs.DESCRIPTION}: {name} is {here} and {there[name]}")
+    found.damaged += runs.misfits(run, described)
 
 
 def at(run: str) -> str:

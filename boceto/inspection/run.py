@@ -4,26 +4,44 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from boceto import checkpoint, contract, lease, storage
+from boceto import checkpoint, lease, storage
 from boceto import run as runs
 from boceto.console import clock_time
 from boceto.errors import DataError
 from boceto.inspection import Found, Link, Table, Tell, artefact, scores
+from boceto.inspection._agreement import compare, compare_left
 from boceto.inspection._parts import check_settings, data_link, digest_link, must_match
 
 MARKS = (runs.DESCRIPTION, f"{checkpoint.FOLDER}/*", lease.NAME, runs.HISTORY)
 
 
+_LOOKS = 3
+
+
 def look(url: str, tell: Tell) -> Found:
-    """Reads everything in a run's folder but the curves."""
+    """Reads everything in a run's folder but the curves. What a trainer changes meanwhile is looked at again."""
+    before = runs.left(url)
+    for _ in range(_LOOKS):
+        found = _look(url, tell)
+        after = runs.left(url)
+        if not found.damaged or before == after:
+            break
+        before = after
+    return found
+
+
+def _look(url: str, tell: Tell) -> Found:
     found = Found("run", url)
     run = _description(found)
     rows = [_checkpoint(found, run, step, urls, tell) for step, urls in checkpoint.files(url).items()]
-    _mark(found, rows)
-    found.details |= {"checkpoints": rows, "lease": _lease(url, found), "history_lines": _history(url, found)}
+    newest = _mark(found, rows)
+    lines = _history(found)
+    found.details |= {"checkpoints": rows, "lease": _lease(found), "history_lines": len(lines or ())}
     found.details["seconds"] = _seconds(run, found.details["lease"])
     found.tables = _tables(found.details)
     _below(found, tell)
+    compare(found, run, newest, lines)
+    compare_left(found)
     return found
 
 
@@ -68,15 +86,17 @@ def _checkpoint(found: Found, run: Mapping[str, Any] | None, step: int, urls: li
     return row | {"ledger": commit.progress.ledger, "best_step": commit.progress.best_step}
 
 
-def _mark(found: Found, rows: list[dict[str, Any]]) -> None:
-    """Marks the newest whole checkpoint and the best one by it; nothing whole, where there should be, is damage."""
+def _mark(found: Found, rows: list[dict[str, Any]]) -> int:
+    """Marks the newest whole checkpoint, whose step it returns (0: none), and the best one by it; nothing whole, where
+    there should be, is damage.
+    """
     whole = [row for row in rows if row["state"] == checkpoint.WHOLE]
     if not whole:
         if len(rows) > 1:
             found.damaged.append(
                 f"{storage.join(found.url, checkpoint.FOLDER)}: none of {len(rows)} checkpoints is whole"
             )
-        return
+        return 0
     whole[-1]["marks"].append("newest")
     best = whole[-1]["best_step"]
     for row in whole:
@@ -86,11 +106,13 @@ def _mark(found: Found, rows: list[dict[str, Any]]) -> None:
         there = best in [row["step"] for row in whole]
         said = "" if there else "it is not whole any more"
         must_match(found, Link(f"checkpoint {whole[-1]['step']}", f"the best, {best}", there, said))
+    newest: int = whole[-1]["step"]
+    return newest
 
 
-def _lease(url: str, found: Found) -> dict[str, Any]:
+def _lease(found: Found) -> dict[str, Any]:
     """Who trains the run, or did."""
-    path = storage.join(url, lease.NAME)
+    path = storage.join(found.url, lease.NAME)
     holder, version = lease.read(path)
     if holder is None:
         if version:
@@ -106,22 +128,18 @@ def _lease(url: str, found: Found) -> dict[str, Any]:
         "term": holder.term,
         "step": holder.heartbeat.step,
         "seconds": dict(holder.heartbeat.seconds),
+        "saved": holder.heartbeat.saved,
+        "left": holder.left if holder.released else {},
     }
 
 
-def _history(url: str, found: Found) -> int:
-    """How many lines the history has."""
-    path = storage.join(url, runs.HISTORY)
+def _history(found: Found) -> list[runs.Line] | None:
+    """The lines of the history; None where it has none that can be read."""
     try:
-        lines = storage.read_bytes(path).splitlines()
-        for line in lines:
-            contract.field(contract.decode(line), "step", int)
-    except FileNotFoundError:
-        return 0
+        return runs.history(found.url)
     except ValueError as error:
-        found.damaged.append(f"{path} is damaged: {error}")
-        return 0
-    return len(lines)
+        found.damaged.append(f"{storage.join(found.url, runs.HISTORY)} is damaged: {error}")
+        return None
 
 
 def _seconds(run: Mapping[str, Any] | None, holder: Mapping[str, Any]) -> dict[str, float]:

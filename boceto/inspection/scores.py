@@ -7,13 +7,14 @@ from typing import Any
 from boceto import artefact, contract, dataset, storage
 from boceto.errors import BocetoError, DataError
 from boceto.inspection import Found, Link, Tell
+from boceto.inspection._parts import check_file
 
 SCORES = "scores.json"
 FORMAT = "boceto-scores"
-VERSION = 1
+VERSION = 2
 FOLDER = "eval"
-MARKS = (SCORES, "report.txt")
 BESIDE = ("report.txt", "neighbours.png")
+MARKS = (SCORES, *BESIDE)
 
 
 def look(url: str, tell: Tell) -> Found:
@@ -22,9 +23,12 @@ def look(url: str, tell: Tell) -> Found:
     path = storage.join(url, SCORES)
     tell(path)
     try:
-        scores = contract.parse(storage.read_bytes(path), FORMAT, VERSION)
+        scores = contract.parse_sealed(storage.read_bytes(path), FORMAT, VERSION)
         found.facts = _facts(scores)
         described = contract.field(scores, "artefact", dict[str, Any])
+        files = contract.field(scores, "files", Mapping[str, str])
+        if missing := {*BESIDE} - files.keys():
+            raise ValueError(f"files.{min(missing)} is missing")
     except (FileNotFoundError, NotADirectoryError):
         found.damaged.append(f"{path} is missing; run `boceto eval` again")
         return found
@@ -32,8 +36,7 @@ def look(url: str, tell: Tell) -> Found:
         found.damaged.append(f"{path} is damaged: {error}; run `boceto eval` again")
         return found
     for name in BESIDE:
-        if not storage.exists(storage.join(url, name)):
-            found.damaged.append(f"{storage.join(url, name)} is missing; run `boceto eval` again")
+        check_file(found, storage.join(url, name), files[name])
     digest = found.facts["data_digest"]
     if not url.rstrip("/").endswith(f"/{digest}"):
         found.damaged.append(f"{path} says it is of data set {digest}, its folder says otherwise")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -44,20 +45,30 @@ def run(data, tmp_path):
     """A finished run with all that may be in one, as the programs write it."""
     run = str(tmp_path / "run")
     digest = dataset.load(data).manifest.digest
-    checkpoints = Checkpoints(run, digest, MATHEMATICS, 8, keep=2)
-    for step in (2, 4, 6):
-        checkpoints.save(ARRAYS, Progress(step=step, ledger=LEDGER, best_step=2, seconds=SECONDS))
-    storage.write_bytes(storage.join(checkpoint.folder_of(run, 5), "arrays-0.safetensors"), b"cut off")
-    result = {"step": 6, "exported_step": 2, "parameters": 6, "net": "sknet", "ledger": LEDGER}
+    description = runs.Description(run, None)
     described = {
         "goal": {},
         "mathematics": MATHEMATICS,
         "data_digest": digest,
         "settings": {**MATHEMATICS, "data": data},
+        "versions": {"boceto": "test"},
+        "parameters": 6,
+        "records": 24,
+        "result": None,
     }
-    runs.write(run, {**described, "versions": {"boceto": "test"}, "parameters": 6, "result": result})
-    storage.write_bytes(storage.join(run, runs.HISTORY), b'{"step": 1}\n{"step": 2}\n')
-    _hold(run, released=True)
+    description.begin(described, 0)
+    history = runs.History(run)
+    note = lambda steps: description.add(checkpoints=steps)  # noqa: E731 - reads better than a def
+    checkpoints = Checkpoints(run, digest, MATHEMATICS, 8, keep=2, note=note)
+    for step in (2, 4, 6):
+        history.add({"step": step, "loss": 1 / step})
+        history.flush()
+        checkpoints.save(ARRAYS, Progress(best_step=2, best_accuracy=0.5, **_so_far(step, history)))
+        _hold(run, heartbeat=Heartbeat(step, SECONDS, saved=step))
+        shutil.copytree(run, tmp_path / f"after {step}" / "run")  # What a kill leaves.
+    storage.write_bytes(storage.join(checkpoint.folder_of(run, 5), "arrays-0.safetensors"), b"cut off")
+    result = {"step": 6, "exported_step": 2, "parameters": 6, "net": "sknet", "ledger": LEDGER}
+    description.add(result=result | {"validation_accuracy": 0.5, "train_accuracy": 0.75, "images_per_second": 0.0})
     export = storage.join(run, artefact.FOLDER)
     storage.write_bytes(storage.join(export, artefact.MODEL, "saved_model.pb"), MODEL)
     storage.write_bytes(storage.join(export, artefact.MODEL, "variables", "variables.index"), b"index")
@@ -69,12 +80,17 @@ def run(data, tmp_path):
                     images_per_second=1.5, boceto="test")  # fmt: skip
     storage.write_bytes(storage.join(export, artefact.DESCRIPTION), told.to_json())
     _score(run, data, digest, told)
+    _hold(run, released=True, left=runs.left(run))
     return run
+
+
+def _so_far(step, history):
+    return {"step": step, "ledger": LEDGER, "train_accuracy": 0.75, "seconds": SECONDS, "history": history.head}
 
 
 def _hold(run, **changes):
     holder = Holder("token", socket.gethostname(), "kernel/namespace", 7, "1", 20.0, 0.0, released=False,
-                    heartbeat=Heartbeat(6, SECONDS))  # fmt: skip
+                    heartbeat=Heartbeat(6, SECONDS, saved=6))  # fmt: skip
     storage.write_bytes(storage.join(run, lease.NAME), dataclasses.replace(holder, **changes).to_json())
 
 
@@ -82,7 +98,7 @@ def _score(run, data, digest, told):
     score = {"value": 0.5, "low": 0.4, "high": 0.6}
     scores = {
         "format": "boceto-scores",
-        "version": 1,
+        "version": 2,
         "boceto": "test",
         "settings": {"data": data},
         "data": {"digest": digest},
@@ -92,8 +108,11 @@ def _score(run, data, digest, told):
         "retrieval": {"rankings": {"l2": {"mean_average_precision": score}}},
     }
     folder = storage.join(run, "eval", digest)
-    for name, text in (("scores.json", json.dumps(scores)), ("report.txt", "report"), ("neighbours.png", "png")):
-        storage.write_bytes(storage.join(folder, name), text.encode())
+    files = {"report.txt": b"report", "neighbours.png": b"png"}
+    for name, text in files.items():
+        storage.write_bytes(storage.join(folder, name), text)
+    scores["files"] = {name: storage.crc32c(text) for name, text in files.items()}
+    storage.write_bytes(storage.join(folder, "scores.json"), contract.sealed(scores))
 
 
 def flip(path, at=-1):
@@ -156,7 +175,7 @@ def test_a_whole_run_with_all_that_is_in_it(run, data, capsys):
     assert told["seconds"] == SECONDS
     assert "01:30  90.0%" in said.err
     assert told["lease"]["state"] == "released"
-    assert told["history_lines"] == 2
+    assert told["history_lines"] == 3
     assert [part["kind"] for part in told["parts"]] == ["artefact", "scores"]
     assert told["parts"][1]["map_l2"] == 0.5
     assert {link["matches"] for link in told["chain"]} == {True}
@@ -207,9 +226,79 @@ def test_what_is_missing_is_named(run, missing):
     assert [what for what in look(run).damaged if str(path) in what]
 
 
+def _changed(path):
+    flip(path, len(path.read_bytes()) // 2)
+
+
+def _shortened(path):
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def _removed(path):
+    path.unlink()
+
+
+STATES = ("finished", "stopped", "killed")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_whatever_is_changed_shortened_removed_or_put_back_is_found_and_named(run, tmp_path, state):
+    run = run if state == "finished" else str(tmp_path / "after 4" / "run")
+    if state == "stopped":
+        _hold(run, released=True, left=runs.left(run), heartbeat=Heartbeat(4, SECONDS, saved=4))
+    assert look(run).damaged == []
+    older = tmp_path / "after 2" / "run"
+    for path, (whole, _) in contents(run).items():
+        if "0000000005" in path.parts:
+            continue  # What a kill in a save has left.
+        harms = [_changed, _shortened, _removed]
+        before = older / path.relative_to(run)
+        # An older lease is that of a trainer which was killed.
+        if before.exists() and before.read_bytes() != whole and path.name != lease.NAME:
+            harms.append(lambda path, before=before: path.write_bytes(before.read_bytes()))
+        for harm in harms:
+            harm(path)
+            assert any(str(path) in what or path.parent.name in what for what in look(run).damaged), (path, harm)
+            path.write_bytes(whole)
+    assert look(run).damaged == []
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_removed_checkpoints_are_missed(run, tmp_path, state):
+    run = run if state == "finished" else str(tmp_path / "after 4" / "run")
+    shutil.rmtree(Path(run) / "checkpoints")
+    (Path(run) / lease.NAME).unlink()
+    said = look(run).damaged
+    assert any("checkpoints/0000000002 is missing: run.json says that it is kept" in what for what in said)
+    assert any("lease.json is missing" in what for what in said)
+
+
+@pytest.mark.parametrize("field", ["step", "exported_step", "parameters", "net", "ledger", "validation_accuracy",
+                                   "train_accuracy", "images_per_second"])  # fmt: skip
+def test_a_result_that_was_changed_and_sealed_again_disagrees_with_the_rest(run, field):
+    _hold(run)  # So that it does not tell how the trainer left the others.
+    described = runs.read(run)
+    result = described["result"]
+    other = "other" if isinstance(result[field], str) else result[field] + 1
+    runs.write(run, described | {"result": result | {field: other}})
+    assert any("does not fit" in what and field in what for what in look(run).damaged)
+
+
+def test_every_changed_field_of_scores_is_noticed(run):
+    path = one(run, "eval/*/scores.json")
+    whole = path.read_text()
+    numbers = list(re.finditer(r"0\.\d+|[1-9]\d*", whole))
+    assert len(numbers) > 20
+    for found in numbers:
+        path.write_text(f"{whole[: found.start()]}{float(found[0]) / 2}{whole[found.end() :]}")
+        assert any(str(path) in what for what in look(path.parent).damaged), found
+
+
 def test_a_lost_best_checkpoint_and_none_whole_are_damage(run):
     shutil.rmtree(checkpoint.folder_of(run, 2))
-    assert look(run).damaged == ["checkpoint 6 does not fit the best, 2: it is not whole any more"]
+    said = look(run).damaged
+    assert said[0] == "checkpoint 6 does not fit the best, 2: it is not whole any more"
+    assert "checkpoints/0000000002 is missing: run.json says that it is kept" in said[1]
     for step in (4, 6):
         storage.delete(storage.join(checkpoint.folder_of(run, step), checkpoint.COMMIT))
     assert "none of 3 checkpoints is whole" in look(run).damaged[0]
@@ -309,6 +398,7 @@ def test_settings_that_do_not_fit_are_told(run):
     description = runs.read(run)
     runs.write(run, {**description, "mathematics": {**MATHEMATICS, "seed": 1}})
     said = "does not fit run.json: seed is 0 and 1"
+    _hold(run)
     wanted = [*(f"checkpoint {step} {said}" for step in (2, 4, 6)), f"artefact.json {said}"]
     assert look(run).damaged == wanted
     assert look(checkpoint.folder_of(run, 4)).damaged == [f"COMMIT {said}"]

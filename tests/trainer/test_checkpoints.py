@@ -154,7 +154,7 @@ def test_none_whole_is_an_error_and_no_new_start(checkpoints, run, log):
 
 
 def test_a_finished_run_whose_checkpoints_are_gone_is_an_error_and_no_new_start(checkpoints, run, log):
-    described = {"goal": {}, "mathematics": {}, "data_digest": "0"}
+    described = {"goal": {}, "mathematics": {}, "data_digest": "0", "records": 8, "checkpoints": []}
     runs.write(run, described | {"result": None})
     assert checkpoints.newest(log) is None
     runs.write(run, described | {"result": {"step": 5}})

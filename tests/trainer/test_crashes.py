@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from faulty_store import ERRORS, KILLS, KINDS, Fault
 
-from boceto import artefact, checkpoint, storage
+from boceto import artefact, checkpoint, inspection, storage
 from boceto import run as runs
 
 TESTS = Path(__file__).parent.parent
@@ -41,7 +41,9 @@ OTHERS = {
     "lease renewed": ("/lease.json$", "replace", 1, '"released": false'),
     "lease released": ("/lease.json$", "replace", 1, '"released": true'),
     "run.json begun": ("/run.json$", "write", 1),
-    "run.json ended": ("/run.json$", "write", 2),
+    "run.json first noted": ("/run.json$", "write", 2),
+    "run.json noted": ("/run.json$", "write", 4),
+    "run.json ended": ("/run.json$", "write", 8),
     "history begun": ("/history.jsonl$", "write", 1),
     "history middle": ("/history.jsonl$", "write", 3),
 }
@@ -106,13 +108,20 @@ def whole(toy, tmp_path_factory):
 
 def ended(run):
     commit, arrays = checkpoint.load(run, LAST)
-    history = [json.loads(line) for line in storage.read_bytes(storage.join(run, runs.HISTORY)).splitlines()]
+    history = runs.history(run)
     return (
         commit.progress.ledger,
         {name: array.tobytes() for name, array in arrays.items()},
         runs.read(run)["result"],
         history,
     )
+
+
+def damage(run):
+    """What `boceto inspect` finds; a toy exports nothing, which is left out."""
+    if not storage.list_files(run):
+        return []  # It was killed before it wrote anything.
+    return [what for what in inspection.look(run, lambda _: None).damaged if "artefact.json is missing" not in what]
 
 
 def crash_and_resume(toy, whole, run, cell, told):
@@ -122,8 +131,10 @@ def crash_and_resume(toy, whole, run, cell, told):
     renews = "lease" in pattern
     assert toy.train(run, fault, renews=renews) in expected(kind, point)
     assert told.exists()
+    assert damage(run) == []
     assert toy.train(run) == 0
     assert ended(run) == whole
+    assert damage(run) == []
     checkpoint.load(run, BEST)
 
 

@@ -10,13 +10,17 @@ from eval_jobs import environment
 from eval_jobs.settings import Settings
 
 VERB = "eval"
+DESCRIPTION = (
+    "Scores a run's export: accuracy, mAP, a report and a picture. An export is a SavedModel, a program: it is refused "
+    "where its graph reaches files, the network or Python, but evaluate no run of somebody you do not trust."
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `boceto eval` with `argv`; returns the exit code."""
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
-        invocation = parse(Settings, VERB, argv, "Scores a run's export: accuracy, mAP, a report and a picture.")
+        invocation = parse(Settings, VERB, argv, DESCRIPTION)
         environment.prepare()
         from eval_jobs import evaluate  # numba and Pillow are not needed to say what is wrong with a flag.
 

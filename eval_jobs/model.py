@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import artefact, storage
+from boceto import artefact, saved_model, storage
 from boceto.artefact import Artefact
 from boceto.console import quiet
 from boceto.dataset import Manifest, Split
@@ -105,12 +105,13 @@ def load(run: str, description: Artefact) -> Model:
     """Loads the verified SavedModel of the run.
 
     Raises:
-        DataError: it is not what `artefact.json` says, or TensorFlow cannot load it.
+        DataError: it is not what `artefact.json` says, it would reach out of its tensors, or TensorFlow cannot load it.
     """
     with quiet():
         import tensorflow as tf
 
     with artefact.verified(run, description) as folder:
+        _check_graph(run, storage.read_bytes(str(folder / saved_model.FILE)))
         try:
             loaded = tf.saved_model.load(str(folder))
             signature = loaded.signatures[SIGNATURE]
@@ -125,6 +126,22 @@ def load(run: str, description: Artefact) -> Model:
         return {name: tensor.numpy() for name, tensor in signature(images=tf.constant(images)).items()}
 
     return Model(description, call, Clock())
+
+
+def _check_graph(run: str, graph: bytes) -> None:
+    """Refuses a SavedModel that would do more than compute: it is a program, which may come from a stranger.
+
+    Raises:
+        DataError: it is one.
+    """
+    try:
+        if outside := saved_model.reaches_outside(graph):
+            raise ValueError(
+                f"it would reach files, the network or Python ({', '.join(outside)}), which no net of Boceto does"
+            )
+    except ValueError as error:
+        path = storage.join(run, artefact.FOLDER, artefact.MODEL, saved_model.FILE)
+        raise DataError(f"{path} is not loaded: {error}; a SavedModel is a program: ask who made this one") from error
 
 
 def batches(

@@ -1,6 +1,6 @@
 """An artefact: `artefact.json` and the SavedModel beside it."""
 
-from boceto import artefact, storage
+from boceto import artefact, saved_model, storage
 from boceto import run as runs
 from boceto.artefact import DESCRIPTION, MODEL, Artefact
 from boceto.errors import DataError
@@ -44,8 +44,22 @@ def look(url: str, tell: Tell) -> Found:
     }
     found.details = {"classes": described.classes, "settings": described.settings, "files": states}
     found.tables = [Table("files", ["file", "state"], [[name, state] for name, state in states.items()], 2)]
+    _look_at_graph(found)
     _link(found, described)
     return found
+
+
+def _look_at_graph(found: Found) -> None:
+    """Says what the SavedModel would do to the machine that loads it, without loading it."""
+    path = storage.join(found.url, MODEL, saved_model.FILE)
+    if any(path in what for what in found.damaged):
+        return
+    try:
+        outside = ", ".join(saved_model.reaches_outside(storage.read_bytes(path)))
+    except ValueError as error:
+        outside = f"unknown: {error}"
+    known = "no op known to reach files, the network or Python; still, load none of somebody you do not trust"
+    found.facts["program"] = f"REACHES OUTSIDE by {outside}: do not load it" if outside else known
 
 
 def _link(found: Found, described: Artefact) -> None:

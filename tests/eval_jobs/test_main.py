@@ -1,13 +1,15 @@
 import ast
+import dataclasses
 import io
 import json
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import eval_jobs
-from boceto import storage
+from boceto import artefact, inspection, storage
 from eval_jobs.__main__ import main
 
 
@@ -145,3 +147,58 @@ def test_a_run_that_cannot_be_written_is_refused_before_anything_is_computed(mak
     assert code == 2, err
     assert "eval.run" in err
     assert err.count("\n") == 1
+
+
+class Writer(tf.Module):
+    """A net that writes a file: when it is called, or already when it is loaded."""
+
+    def __init__(self, path, *, loaded):
+        super().__init__()
+        self.path = path
+        self.net = None
+        self.table = Initialised(path) if loaded else None
+
+    def serve(self, images):
+        if self.table is None:
+            tf.io.write_file(self.path, "pwned")
+        zeros = tf.zeros([tf.shape(images)[0], 8])
+        return {"logits": zeros[:, :3], "embedding": zeros}
+
+
+class Initialised(tf.saved_model.experimental.TrackableResource):
+    """What TensorFlow runs while it loads."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    @tf.function(input_signature=[])
+    def _create_resource(self):
+        tf.io.write_file(self.path, "pwned")
+        return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
+
+    @tf.function(input_signature=[])
+    def _initialize(self):
+        return tf.constant(1)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_program_that_writes_files_is_not_run(make_data, make_run, evaluate, tmp_path, loaded):
+    data = make_data()
+    run = make_run(data)
+    folder, victim = storage.join(run, artefact.FOLDER, artefact.MODEL), tmp_path / "victim"
+    storage.delete_folder(folder)
+    net = Writer(str(victim), loaded=loaded)
+    serve = tf.function(net.serve, input_signature=[tf.TensorSpec([None, 16, 16, 1], tf.uint8, name="images")])
+    tf.saved_model.save(net, folder, {"serving_default": serve})
+    victim.unlink(missing_ok=True)
+    files = {
+        storage.relative(entry.url, folder): storage.checksum(entry.url)[1] for entry in storage.list_files(folder)
+    }
+    described = dataclasses.replace(artefact.load(run), files=files)
+    storage.write_bytes(storage.join(run, artefact.FOLDER, artefact.DESCRIPTION), described.to_json())
+    code, _, err = evaluate(data, run)
+    assert (code, victim.exists()) == (65, False)
+    assert "saved_model.pb is not loaded: it would reach files, the network or Python (WriteFile)" in err
+    found = inspection.look(run, lambda _: None)
+    assert "REACHES OUTSIDE by WriteFile" in found.details["parts"][0]["program"]

@@ -46,7 +46,8 @@ class TrainedRun:
         return sorted(int(path.name) for path in (self.folder / checkpoint.FOLDER).iterdir())
 
     def history(self) -> list[dict]:
-        return [json.loads(line) for line in (self.folder / "history.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (self.folder / "history.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in line.items() if name != "chain"} for line in lines]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from boceto import artefact, dataset
+from boceto import run as runs
 from boceto.errors import SettingsError
 from trainer import cluster, nets, state
 from trainer.batches import Source
@@ -34,7 +35,7 @@ def test_stopped_and_gone_on_is_the_same_to_the_bit(make_run):
     assert parts.steps()[-1] == 10
     # The lines of steps that will be done again are cut.
     with (parts.folder / "history.jsonl").open("a") as history:
-        history.write('{"step": 11}\n')
+        history.write(runs.line(runs.history(str(parts.folder))[-1].chain, {"step": 11}).text + "\n")
     code, said = parts.train(*flags)
     assert code == 0
     assert "goes on after step 10 of 24" in said

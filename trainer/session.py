@@ -117,7 +117,7 @@ def _finished(
         if other := runs.misfits(before, described):
             raise DataError(other[0])
     except DataError as error:
-        log.alert(f"{url} is missing or damaged ({error}); it is exported again from the checkpoint")
+        log.alert(f"{url} is missing or damaged; it is exported again from the checkpoint: {error}")
         return None
     if not any(map(checkpoint.is_committed, checkpoint.files(settings.run).values())):
         log.alert(f"{storage.join(settings.run, checkpoint.FOLDER)} is empty: the run is finished, and cannot go on")

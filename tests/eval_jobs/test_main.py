@@ -200,5 +200,5 @@ def test_a_program_that_writes_files_is_not_run(make_data, make_run, evaluate, t
     code, _, err = evaluate(data, run)
     assert (code, victim.exists()) == (65, False)
     assert "saved_model.pb is not loaded: it would reach files, the network or Python (WriteFile)" in err
-    found = inspection.look(run, lambda _: None)
-    assert "REACHES OUTSIDE by WriteFile" in found.details["parts"][0]["program"]
+    found = inspection.look(storage.join(run, artefact.FOLDER), lambda _: None)
+    assert "REACHES OUTSIDE by WriteFile" in found.facts["program"]

@@ -33,13 +33,13 @@ def reaches_outside(model: bytes) -> list[str]:
         raise ValueError("it has no objects with functions, as SavedModels of TensorFlow 2 have")
     seen: set[str] = set()
     while todo:
-        name = todo.pop()
-        if name in seen:
+        called = todo.pop()
+        if called in seen:
             continue
-        seen.add(name)
-        for node in functions.get(name, ()):
+        seen.add(called)
+        for node in functions.get(called, ()):
             todo += [_text(op) for op in _at(node, 2)]
-            todo += [_text(called) for place in ((10, 1), (1, 9, 1)) for called in _at(node, 5, 2, *place)]
+            todo += [_text(name) for place in ((10, 1), (1, 9, 1)) for name in _at(node, 5, 2, *place)]
     return sorted(name for name in seen - functions.keys() if _OUTSIDE.search(name))
 
 

@@ -119,8 +119,8 @@ def ended(run):
 
 def damage(run):
     """What `boceto inspect` finds; a toy exports nothing, which is left out."""
-    if not storage.list_files(run):
-        return []  # It was killed before it wrote anything.
+    if not storage.exists(storage.join(run, "lease.json")):
+        return []  # It was killed before it had written anything.
     return [what for what in inspection.look(run, lambda _: None).damaged if "artefact.json is missing" not in what]
 
 

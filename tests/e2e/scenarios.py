@@ -30,7 +30,7 @@ ZIGZAGS = tuple(
         "prepare.test_per_class=10",
         "train.data=gs://boceto/seen",
         "train.batch_size=16",
-        "train.epochs=1000",
+        "train.epochs=600",
         "train.validate_every=50",
         "train.save_every=500",
         "eval.data=gs://boceto/seen",
@@ -257,7 +257,7 @@ def watched(cluster: Cluster) -> str:
         wait(lambda: "TrainingStalled" not in _firing(address), "its end", 60)
         apart, seconds = _goodput(address, began)
         restarted = _shown_after_a_restart(cluster, address, pod)
-        said = chain.well(300)
+        said = chain.well(600)
         empty = [title for title, query in asking.PANELS if not asking.shows(address, query, began)]
         check(not empty, f"no data in {empty}; {said}")
     queries = f"{len(asking.PANELS)} queries, TrainingStalled after {fired:.0f} s"

@@ -32,11 +32,11 @@ def _free_port() -> int:
 
 def _kubeconfig(cluster: Cluster, path: Path) -> Path:
     """Writes the kubeconfig of the account that rights.yaml gives rights to, for a Prometheus in this namespace."""
-    cluster.kubectl("create", "serviceaccount", "prometheus")
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "prometheus"}}
     rights = (ROOT / "k8s/prometheus/rights.yaml").read_text()
     assert "namespace: monitoring" in rights
     rights = rights.replace("namespace: monitoring", f"namespace: {cluster.namespace}")
-    cluster.kubectl("apply", "--filename", "-", given=rights)
+    cluster.kubectl("apply", "--filename", "-", given=f"{json.dumps(account)}\n---\n{rights}")
     (found,) = json.loads(cluster.kubectl("config", "view", "--minify", "--raw", "--output", "json"))["clusters"]
     context = {"name": "here", "context": {"cluster": found["name"], "user": "prometheus"}}
     user = {"name": "prometheus", "user": {"token": cluster.kubectl("create", "token", "prometheus").strip()}}

@@ -240,6 +240,7 @@ def test_an_object_replaced_while_it_is_read_says_so(proxy, url):
             file.read()
 
 
+@pytest.mark.parametrize("patience", [Patience()])
 def test_a_large_upload_survives_faults_and_leaves_no_parts(proxy, url, tmp_path, emulator):
     here = tmp_path / "here"
     here.write_bytes(np.random.default_rng(0).bytes(70 << 20))

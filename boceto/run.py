@@ -37,6 +37,11 @@ class Description:
         self._run = run
         self._entry = dict(before or {})
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is one."""
+        return bool(self._entry)
+
     def begin(self, entry: Mapping[str, Any], step: int) -> None:
         """Writes it anew, for the session that goes on after `step`, with the checkpoints up to there."""
         kept = {*self._entry.get("checkpoints", ()), step} - {0}
@@ -45,7 +50,7 @@ class Description:
 
     def add(self, **more: Any) -> None:
         """Writes it with these fields besides; nothing happens where the run has not begun."""
-        if self._entry:
+        if self.begun:
             self._entry |= more
             write(self._run, self._entry)
 

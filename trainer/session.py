@@ -119,8 +119,9 @@ def _finished(
     except DataError as error:
         log.alert(f"{url} is missing or damaged; it is exported again from the checkpoint: {error}")
         return None
-    if not any(map(checkpoint.is_committed, checkpoint.files(settings.run).values())):
-        log.alert(f"{storage.join(settings.run, checkpoint.FOLDER)} is empty: the run is finished, and cannot go on")
+    step = before["result"]["step"]
+    if not checkpoint.is_committed(checkpoint.files(settings.run).get(step, [])):
+        log.alert(f"{checkpoint.folder_of(settings.run, step)} is gone: the run is finished, and cannot go on")
     # The run may have been moved since.
     return {**before["result"], "run": settings.run, "artefact": url}
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from boceto import __version__, telemetry
+from boceto import __version__, storage, telemetry
 from boceto import run as runs
 from boceto.checkpoint import Commit, Progress
 from boceto.dataset import DataSet, Manifest
@@ -163,6 +163,9 @@ def _restored(job: Job, checkpoints: Checkpoints) -> tuple[Commit, Arrays] | Non
     found = checkpoints.newest(job.log)
     if found:
         check_fits(found[0], job.data.manifest.digest, job.settings)
+        if not job.description.begun:
+            path = storage.join(job.settings.run, runs.DESCRIPTION)
+            job.log.alert(f"{path} is missing: it is written anew, for a run that goes on from its checkpoints")
     return found
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from boceto import artefact, dataset
 from boceto import run as runs
 from boceto.errors import SettingsError
+from eval_jobs.__main__ import main as evaluate
 from trainer import cluster, nets, state
 from trainer.batches import Source
 from trainer.nets import Spec
@@ -294,6 +295,8 @@ def test_the_artefact_needs_neither_keras_nor_our_nets(make_run, tmp_path):
     assert described.data_digest == data.manifest.digest
     model = run.folder / "export" / artefact.MODEL
     assert set(described.files) >= {"saved_model.pb", "variables/variables.index"}
+
+    assert evaluate(["--data", str(tmp_path / "data"), "--run", str(run.folder)]) == 0  # Its ops are all harmless.
 
     images = data.split("test").images(np.arange(6))
     np.save(tmp_path / "images.npy", images)

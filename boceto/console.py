@@ -18,6 +18,7 @@ from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED, Bo
 # What moves a terminal's cursor, clears its screen or names its window; a new line and a tab stay.
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 PLAIN_SECONDS = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TERMINAL_SECONDS = 0.2
 # A path that is not what it was taken for: no second try helps.
 _WRONG_PATH = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS})
@@ -91,15 +92,30 @@ def _telling(console: Console) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hides what native code writes to standard error in the block: importing TensorFlow tells of the processor there,
-    whatever the log level. Python's exceptions are raised as ever.
+    whatever the log level. Python's exceptions are raised as ever, but for KeyboardInterrupt: what is imported may take
+    it for a failure of its own, so a signal that would raise it ends the program at once.
     """
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
+
+    def leave(*_: object) -> None:
+        text = "boceto: stopped; run the same command again"
+        leave_message(text)
+        os.write(kept, f"{text}\n".encode())
+        os._exit(EXIT_STOPPED)
+
+    raising = [number for number in _SIGNALS if signal.getsignal(number) is signal.default_int_handler]
+    if threading.current_thread() is not threading.main_thread():
+        raising = []
     try:
         os.dup2(nowhere, 2)
+        for number in raising:
+            signal.signal(number, leave)
         yield
     finally:
+        for number in raising:
+            signal.signal(number, signal.default_int_handler)
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
@@ -137,8 +153,7 @@ def _interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in _SIGNALS}
     try:
         yield
     finally:

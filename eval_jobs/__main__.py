@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boceto.console import Console, run_program
+from boceto.console import Console, quiet, run_program
 from boceto.settings import parse
 from eval_jobs import environment
 from eval_jobs.settings import Settings
@@ -22,7 +22,8 @@ def main(argv: Sequence[str]) -> int:
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         invocation = parse(Settings, VERB, argv, DESCRIPTION)
         environment.prepare()
-        from eval_jobs import evaluate  # numba and Pillow are not needed to say what is wrong with a flag.
+        with quiet():
+            from eval_jobs import evaluate  # numba and Pillow are not needed to say what is wrong with a flag.
 
         return evaluate.run(invocation.settings, console), invocation.json
 

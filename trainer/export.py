@@ -23,7 +23,11 @@ class Served(tf.Module):
 
     def __init__(self, model: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()
-        self._variables = [tf.Variable(arrays[variable.path], name=variable.name) for variable in model.variables]
+        learned = {variable.path for variable in model.trainable_variables}
+        self._variables = [
+            tf.Variable(arrays[variable.path], name=variable.name, trainable=variable.path in learned)
+            for variable in model.variables
+        ]
         position = {variable.path: number for number, variable in enumerate(model.variables)}
         trainable = [position[variable.path] for variable in model.trainable_variables]
         others = [position[variable.path] for variable in model.non_trainable_variables]
@@ -31,6 +35,7 @@ class Served(tf.Module):
         signature = [tf.TensorSpec([None, height, width, 1], tf.uint8, "images")]
 
         def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            images = tf.ensure_shape(images, signature[0].shape)  # Callers of a loaded signature are not checked.
             values = [tf.convert_to_tensor(variable) for variable in self._variables]
             outputs, _ = model.stateless_call(
                 [values[number] for number in trainable], [values[number] for number in others], images, training=False

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -90,3 +91,30 @@ def test_the_last_word_is_left_in_the_file_that_the_environment_names(tmp_path, 
 def test_a_message_that_cannot_be_left_changes_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv(MESSAGE_FILE, str(tmp_path / "no" / "such" / "folder"))
     assert run_program("train", lambda console: ({"step": 3}, False)) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_something_is_imported_is_a_stop_whatever_the_import_makes_of_it(number, tmp_path):
+    (tmp_path / "native.py").write_text(
+        "import time\ntry:\n    print('importing', flush=True)\n    time.sleep(60)\n"
+        "except BaseException as error:\n    raise ImportError('a part of it is missing') from error\n"
+    )
+    script = (
+        "import sys\nfrom boceto.console import quiet, run_program\n"
+        "def work(console):\n    with quiet():\n        import native\n    return {}, False\n"
+        "sys.exit(run_program('eval', work))"
+    )
+    environment = os.environ | {"BOCETO_MESSAGE_FILE": str(tmp_path / "said")}
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert (process.returncode, said) == (75, "boceto: stopped; run the same command again\n")
+    assert (tmp_path / "said").read_text() == said

@@ -56,7 +56,9 @@ e2e: install $(VENV)/bin/prometheus-kubernetes  ## Scenarios on the cluster of t
 generate: install  ## Dashboards, the operator's rules and the tables of docs/monitoring.md, made anew from the code.
 	$(PYTHON) k8s/prometheus/generate.py
 
-image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev); ACCELERATOR=gpu for GPUs, PYTHON_IMAGE to pin the base.
+image:  ## The images boceto-prepare, -train, -eval and -emulator, with TAG (dev); ACCELERATOR=gpu for GPUs, PYTHON_IMAGE to pin the base, as RELEASE=1 demands.
+	@test -z "$(RELEASE)" -o -n "$(DIGEST)" || { echo "RELEASE=1: PYTHON_IMAGE = '$(PYTHON_IMAGE)' has no digest; give \
+	PYTHON_IMAGE=python:3.11-slim@sha256:…, as \`docker buildx imagetools inspect python:3.11-slim\` says it"; exit 2; }
 	for target in $(IMAGES); do DOCKER_BUILDKIT=1 docker build --target $$target --tag boceto-$$target:$(or $(TAG),dev) \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" --build-arg REVISION="$$(git rev-parse HEAD)" \
 	  --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" \

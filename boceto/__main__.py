@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
         program = programs[verb].load()
     except ModuleNotFoundError as error:
         print(
-            f"`boceto {verb}` needs `pip install 'boceto[{EXTRAS.get(verb, verb)}]'`: no module {error.name!r}",
+            f"`boceto {verb}` needs `pip install '.[{EXTRAS.get(verb, verb)}]'`, in the repository's folder: no module "
+            f"{error.name!r}",
             file=sys.stderr,
         )
         return EXIT_SETTINGS

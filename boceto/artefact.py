@@ -46,6 +46,11 @@ class Artefact:
         return contract.sealed(dataclasses.asdict(self))
 
 
+def path(run: str) -> str:
+    """The URL of the description of the artefact of the run folder `run`, which is written last."""
+    return storage.join(run, FOLDER, DESCRIPTION)
+
+
 def load(run: str) -> Artefact:
     """The description of the artefact of the run folder `run`.
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from boceto.environment import leave_message
+from boceto.environment import alive, leave_message
 from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED, BocetoError, Stopped
 
 # What moves a terminal's cursor, clears its screen or names its window; a new line and a tab stay.
@@ -36,6 +36,7 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """Writes one whole line."""
+        alive()
         self._erase()
         print(printable(text), file=self._stream, flush=True)
 
@@ -45,6 +46,7 @@ class Console:
 
     def progress(self, text: str) -> None:
         """Shows how far things are: at most five times a second on a terminal, every ten seconds elsewhere."""
+        alive()
         now = self._clock()
         if self._next is None:  # Elsewhere than on a terminal, what is done in ten seconds needs no progress line.
             self._next = now + (0 if self._terminal else PLAIN_SECONDS)
@@ -161,16 +163,27 @@ def _interrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_program(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool]]) -> int:
-    """Runs `work`, which returns (result, print it as JSON?), and turns its errors into one line and an exit code."""
+def run_program(
+    verb: str,
+    work: Callable[[Console], tuple[Mapping[str, Any], bool]],
+    ended: Callable[[int, str], None] = lambda *_: None,
+) -> int:
+    """Runs `work`, which returns (result, print it as JSON?), and turns its errors into one line and an exit code.
+
+    `ended` is told the exit code and the last word.
+    """
 
     def done(console: Console) -> tuple[Mapping[str, Any], bool, None]:
         return *work(console), None
 
-    return run_check(verb, done)
+    return run_check(verb, done, ended)
 
 
-def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool, BocetoError | None]]) -> int:
+def run_check(
+    verb: str,
+    work: Callable[[Console], tuple[Mapping[str, Any], bool, BocetoError | None]],
+    ended: Callable[[int, str], None] = lambda *_: None,
+) -> int:
     """As `run_program`, for a program that looks for errors: `work` returns (result, print it as JSON?, what is wrong).
 
     What is wrong is told behind the result. The last word, result or error, also goes to the file that the environment
@@ -181,6 +194,7 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
     def end(text: str, code: int) -> int:
         leave_message(text)
         console.line(text)
+        ended(code, text)
         return code
 
     try:
@@ -202,4 +216,5 @@ def run_check(verb: str, work: Callable[[Console], tuple[Mapping[str, Any], bool
             f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again", EXIT_FAULT
         )
     leave_message(json.dumps(result))
+    ended(EXIT_DONE, "")
     return EXIT_DONE

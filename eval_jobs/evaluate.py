@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import __version__, artefact, contract, dataset, staging, storage, telemetry
+from boceto import __version__, artefact, contract, dataset, staging, storage, telemetry, waiting
 from boceto import run as runs
 from boceto.console import Console
 from boceto.dataset import DataSet, Split
@@ -49,6 +49,8 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         DataError: the data set, the artefact or the net's outputs are damaged, or do not belong together.
         SettingsError: the data set has no test split, or the run's folder cannot be written.
     """
+    for url in (storage.join(settings.data, dataset.MANIFEST), artefact.path(settings.run)):
+        waiting.until_there(url, settings.wait, console.progress)
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "eval.cache_dir", console.progress))
     description = artefact.load(settings.run)
     if other := runs.misfits(runs.read(settings.run) or {}, description):

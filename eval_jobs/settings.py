@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from boceto import staging, telemetry
+from boceto import staging, telemetry, waiting
 from boceto.settings import option
 
 
@@ -18,6 +18,7 @@ class Settings:
     seed: int = option(0, help="seed of the resamples, of the chosen train drawings and of the picture", at_least=0)
     train_records: int = option(0, help="train drawings to evaluate, chosen at random; 0 is all", at_least=0)
     picture_queries: int = option(12, help="test drawings in the picture of neighbours", at_least=1, at_most=100)
+    wait: float = option(0.0, help=waiting.option_help("a data set or an export"), at_least=0)
     metrics_port: int = telemetry.port_option()
     metrics_linger: float | None = telemetry.linger_option()
     allow_other_data: bool = option(False, help="evaluate on a data set that the net was not trained with")

@@ -19,6 +19,7 @@ from k8s.render import MANAGED, MANAGER, Object
 from k8s.settings import check_namespace
 
 TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
+ACCESS = "authorization.k8s.io"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 # A time in the node's own zone, and what was said then.
@@ -96,6 +97,32 @@ class Cluster:
         items: Sequence[Object] = self._call("GET", self._path(api, kind), query=query)["items"]
         return items
 
+    def version(self, group: str) -> str:
+        """`group/v1`: the version of a group of kinds that the cluster prefers.
+
+        Raises:
+            Unknown: it knows no such group.
+        """
+        return str(self._call("GET", f"/apis/{group}")["preferredVersion"]["groupVersion"])
+
+    def rules(self) -> Sequence[Object]:
+        """What the Roles here give this user."""
+        body = {"apiVersion": f"{ACCESS}/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": self.namespace}}
+        answer = self._call("POST", f"/apis/{ACCESS}/v1/selfsubjectrulesreviews", body=body)
+        rules: Sequence[Object] = answer["status"].get("resourceRules") or []
+        return rules
+
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        """Whether this user may do something with a kind of objects here."""
+        attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
+        body = {
+            "apiVersion": f"{ACCESS}/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = self._call("POST", f"/apis/{ACCESS}/v1/selfsubjectaccessreviews", body=body)
+        return bool(answer["status"]["allowed"])
+
     def list_readable(self, api: str, kind: str, *, labels: str = "") -> Sequence[Object]:
         """All objects that the selector chooses; none where they may not be read."""
         try:
@@ -147,8 +174,7 @@ class Cluster:
         return [(time, text) for time, text in told if not known or _moment(time) > known]
 
     def _path(self, api: str, kind: str, name: str = "") -> str:
-        root = "/api/v1" if api == "v1" else f"/apis/{api}"
-        plural = re.sub("y$", "ie", kind.lower()) + "s"
+        root, plural = "/api/v1" if api == "v1" else f"/apis/{api}", plural_of(kind)
         parts = [plural, name] if kind == "Namespace" else ["namespaces", self.namespace, plural, name]
         return "/".join([root, *(quote(part, safe="") for part in parts if part)])
 
@@ -207,6 +233,11 @@ class Cluster:
         if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - as above
             return Unreachable(f"the cluster at {self.host} answers {error.status}: {said}; try again")
         return SettingsError(f"namespace {self.namespace}: {method} {path.rpartition('/')[2]} is refused: {said}")
+
+
+def plural_of(kind: str) -> str:
+    """What the API calls the objects of a kind."""
+    return re.sub("y$", "ie", kind.lower()) + "s"
 
 
 def _no_login(host: str, why: str) -> str:

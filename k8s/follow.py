@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from boceto.console import Console
-from boceto.errors import SettingsError
+from boceto.errors import BocetoError, SettingsError
 from k8s import jobs
-from k8s.api import Cluster, Unreachable
+from k8s.api import Cluster, Missing, Unknown, Unreachable
 from k8s.jobs import Attempt
-from k8s.render import Object
+from k8s.render import MANAGED, MANAGER, RUN, Object
 
 POLL = 1.0  # Seconds between looks.
 HASTE = 0.2  # Where a pod is about to go, with what it says at its end.
@@ -19,6 +19,8 @@ PATIENCE = 120.0  # Seconds without an answer of the cluster.
 WIDTH = 24
 MOST_OF_A_LINE = 2000  # Characters, of what is kept of a pod.
 STEPS = re.compile(r"\bstep (\d+)/(\d+)\b")
+RECORD, RECORD_KEY = "boceto.dev/record", "record.json"
+KUEUE = "kueue.x-k8s.io"
 ENDED = (jobs.COMPLETE, jobs.FAILED)
 
 
@@ -35,6 +37,10 @@ class Outcome:
     def message(self) -> str:
         """What its program said last."""
         return self.attempts[-1].message if self.attempts else ""
+
+
+class Removed(BocetoError):  # noqa: N818 - it says what happened
+    """The Job is gone, by another's doing: a fault, and none of the settings."""
 
 
 class Follower:
@@ -54,7 +60,8 @@ class Follower:
         """Looks until `enough` says so of the Job and its pods.
 
         Raises:
-            SettingsError: the Job is not there any more, or the cluster does not answer.
+            Removed: the Job is not there any more.
+            SettingsError: the cluster does not answer.
         """
         answered = time.monotonic()
         while True:
@@ -65,6 +72,11 @@ class Follower:
                 answered = time.monotonic()
                 if self._said.pop("cluster", ""):
                     self._console.line("the cluster answers again")
+            except Missing as error:
+                raise Removed(
+                    f"{self._name} was removed while it was followed; what it had saved is in its run's folder, and "
+                    "`boceto submit run` with the same words goes on from there"
+                ) from error
             except Unreachable as error:
                 if time.monotonic() - answered > PATIENCE:
                     raise
@@ -78,7 +90,7 @@ class Follower:
             self._tell(pod, stopping=jobs.state(job) == jobs.STOPPING)
         self._write_down(job, pods)
         if jobs.state(job) not in ENDED:
-            why = jobs.why_waiting(job, pods, events_of(self._cluster))
+            why = why_waiting(self._cluster, job, pods, events_of(self._cluster))
             if why:
                 self._say("waits", f"{self._name} waits: {why}", key=jobs.kind_of_wait(why))
         warnings = jobs.warnings(pods, jobs.attempts(job, pods, ()))
@@ -124,17 +136,16 @@ class Follower:
             self._console.line(text)
 
     def _write_down(self, job: Object, pods: Sequence[Object]) -> None:
-        """Keeps, in an annotation, what became of pods that are gone, or will be as the Job was stopped: the cluster
-        forgets it with them.
-        """
+        """Keeps, in an annotation, what became of pods that have ended or are gone: the cluster forgets it."""
         there = {pod["metadata"]["name"]: jobs.attempt(pod) for pod in pods}
         kept = jobs.before(job)
         gone = [_gone(seen, self._heard_of(name), job) for name, seen in self._seen.items() if name not in there]
-        going = [_stopped(each) for each in there.values() if each.ended and jobs.state(job) == jobs.STOPPING]
-        known = {each.pod for each in kept}
-        new = [each for each in (*gone, *going) if each.pod not in known]
-        for each in new:
-            self._tell_end(each)
+        stopping, known = jobs.state(job) == jobs.STOPPING, {each.pod for each in kept}
+        ended = [_stopped(each) if stopping else each for each in there.values() if each.ended]
+        for each in (*gone, *(ended if stopping else ())):
+            if each.pod not in known:
+                self._tell_end(each)
+        new = [each for each in (*gone, *ended) if each.pod not in known]
         if new:
             self._annotate({jobs.BEFORE: jobs.written([*kept, *new])})
         self._seen = there
@@ -160,9 +171,27 @@ class Follower:
         except SettingsError as error:
             self._say("annotation", f"warning: what became of its pods is not written down: {error}")
 
+    def _keep(self, job: Object, ended: Sequence[Attempt]) -> None:
+        """Writes down how a Job has ended, for when it is gone: Kubernetes removes it a week later."""
+        labels = {MANAGED: MANAGER, RUN: jobs.run_of(job), RECORD: jobs.program_of(job)}
+        record = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": f"{self._name}-record", "labels": labels},
+            "data": {RECORD_KEY: json.dumps(jobs.record(job, ended))},
+        }
+        try:
+            self._cluster.apply(record)
+        except Unreachable:
+            raise
+        except SettingsError as error:
+            self._say("record", f"warning: how it ended is not written down: {error}")
+
     def _outcome(self, job: Object, pods: Sequence[Object]) -> Outcome:
         job = self._cluster.get("batch/v1", "Job", self._name)  # With what was just written down.
         every = jobs.attempts(job, pods, events_of(self._cluster))
+        if jobs.state(job) in ENDED:
+            self._keep(job, every)
         heard = bool(every) and of_json(self._last_line.get(every[-1].pod, "")) == every[-1].message
         return Outcome(job, every, jobs.exit_code(job, every), heard)
 
@@ -200,6 +229,30 @@ def pods_of(cluster: Cluster, job: Object) -> Sequence[Object]:
 def events_of(cluster: Cluster) -> Sequence[Object]:
     """The namespace's events; none where they may not be read."""
     return cluster.list_readable("v1", "Event")
+
+
+def why_waiting(cluster: Cluster, job: Object, pods: Sequence[Object], events: Sequence[Object]) -> str:
+    """Why nothing runs, "" where something does; of a Job in a queue, what the queue says."""
+    why = jobs.why_waiting(job, pods, events)
+    queue = jobs.queue_of(job)
+    if jobs.state(job) != jobs.SUSPENDED or not queue:
+        return why
+    try:
+        version = cluster.version(KUEUE)
+        cluster.get(version, "LocalQueue", queue)
+        found = cluster.list(version, "Workload")
+    except Unknown:
+        return f"suspended: it waits for its queue {queue}, and the cluster has no Kueue, which would start it"
+    except Missing:
+        return f"suspended: its queue {queue} does not exist; whoever runs Kueue here makes a LocalQueue {queue}"
+    except Unreachable:
+        raise
+    except SettingsError:  # It may not be read.
+        return why
+    owned = [each for each in found if job["metadata"]["uid"] in str(each["metadata"].get("ownerReferences", ""))]
+    conditions = [each for one in owned for each in one.get("status", {}).get("conditions") or []]
+    said = [each["message"] for each in conditions if each["type"] == "QuotaReserved" and each["status"] == "False"]
+    return f"{why}: {said[-1]}" if said else why
 
 
 def of_json(line: str) -> str:

@@ -4,16 +4,18 @@ import datetime as dt
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from boceto.errors import EXIT_DATA, EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED
 from k8s.render import PROGRAM, RUN, Object
 
 CONTAINER = "boceto"
+QUEUE = "kueue.x-k8s.io/queue-name"
 PROGRESS = "boceto.dev/progress"
 STOPPED = "boceto.dev/stopped"
 BEFORE = "boceto.dev/attempts-before"
+TOLD = "boceto.dev/ended"  # The trainer's own word of its last attempt.
 SIGNALLED = 128
 MOST_KEPT = 20
 CODES = {
@@ -38,8 +40,11 @@ IMAGE, IMAGE_REASONS = "image", ("ErrImagePull", "ImagePullBackOff")
 OUT_OF_MEMORY = "out of memory"
 DELETED = "its pod was deleted"
 GONE = "its pod is gone: deleted, evicted, or lost with its node"
+REMOVED = "its pod is gone since"
 NOT_BEGUN = "stopped before it began"
 RUNNING, PENDING = "running", "pending"  # Phases of a pod.
+# How Kubernetes says for which pod and code a rule has failed a Job.
+PUT_DOWN_TO = re.compile(r"for pod \S*?/(\S+) failed with exit code (\d+)")
 COMPLETE, FAILED, STOPPING, SUSPENDED, ACTIVE = "complete", "failed", "stopped", "suspended", "active"
 
 
@@ -168,13 +173,40 @@ def attempts(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> l
     """All pods that the Job had, oldest first: those that are there, those that were seen to go, and those of which
     only the event of their making is left.
     """
-    known = {each.pod: each for each in before(job)}
+    known = {each.pod: each for each in (*_by_condition(job), *_by_program(job), *before(job))}
     for event in sorted(events, key=_time):
         if event["reason"] == "SuccessfulCreate" and event["involvedObject"].get("uid") == job["metadata"]["uid"]:
             name = event["message"].rpartition(" ")[2]
             known.setdefault(name, Attempt(name, started=_time(event), why=GONE))
     known |= {pod["metadata"]["name"]: attempt(pod) for pod in pods}
-    return sorted(known.values(), key=lambda each: each.started)
+    found = sorted(known.values(), key=lambda each: each.started)
+    if state(job) == COMPLETE and (not found or found[-1].code is None):
+        found = [*found[:-1], _complete(job, found[-1] if found else Attempt("?"))]
+    return found
+
+
+def _complete(job: Object, last: Attempt) -> Attempt:
+    """The attempt that a Job which is done has ended with, whose pod nobody saw end."""
+    status = job["status"]
+    started, ended = last.started or status.get("startTime", ""), status.get("completionTime", "")
+    return replace(last, started=started, ended=ended, code=EXIT_DONE, why=f"{CODES[EXIT_DONE]}, {REMOVED}")
+
+
+def _by_condition(job: Object) -> list[Attempt]:
+    """The attempt that a Job has failed for, as its condition says."""
+    found = condition(job, "Failed") or {}
+    said = PUT_DOWN_TO.search(found.get("message", ""))
+    if not said:
+        return []
+    code, ended = int(said[2]), found.get("lastTransitionTime", "")
+    return [Attempt(said[1], started=ended, ended=ended, code=code, why=f"{in_words(code)}, {REMOVED}")]
+
+
+def _by_program(job: Object) -> list[Attempt]:
+    """The attempt whose end the program wrote on its Job."""
+    found = result(job["metadata"].get("annotations", {}).get(TOLD, "")) or {}
+    kept = _kept(found)
+    return [replace(kept, why=f"{in_words(kept.code)}, {REMOVED}")] if kept.pod and kept.code is not None else []
 
 
 def before(job: Object) -> list[Attempt]:
@@ -189,6 +221,20 @@ def before(job: Object) -> list[Attempt]:
 def _kept(entry: Mapping[str, Any]) -> Attempt:
     code, texts = entry.get("code"), {name: str(entry.get(name, "")) for name in TEXTS}
     return Attempt(**texts, code=code if isinstance(code, int) else None)
+
+
+def record(job: Object, ended: Sequence[Attempt]) -> dict[str, Any]:
+    """What is worth to be known of a Job when it is gone."""
+    return {
+        "run": run_of(job),
+        "program": program_of(job),
+        "job": job["metadata"]["name"],
+        "uid": job["metadata"]["uid"],
+        "created": job["metadata"]["creationTimestamp"],
+        "state": state(job),
+        "why": why_failed(job),
+        "attempts": [asdict(each) for each in ended[-MOST_KEPT:]],
+    }
 
 
 def written(ended: Sequence[Attempt]) -> str:
@@ -206,9 +252,8 @@ def _time(event: Object) -> str:
 def why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> str:
     """Why nothing runs, in the words of the cluster; "" where something does."""
     if state(job) == SUSPENDED:
-        queue = job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name")
-        if queue:
-            return f"suspended: it waits for its queue {queue}"
+        if queue_of(job):
+            return f"suspended: it waits for its queue {queue_of(job)}"
         name = job["metadata"]["name"]
         return f'suspended: `kubectl patch job {name} -p \'{{"spec":{{"suspend":false}}}}\'` sets it going'
     living = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
@@ -218,6 +263,11 @@ def why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -
         return _said(job, events, ("FailedCreate",))
     pod = living[-1]
     return _why_pending(pod) or _said(pod, events, ("Failed", "FailedScheduling", "FailedMount")) or "the pod starts"
+
+
+def queue_of(job: Object) -> str:
+    """The queue of Kueue that a Job waits in, "" where it needs none."""
+    return str(job["metadata"]["labels"].get(QUEUE, ""))
 
 
 def kind_of_wait(why: str) -> str:

@@ -29,7 +29,15 @@ RUN = "boceto.dev/run"
 PROGRAM = "app.kubernetes.io/component"
 DIGEST = "boceto.dev/digest"
 TOML = "boceto.toml"
+NO_DIGEST = f"@sha256:{'0' * 64}"
+SHARED = "shared"
+TELLS = "BOCETO_JOB"  # The variable of a program that writes on its Job.
+RIGHTS = "rbac.authorization.k8s.io"
 KEY = re.compile(r"[a-z_-]+")
+
+
+def _overlay(name: str) -> Path:
+    return OVERLAYS / name if "/" not in name and not Path(name).is_dir() else Path(name)
 
 
 def folder(overlay: str, program: str) -> Path:
@@ -38,8 +46,7 @@ def folder(overlay: str, program: str) -> Path:
     Raises:
         SettingsError: there is none.
     """
-    here = OVERLAYS / overlay if "/" not in overlay and not Path(overlay).is_dir() else Path(overlay)
-    found = here / program
+    found = _overlay(overlay) / program
     if not (found / "kustomization.yaml").is_file():
         known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
         raise SettingsError(
@@ -194,13 +201,28 @@ def _with_settings(path: Path, replaced: Mapping[str, Any], settings: Tables) ->
         return kustomize(top)
 
 
+def shared(overlay: str) -> list[Object]:
+    """What the runs of an overlay share and keep data in, none where it has no folder `shared`.
+
+    Raises:
+        SettingsError: it cannot be rendered.
+    """
+    path = _overlay(overlay) / SHARED
+    if not (path / "kustomization.yaml").is_file():
+        return []
+    objects = kustomize(path.resolve())
+    for each in objects:
+        each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
+    return objects
+
+
 def named(objects: list[Object], run: str, program: str) -> list[Object]:
     """The objects with the labels to find them by; the Job, and what is for it alone, gets the run's name."""
     job, settings = of_kind(objects, "Job"), settings_of(objects)
     new = f"{run}-{program}"
+    objects += _rights(job, run, new)
     for each in objects:
         each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
-    _give_rights(objects, job, run, new)
     job["metadata"]["name"] = new
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
         metadata.setdefault("labels", {})[RUN] = run
@@ -210,34 +232,37 @@ def named(objects: list[Object], run: str, program: str) -> list[Object]:
     return objects
 
 
-def _give_rights(objects: list[Object], job: Object, run: str, new: str) -> None:
-    """A role for one Job is that Job's alone, and so is the account that has it: two runs in a namespace have two.
+def tells(job: Object) -> bool:
+    """Whether a Job's program writes on it."""
+    containers = job["spec"]["template"]["spec"]["containers"]
+    return any(each["name"] == TELLS for container in containers for each in container.get("env", []))
 
-    The label of the run tells them from what runs share.
+
+def silence(job: Object) -> None:
+    """Has a Job's program write on it no more: it gets no token."""
+    pod = job["spec"]["template"]["spec"]
+    pod["automountServiceAccountToken"] = False
+    for container in pod["containers"]:
+        container["env"] = [each for each in container.get("env", []) if each["name"] != TELLS]
+
+
+def _rights(job: Object, run: str, new: str) -> list[Object]:
+    """The Role of a program that writes on its Job, and the binding to its account: what `k8s/rights/progress` is for
+    those who only have kubectl. The label of the run tells them from what runs share.
     """
-    roles, bindings, accounts = (
-        [each for each in objects if each["kind"] == kind] for kind in ("Role", "RoleBinding", "ServiceAccount")
-    )
-    if not roles:
-        return
-    old, pod = job["metadata"]["name"], job["spec"]["template"]["spec"]
-    own, account = {each["metadata"]["name"] for each in roles}, pod["serviceAccountName"]
-    pod["serviceAccountName"] = new
-    for named in [each["metadata"] for each in accounts] + [each for found in bindings for each in found["subjects"]]:
-        if named["name"] == account:
-            named["name"] = new
-    for each in roles + bindings:
-        each["metadata"]["name"] = _renamed(each["metadata"]["name"], new)
-        if each.get("roleRef", {}).get("name") in own:
-            each["roleRef"]["name"] = _renamed(each["roleRef"]["name"], new)
-        for rule in each.get("rules", []):
-            rule["resourceNames"] = [new if name == old else name for name in rule.get("resourceNames", [])]
-    for each in [*roles, *bindings, *(each for each in accounts if each["metadata"]["name"] == new)]:
-        each["metadata"]["labels"][RUN] = run
-
-
-def _renamed(name: str, new: str) -> str:
-    return f"{new}-{name.rpartition('-')[2]}"
+    pod = job["spec"]["template"]["spec"]
+    if not tells(job):
+        return []
+    name, labels = f"{new}-progress", {RUN: run}
+    rule = {"apiGroups": ["batch"], "resources": ["jobs"], "resourceNames": [new], "verbs": ["patch"]}
+    subject = {"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": "default"}
+    role = {"kind": "Role", "rules": [rule]}
+    to = {"apiGroup": RIGHTS, "kind": "Role", "name": name}
+    binding = {"kind": "RoleBinding", "roleRef": to, "subjects": [subject]}
+    return [
+        {"apiVersion": f"{RIGHTS}/v1", **each, "metadata": {"name": name, "labels": dict(labels)}}
+        for each in (role, binding)
+    ]
 
 
 def digest(job: Object, settings: Mapping[str, Any], name: str) -> str:
@@ -247,6 +272,17 @@ def digest(job: Object, settings: Mapping[str, Any], name: str) -> str:
     """
     text = json.dumps([job["spec"], settings], sort_keys=True, default=str).replace(json.dumps(name), '""')
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check_images(objects: Sequence[Object], overlay: str) -> None:
+    """Raises SettingsError where an image has a digest that is none: nobody has said yet which image it is."""
+    specs = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Job"]
+    for image in [container["image"] for spec in specs for container in spec["containers"]]:
+        if image.endswith(NO_DIGEST):
+            raise SettingsError(
+                f"submit.overlay = {overlay}: {image.partition('@')[0]} has no digest yet; write where your images are "
+                f"and the digest that `docker push` says into `images` of {_overlay(overlay)}/common/kustomization.yaml"
+            )
 
 
 def namespace_of(objects: Sequence[Object]) -> str:

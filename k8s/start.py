@@ -7,33 +7,40 @@ from typing import Any
 
 from boceto.console import Console
 from boceto.errors import SettingsError
-from k8s import jobs
+from k8s import jobs, rights
 from k8s.api import Cluster, OverQuota, Unknown, Unreachable, fits, is_ours
 from k8s.follow import Follower, pods_of, to_the_end
-from k8s.render import DIGEST, MANAGED, MANAGER, RUN, TOML, Object, maps_of, of_kind, settings_of, tables
+from k8s.render import DIGEST, MANAGED, MANAGER, RUN, TOML, Object, maps_of, of_kind, settings_of, tables, tells
 
 POLL = 0.5
 SOON, PATIENCE = 5.0, 120.0  # Seconds until it is said what is waited for, and until no more is waited.
 # What the API server writes into a Job's spec and labels, and refuses from anybody else.
-SERVED = ("selector", "suspend", "manualSelector")
+SERVED = ("selector", "suspend", "manualSelector")  # Kueue suspends what waits in its queue by itself.
 SERVED_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 RIGHTS = "rbac.authorization.k8s.io/v1"
 ROLES = ("Role", "RoleBinding")
 CLAIM = "PersistentVolumeClaim"
 SHARED = ("Deployment", CLAIM)  # They hold the data of all runs of a namespace.
-QUEUE = "kueue.x-k8s.io/queue-name"
 
 
-def start(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool, whose: str) -> Object:
+def start(  # noqa: PLR0913 - how it is started
+    cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool, follow: bool, whose: str
+) -> Object:
     """Brings one program's objects to the cluster; returns its Job, which may be there, and even done, already.
 
-    whose: who chose the namespace.
+    follow: whether it is followed then; whose: who chose the namespace.
 
     Raises:
         SettingsError: another's object is in the way, or a Job of this name with other settings.
     """
+    objects, lacking = rights.without_rights(cluster, objects)
+    rights.check(cluster, rights.to_apply(objects, replace=replace, follow=follow))
     wanted = of_kind(list(objects), "Job")
     name = wanted["metadata"]["name"]
+    if lacking:
+        console.line(
+            f"{name} does not write its progress on its Job: that needs the right to {lacking}; its log tells it"
+        )
     found = cluster.find("batch/v1", "Job", name)
     if found is not None:
         check_ours(cluster, found)
@@ -140,7 +147,7 @@ def _belongings(cluster: Cluster, job: Object) -> list[Object]:
         for api, kind, name in named
         if (found := cluster.find(api, kind, name))
     ]
-    if any(each["kind"] == "ServiceAccount" and _goes_with(each, job) for each in there):
+    if tells(job):
         there += [{**each, "apiVersion": RIGHTS, "kind": kind} for kind in ROLES for each in cluster.list(RIGHTS, kind)]
     return [
         {**each, "metadata": {"name": each["metadata"]["name"], **_plain(each["metadata"])}}
@@ -331,8 +338,6 @@ def again(job: Object, ended: Sequence[jobs.Attempt]) -> Object:
     """A new Job like one that has ended or was stopped; the attempts of the old one are written on it."""
     spec = {key: value for key, value in job["spec"].items() if key not in SERVED}
     template = {**spec["template"], "metadata": _plain(spec["template"]["metadata"])}
-    if QUEUE in job["metadata"]["labels"]:
-        spec["suspend"] = True
     annotations = {jobs.BEFORE: jobs.written(ended), DIGEST: jobs.annotation(job, DIGEST)}
     metadata = {**_plain(job["metadata"]), "name": job["metadata"]["name"], "annotations": annotations}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {**spec, "template": template}}

@@ -9,21 +9,35 @@ from typing import Any
 import yaml
 
 from boceto.console import Console, printable, table
-from boceto.errors import EXIT_DONE, EXIT_STOPPED, SettingsError
-from k8s import jobs, start
+from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, SettingsError
+from k8s import jobs, rights, start
 from k8s.api import Cluster, Missing, Unreachable
-from k8s.follow import Follower, Outcome, end_of, events_of, pods_of, result_lines, to_the_end
-from k8s.render import MANAGED, MANAGER, RUN, Object, namespace_of, place, render
+from k8s.follow import (
+    RECORD,
+    RECORD_KEY,
+    Follower,
+    Outcome,
+    end_of,
+    events_of,
+    pods_of,
+    result_lines,
+    to_the_end,
+    why_waiting,
+)
+from k8s.render import MANAGED, MANAGER, RUN, Object, check_images, namespace_of, place, render, shared
 from k8s.settings import PROGRAMS, Followed, Named, Place, Program, Run, check_name, check_namespace
 
 Answer = tuple[dict[str, Any], int]
+GONE = "its Job is gone"
 
 
 def run(settings: Run, console: Console) -> Answer:
     """Starts a run, or goes on with following it."""
     programs = PROGRAMS if settings.chain else (settings.program,)
     rendered = [render(settings.overlay, each, settings.name, settings.net, settings.set) for each in programs]
-    every = [each for _, objects in rendered for each in objects]
+    common = shared(settings.overlay)
+    every = [*common, *(each for _, objects in rendered for each in objects)]
+    check_images(every, settings.overlay)
     said = "" if settings.namespace else namespace_of(every)
     if settings.render:
         if settings.namespace:
@@ -37,7 +51,9 @@ def run(settings: Run, console: Console) -> Answer:
     whose = "by --namespace" if settings.namespace else "the overlay's" if said else "the context's"
     result: dict[str, Any] = {}
     for number, (name, objects) in enumerate(rendered, 1):
-        job = start.start(cluster, objects, console, replace=settings.replace, whose=whose)
+        job = start.start(
+            cluster, [*common, *objects], console, replace=settings.replace, follow=settings.follow, whose=whose
+        )
         if not settings.follow:
             return {"run": name, "job": job["metadata"]["name"]}, EXIT_DONE
         result, code = _followed(cluster, job, console, programs[number:])
@@ -88,15 +104,20 @@ def _jobs_of(cluster: Cluster, name: str, program: str = "") -> list[Object]:
     Raises:
         SettingsError: there is none.
     """
-    check_name(name, "submit.name")
-    found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}={name}")
-    chosen = [{**job, "apiVersion": "batch/v1", "kind": "Job"} for job in found]
-    chosen = [job for job in chosen if not program or jobs.program_of(job) == program]
+    chosen = [job for job in _find_jobs(cluster, name) if not program or jobs.program_of(job) == program]
     if not chosen:
         _check_there(cluster)
         what = f"run {name}" + (f" has no Job for {program}" if program else " is not known")
         raise SettingsError(f"{what} in namespace {cluster.namespace}; see `boceto submit list`")
-    return sorted(chosen, key=lambda job: job["metadata"]["creationTimestamp"])
+    return chosen
+
+
+def _find_jobs(cluster: Cluster, name: str) -> list[Object]:
+    """The Jobs of a run, the one begun last at the end."""
+    check_name(name, "submit.name")
+    found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}={name}")
+    every = [{**job, "apiVersion": "batch/v1", "kind": "Job"} for job in found]
+    return sorted(every, key=lambda job: job["metadata"]["creationTimestamp"])
 
 
 def _check_there(cluster: Cluster) -> None:
@@ -115,26 +136,45 @@ def _check_there(cluster: Cluster) -> None:
 
 def status(settings: Named, console: Console) -> Answer:
     """Where a run stands."""
-    cluster = Cluster(settings.context, settings.namespace)
-    events = events_of(cluster)
-    every = []
-    for job in _jobs_of(cluster, settings.name):
+    cluster = _cluster(settings, rights.SEES)
+    events, there = events_of(cluster), _find_jobs(cluster, settings.name)
+    every = [
+        {**each, "why": f"{each['why']}; {GONE}" if each["why"] else GONE}
+        for each in _records(cluster, f",{RUN}={settings.name}")
+        if each["job"] not in [job["metadata"]["name"] for job in there]
+    ]
+    for job in there if every else _jobs_of(cluster, settings.name):
         pods = pods_of(cluster, job)
         entry = {
             "job": job["metadata"]["name"],
             "state": jobs.state(job),
-            "why": jobs.why_failed(job) or _why_waiting(job, pods, events),
+            "why": jobs.why_failed(job) or _why_waiting(cluster, job, pods, events),
             **_facts(job),
             "warnings": list(jobs.warnings(pods, jobs.attempts(job, pods, events)).values()),
             "attempts": [asdict(each) for each in jobs.attempts(job, pods, events)],
         }
         every.append(entry)
+    for entry in every:
         console.line(_status_lines(entry))
     return {"run": settings.name, "jobs": every}, EXIT_DONE
 
 
-def _why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> str:
-    return jobs.why_waiting(job, pods, events) if jobs.state(job) in (jobs.ACTIVE, jobs.SUSPENDED) else ""
+def _cluster(settings: Place, needed: Sequence[rights.Right]) -> Cluster:
+    """The cluster, where this user may do what is needed."""
+    cluster = Cluster(settings.context, settings.namespace)
+    rights.check(cluster, needed)
+    return cluster
+
+
+def _records(cluster: Cluster, labels: str = "") -> list[dict[str, Any]]:
+    """What was written down of Jobs that have ended, oldest first."""
+    found = cluster.list_readable("v1", "ConfigMap", labels=f"{MANAGED}={MANAGER},{RECORD}{labels}")
+    read = [jobs.result(each.get("data", {}).get(RECORD_KEY, "")) for each in found]
+    return sorted([each for each in read if each and "job" in each], key=lambda each: str(each.get("created")))
+
+
+def _why_waiting(cluster: Cluster, job: Object, pods: Sequence[Object], events: Sequence[Object]) -> str:
+    return why_waiting(cluster, job, pods, events) if jobs.state(job) in (jobs.ACTIVE, jobs.SUSPENDED) else ""
 
 
 def _facts(job: Object) -> dict[str, Any]:
@@ -170,11 +210,18 @@ def _ended(entry: dict[str, Any]) -> str:
 
 def logs(settings: Followed, console: Console) -> Answer:
     """What a run's program said, and says."""
-    cluster = Cluster(settings.context, settings.namespace)
+    cluster = _cluster(settings, rights.FOLLOWS)
     job = _jobs_of(cluster, settings.name, settings.program)[-1]
+    pods = pods_of(cluster, job)
+    if not pods and (jobs.state(job) in (jobs.COMPLETE, jobs.FAILED) or not settings.follow):
+        console.line(
+            f"{job['metadata']['name']} has no pod any more, and its log went with it; `boceto submit status "
+            f"{settings.name}` shows what is known of it"
+        )
+        return {}, EXIT_FAULT
     if settings.follow:
         return _followed(cluster, job, console)
-    for pod in pods_of(cluster, job):
+    for pod in pods:
         for _, line in cluster.log(pod["metadata"]["name"], jobs.CONTAINER):
             print(printable(line))
     return {}, EXIT_DONE
@@ -182,7 +229,7 @@ def logs(settings: Followed, console: Console) -> Answer:
 
 def stop(settings: Program, console: Console) -> Answer:
     """Stops what runs of a run, with everything saved."""
-    cluster = Cluster(settings.context, settings.namespace)
+    cluster = _cluster(settings, rights.STOPS)
     job = _jobs_of(cluster, settings.name, settings.program)[-1]
     name = job["metadata"]["name"]
     if jobs.state(job) not in (jobs.ACTIVE, jobs.SUSPENDED):
@@ -197,7 +244,7 @@ def stop(settings: Program, console: Console) -> Answer:
 
 def resume(settings: Followed, console: Console) -> Answer:
     """Goes on with a run that was stopped, or has failed, in a new Job on the same folder."""
-    cluster = Cluster(settings.context, settings.namespace)
+    cluster = _cluster(settings, rights.RESUMES)
     found = _jobs_of(cluster, settings.name, settings.program)
     job = ([job for job in found if jobs.state(job) != jobs.COMPLETE] or found)[-1]
     name, state = job["metadata"]["name"], jobs.state(job)
@@ -226,7 +273,7 @@ def _nothing_to_resume(settings: Followed, found: Sequence[Object]) -> str:
 
 def list_runs(settings: Place, console: Console) -> Answer:
     """All runs of a namespace."""
-    cluster = Cluster(settings.context, settings.namespace)
+    cluster = _cluster(settings, rights.LISTS)
     found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}")
     if not found:
         _check_there(cluster)

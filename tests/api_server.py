@@ -10,7 +10,7 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-KINDS = ("jobs", "pods", "events", "configmaps", "serviceaccounts", "roles", "rolebindings")
+KINDS = ("jobs", "pods", "events", "configmaps", "serviceaccounts", "roles", "rolebindings", "workloads")
 
 
 def merged(there, change):
@@ -31,7 +31,9 @@ class ApiServer(ThreadingHTTPServer):
 
     forbidden: a word of the paths that are refused; refused: (method, a word of the paths, status, message).
     absent: a word of the paths that the server does not know. namespaces: those that are there. read_only: whether
-    every change is forbidden. broken: how many answers from now on are 503.
+    every change is forbidden. rights: the rules that a user has, by the reviews, unsaid: those that only a
+    question for one right tells of. groups: each with the version that is
+    preferred. broken: how many answers from now on are 503.
     """
 
     daemon_threads = True
@@ -47,6 +49,9 @@ class ApiServer(ThreadingHTTPServer):
         self.absent = None
         self.namespaces = ["here"]
         self.refused = None
+        self.rights = [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
+        self.unsaid = []
+        self.groups = {}
 
     @property
     def url(self):
@@ -89,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.broken -= 1
             self._answer(503, {"message": "not now"})
             return None
-        refused = self.server.read_only and self.command != "GET"
+        refused = self.server.read_only and self.command not in ("GET", "POST")
         if refused or (self.server.forbidden and self.server.forbidden in parts.path):
             self._answer(403, {"message": f"{parts.path} is forbidden"})
             return None
@@ -106,7 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not (asked := self._begin()):
             return
         path, query, _ = asked
-        if path.endswith("/log"):
+        if path.removeprefix("/apis/") in self.server.groups:
+            version = self.server.groups[path.removeprefix("/apis/")]
+            self._answer(200, {"preferredVersion": {"groupVersion": f"{path.removeprefix('/apis/')}/{version}"}})
+        elif path.endswith("/log"):
             self._answer(200, self.server.logs.get(path.split("/")[-2], b""))
         elif path in self.server.objects:
             self._answer(200, self.server.objects[path])
@@ -128,6 +136,21 @@ class _Handler(BaseHTTPRequestHandler):
                 for name, equals, value in labels
             )
         ]
+
+    def do_POST(self):
+        if not (asked := self._begin()):
+            return
+        path, _, review = asked
+        if path.endswith("/selfsubjectrulesreviews"):
+            self._answer(201, {"status": {"resourceRules": self.server.rights}})
+            return
+        wanted = review["spec"]["resourceAttributes"]
+        names = (("verbs", "verb"), ("apiGroups", "group"), ("resources", "resource"))
+        allowed = any(
+            all(wanted[name] in rule[part] or "*" in rule[part] for part, name in names)
+            for rule in [*self.server.rights, *self.server.unsaid]
+        )
+        self._answer(201, {"status": {"allowed": allowed}})
 
     def do_PATCH(self):
         if not (asked := self._begin()):

@@ -6,9 +6,11 @@ from typing import Any
 
 from boceto import process
 from boceto.console import Console, run_program
+from boceto.errors import EXIT_FAULT
 from boceto.settings import parse
 from trainer import environment, session, stop
 from trainer.accounts import Accounts
+from trainer.attempts import Attempt
 from trainer.log import Log
 from trainer.settings import Settings
 
@@ -19,16 +21,21 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns its exit code."""
-    accounts = Accounts(began=process.started())
+    accounts, attempt = Accounts(began=process.started()), Attempt()
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         invocation = parse(Settings, "train", argv, DESCRIPTION)
         settings = invocation.settings
+        attempt.run = settings.run
         environment.prepare()
         with stop.on_signals(settings.grace, lambda text: console.line(f"boceto train: {text}")) as asked:
             return session.run(settings, Log(console, settings.log_format), asked, accounts), invocation.json
 
-    return run_program("train", work)
+    try:
+        return run_program("train", work, attempt.ended)
+    except Exception as error:
+        attempt.ended(EXIT_FAULT, f"{type(error).__name__}: {error}")
+        raise
 
 
 if __name__ == "__main__":

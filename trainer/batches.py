@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from boceto import ledger
 from boceto.dataset import Split
+from boceto.environment import alive
 from boceto.errors import BocetoError
 from trainer import order
 
@@ -125,6 +126,7 @@ class Ahead(Generic[P]):
                 with self._waiting():
                     result = self._end(call, future)
                 self.waited += time.monotonic() - start
+                alive()
                 yield call, result
         finally:
             pool.shutdown(cancel_futures=True)

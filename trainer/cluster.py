@@ -46,9 +46,9 @@ def _tell(
     alerted = False
     while True:
         last = over.wait(EVERY)
-        now = {PREFIX + name: text for name, text in state().items()}
+        now = state()
         if now != told:
-            why = _write(pod, now)
+            why = write(pod, now)
             told = told if why else now
             if why and not alerted:
                 alerted = True
@@ -57,8 +57,9 @@ def _tell(
             return
 
 
-def _write(pod: Pod, annotations: Mapping[str, str]) -> str:
-    """Patches the Job; returns why that failed, "" where it did not."""
+def write(pod: Pod, texts: Mapping[str, str]) -> str:
+    """Writes annotations on the Job; returns why that failed, "" where it did not."""
+    annotations = {PREFIX + name: text for name, text in texts.items()}
     try:
         # Read each time: tokens are renewed.
         token = storage.read_bytes(f"{pod.account}/token").decode()

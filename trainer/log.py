@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from boceto.console import Console
+from boceto.environment import alive
 
 
 class Log:
@@ -13,6 +14,7 @@ class Log:
     def __init__(self, console: Console, form: str) -> None:
         self._console = console
         self._json = form == "json"
+        self._waits = ""
 
     def line(self, text: str, **fields: Any) -> None:
         """Something that happened; `fields` go with it where the log is JSON."""
@@ -24,8 +26,17 @@ class Log:
 
     def progress(self, text: str) -> None:
         """How far things are, for people only."""
+        alive()
         if not self._json:
             self._console.progress(text)
+
+    def waits(self, text: str) -> None:
+        """What the run waits for: the progress line, and for programs a line where it changes."""
+        alive()
+        if self._json and text != self._waits:
+            self._write("info", text, {})
+        self._waits = text
+        self.progress(text)
 
     def point(self, text: str, **fields: Any) -> None:
         """A log point: JSON always, people have the progress line."""

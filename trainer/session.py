@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from boceto import __version__, artefact, checkpoint, dataset, staging, storage
+from boceto import __version__, artefact, checkpoint, dataset, staging, storage, waiting
 from boceto import run as runs
 from boceto.console import quiet
 from boceto.dataset import DataSet
@@ -37,6 +37,8 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
 
 
 def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry: Telemetry) -> Mapping[str, Any]:
+    missing = storage.join(settings.data, dataset.MANIFEST)
+    waiting.until_there(missing, settings.wait, log.waits, lambda seconds: stop.wait(seconds) and stop.check())
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
     storage.check_lasting(settings.run, "train.run")
     before = runs.read(settings.run)

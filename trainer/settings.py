@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from boceto import staging, telemetry
+from boceto import staging, telemetry, waiting
 from boceto.errors import SettingsError
 from boceto.settings import option
 from trainer import nets
@@ -37,6 +37,7 @@ FREE = frozenset(
         "tensorboard",
         "readers",
         "verify",
+        "wait",
     }
 )
 # What decides when a run is finished.
@@ -94,6 +95,7 @@ class Settings:
     max_steps: int = option(0, help="stop after this many steps in all; 0: all epochs", at_least=0)
     log_every: int = option(50, help="steps between log points", at_least=1)
     log_format: str = option("text", help="form of the log on standard error", choices=("text", "json"))
+    wait: float = option(0.0, help=waiting.option_help("a data set"), at_least=0)
     metrics_port: int = telemetry.port_option()
     metrics_linger: float | None = telemetry.linger_option()
     tensorboard: bool = option(True, help="write TensorBoard events, where tensorboard is installed")

@@ -23,7 +23,7 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
     assert command.main(["train"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("`boceto train` needs `pip install 'boceto[train]'`")
+    assert error.startswith("`boceto train` needs `pip install '.[train]'`, in the repository's folder")
     assert len(error.splitlines()) == 1
 
 

@@ -19,6 +19,19 @@ def folder(request):
 
 
 @pytest.fixture
+def overlay(folder):
+    """The name of its overlay."""
+    return folder.parent.name
+
+
+@pytest.fixture
+def common(folder):
+    """What the overlay's Jobs share."""
+    shared = folder.parent / "shared"
+    return render(shared) if shared.is_dir() else []
+
+
+@pytest.fixture
 def objects(folder):
     """What each of them makes."""
     return render(folder)

@@ -16,29 +16,17 @@ from k8s.settings import PROGRAMS
 
 def _unnamed(objects, old):
     """The objects without what submission adds to them."""
-    plain = copy.deepcopy(objects)
+    plain = copy.deepcopy([found for found in objects if found["kind"] not in ("Role", "RoleBinding")])
     for found in plain:
         metadata = found["metadata"]
         metadata["labels"].pop(render.MANAGED)
         metadata["labels"].pop(render.RUN, None)
-        if not metadata["labels"]:
-            del metadata["labels"]
-        if found["kind"] in ("Role", "RoleBinding"):
-            metadata["name"] = f"boceto-{metadata['name'].rpartition('-')[2]}"
-        if found["kind"] == "RoleBinding":
-            found["roleRef"]["name"] = f"boceto-{found['roleRef']['name'].rpartition('-')[2]}"
-        for rule in found.get("rules", []):
-            rule["resourceNames"] = [old]
-        for subject in found.get("subjects", []):
-            subject["name"] = old
-        if found["kind"] == "ServiceAccount":
-            metadata["name"] = old
+        if found["kind"] == "ConfigMap":
+            assert not metadata.pop("labels")
         if found["kind"] == "Job":
-            metadata["name"] = found["spec"]["template"]["spec"]["serviceAccountName"] = old
+            metadata["name"] = old
             del found["spec"]["template"]["metadata"]["labels"][render.RUN]
-            del metadata["annotations"][render.DIGEST]
-            if not metadata["annotations"]:
-                del metadata["annotations"]
+            del metadata["annotations"]
     return plain
 
 
@@ -48,6 +36,17 @@ def test_it_is_what_kubectl_would_apply_with_a_name(folder):
     (job,) = of_kind(objects, "Job")
     assert job["metadata"]["name"] == f"first-{folder.name}"
     assert _unnamed(objects, f"boceto-{folder.name}") == by_kubectl(folder)
+
+
+def test_the_rights_of_a_run_are_those_that_kubectl_would_apply():
+    _, objects = render.render("local", "train")
+    made = [found for found in objects if found["kind"] in ("Role", "RoleBinding")]
+    render.place(made, "default")
+    for each in made:
+        del each["metadata"]["labels"]
+    assert json.loads(json.dumps(made).replace("first-train", "boceto-train")) == by_kubectl(
+        K8S / "rights" / "progress"
+    )
 
 
 def test_every_object_bears_the_mark_of_its_maker():
@@ -67,34 +66,15 @@ def test_a_name_is_the_jobs_the_runs_and_its_folders():
     assert role["rules"][0]["resourceNames"] == ["second-train"]
     assert role["metadata"]["name"] == binding["roleRef"]["name"] == "second-train-progress"
     (account,) = of_kind(objects, "ServiceAccount")
-    assert account["metadata"]["name"] == job["spec"]["template"]["spec"]["serviceAccountName"] == "second-train"
-    assert [subject["name"] for subject in binding["subjects"]] == ["second-train"]
-
-
-def test_a_binding_to_what_is_not_the_overlays_own_stays(tmp_path):
-    (tmp_path / "train").mkdir()
-    view = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": "boceto-looks"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
-        "subjects": [{"kind": "ServiceAccount", "name": "boceto-train", "namespace": "default"}],
-    }
-    (tmp_path / "train" / "view.yaml").write_text(json.dumps(view))
-    local = os.path.relpath(K8S / "overlays" / "local" / "train", tmp_path / "train")
-    (tmp_path / "train" / "kustomization.yaml").write_text(json.dumps({"resources": [local, "view.yaml"]}))
-    _, objects = render.render(str(tmp_path), "train")
-    bindings = {each["metadata"]["name"]: each for each in of_kind(objects, "RoleBinding")}
-    assert bindings["first-train-looks"]["roleRef"]["name"] == "view"
-    assert bindings["first-train-looks"]["subjects"][0]["name"] == "first-train"
-    assert bindings["first-train-progress"]["roleRef"]["name"] == "first-train-progress"
-
-
-def test_without_a_role_the_account_is_the_overlays_own():
-    _, objects = render.render("gke", "train", name="second")
-    (account,) = of_kind(objects, "ServiceAccount")
-    (job,) = of_kind(objects, "Job")
     assert account["metadata"]["name"] == job["spec"]["template"]["spec"]["serviceAccountName"] == "boceto-train"
+    assert [subject["name"] for subject in binding["subjects"]] == ["boceto-train"]
+
+
+def test_what_runs_share_is_rendered_once_and_marked(tmp_path):
+    shared = render.shared("local")
+    assert {each["kind"] for each in shared} == {"Deployment", "Service", "NetworkPolicy"}
+    assert {each["metadata"]["labels"][render.MANAGED] for each in shared} == {render.MANAGER}
+    assert render.shared("gke") == render.shared(str(tmp_path)) == []
 
 
 def _tables(objects):

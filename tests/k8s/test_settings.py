@@ -39,7 +39,7 @@ def test_every_setting_is_known_and_allowed(objects, read):
 
 def test_a_changed_setting_is_a_new_map(objects):
     (settings,) = of_kind(objects, "ConfigMap")
-    assert re.fullmatch(r"boceto-settings-[0-9a-z]{10}", settings["metadata"]["name"])
+    assert re.fullmatch(r"boceto-settings-(prepare|train|eval)-[0-9a-z]{10}", settings["metadata"]["name"])
 
 
 def test_each_job_reads_what_the_one_before_wrote(chain, read):

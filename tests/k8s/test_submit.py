@@ -43,7 +43,10 @@ def _one_line(capsys):
 
 def test_everything_of_the_overlay_is_applied_and_marked(api, capsys):
     assert _submit() == 0
-    wanted = {(each["kind"], each["metadata"]["name"]) for each in render.render("local", "train")[1]}
+    wanted = {
+        (each["kind"], each["metadata"]["name"])
+        for each in [*render.shared("local"), *render.render("local", "train")[1]]
+    }
     assert {(each["kind"], each["metadata"]["name"]) for each in api.objects.values()} == wanted
     assert all(each["metadata"]["labels"][render.MANAGED] == "boceto" for each in api.objects.values())
     (binding,) = api.of_kind("RoleBinding")
@@ -95,7 +98,7 @@ def _maps(api):
     return {name: data["boceto.toml"] for name, data in maps.items() if "boceto.toml" in data}
 
 
-@pytest.mark.parametrize("path", [f"{JOBS}/first-train", "/api/v1/namespaces/here/serviceaccounts/first-train"])
+@pytest.mark.parametrize("path", [f"{JOBS}/first-train", "/api/v1/namespaces/here/serviceaccounts/boceto-train"])
 def test_what_another_made_is_never_touched(api, capsys, path):
     kind = "Job" if path.startswith(JOBS) else "ServiceAccount"
     theirs = {"kind": kind, "metadata": {"name": path.rpartition("/")[2], "labels": {"a": "b"}}, "spec": {}}
@@ -110,7 +113,8 @@ def test_what_another_made_is_never_touched(api, capsys, path):
 def test_what_another_made_just_so_is_used_as_it_is(api):
     """As `kubectl apply -k` leaves it behind."""
     for kind, plural in (("ServiceAccount", "serviceaccounts"), ("Service", "services")):
-        (found,) = of_kind(render.kustomize(render.folder("local", "prepare")), kind)
+        folders = (K8S / "overlays" / "local" / part for part in ("prepare", "shared"))
+        (found,) = of_kind([each for folder in folders for each in render.kustomize(folder)], kind)
         found["metadata"]["namespace"] = "here"
         path = f"/api/v1/namespaces/here/{plural}/{found['metadata']['name']}"
         api.put(path, found)
@@ -128,17 +132,17 @@ def _owned(api, job):
 def test_settings_and_rights_go_with_the_job_that_they_are_for(api):
     _submit("--program", "prepare")
     _submit()
-    (settings,) = _maps(api)
-    assert _owned(api, "first-prepare") == {settings}
-    assert _owned(api, "first-train") == {settings, "first-train", "first-train-progress"}
+    prepare, train = sorted(_maps(api))
+    assert _owned(api, "first-prepare") == {prepare}
+    assert _owned(api, "first-train") == {train, "first-train-progress"}
     _end(api, "Failed")
     before = set(api.objects)
     assert main(["resume", "first", "--program", "train", "--no-follow"]) == 0
     assert set(api.objects) == before
-    assert _owned(api, "first-train") == {settings, "first-train", "first-train-progress"}
+    assert _owned(api, "first-train") == {train, "first-train-progress"}
     _end(api, "Failed")
     assert _submit("--set", "train.epochs=5", "--replace") == 0
-    assert len(_maps(api)) == 2  # One is the other Job's.
+    assert len(_maps(api)) == 2
 
 
 @pytest.mark.parametrize("kind", ["roles", "configmaps", "serviceaccounts"])
@@ -155,8 +159,59 @@ def test_what_could_not_be_made_anew_is_not_removed(api, capsys, kind):
 
 def test_an_account_that_runs_share_is_no_jobs_own(api):
     """Also where a run's Job is named as the account is."""
-    assert _submit("--overlay", "gke", "--name", "boceto") == 0
-    assert _owned(api, "boceto-train") == set(_maps(api))
+    assert _submit("--program", "prepare", "--name", "boceto") == 0
+    assert _owned(api, "boceto-prepare") == set(_maps(api))
+
+
+@pytest.mark.parametrize("overlay", ["gke", "gpu-8"])
+def test_an_image_of_a_release_overlay_is_said_before_it_is_submitted(api, capsys, overlay):
+    assert _submit("--overlay", overlay) == 2
+    line = _one_line(capsys)
+    assert "/boceto-train has no digest yet" in line
+    assert f"overlays/{overlay}/common/kustomization.yaml" in line
+    assert not api.requests
+
+
+EDITOR = [
+    {"verbs": ["*"], "apiGroups": ["", "apps", "batch", "networking.k8s.io"], "resources": ["*"]},
+    {"verbs": ["get"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"]},
+]
+
+
+def test_who_may_give_no_rights_submits_a_job_that_needs_none(api, capsys):
+    api.rights = EDITOR
+    assert _submit() == 0
+    assert "does not write its progress on its Job: that needs the right to create roles" in capsys.readouterr().err
+    assert not api.of_kind("Role")
+    assert not api.of_kind("RoleBinding")
+    pod = api.objects[f"{JOBS}/first-train"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert "BOCETO_JOB" not in str(pod)
+    _end(api, "Failed")
+    api.forbidden = "rolebindings"
+    assert main(["resume", "first", "--no-follow"]) == 0
+
+
+def test_all_rights_that_are_missing_are_told_at_once_and_nothing_is_made(api, capsys):
+    api.rights = [{"verbs": ["get", "list"], "apiGroups": ["*"], "resources": ["*"]}]
+    assert _submit("--replace") == 2
+    line = _one_line(capsys)
+    for each in (
+        "create configmaps",
+        "patch jobs.batch",
+        "create networkpolicies.networking.k8s.io",
+        "delete jobs.batch",
+    ):
+        assert each in line
+    assert "k8s/rights/submit" in line
+    assert {method for method, *_ in api.requests} == {"POST"}
+    assert main(["stop", "first"]) == 2
+    assert "not allowed: patch jobs.batch;" in _one_line(capsys)
+
+
+def test_where_rules_are_not_told_each_right_is_asked_for(api):
+    api.rights, api.unsaid = [], EDITOR
+    assert _submit("--program", "prepare") == 0
 
 
 def test_a_failed_job_is_gone_on_with_by_resume_alone(api, capsys):
@@ -294,7 +349,7 @@ def test_an_overlay_with_monitoring_is_submitted(api, tmp_path):
     assert _submit("--overlay", overlay, "--set", "train.epochs=5") == 0
     assert _submit("--overlay", overlay, "--set", "train.epochs=5") == 0
     (settings,) = _maps(api)
-    assert _owned(api, "first-train") == {settings, "first-train", "first-train-progress"}
+    assert _owned(api, "first-train") == {settings, "first-train-progress"}
 
 
 def test_a_kind_that_the_cluster_does_not_know_is_one_line(api, tmp_path, capsys):
@@ -318,7 +373,7 @@ def test_an_overlays_namespace_counts_where_none_is_given(api, tmp_path, capsys,
 
 
 @pytest.mark.parametrize("words", [["run", "--replace", "--set", "train.epochs=5", "--no-follow"], ["resume", "first"]])
-@pytest.mark.parametrize("word", ["/jobs/first-train-anew", "/serviceaccounts/first-train"])
+@pytest.mark.parametrize("word", ["/jobs/first-train-anew", "/roles/first-train-progress"])
 def test_a_job_stays_where_the_next_would_be_refused(api, capsys, words, word):
     _submit()
     _end(api, "Failed")
@@ -601,3 +656,108 @@ def _failed(reason, message, *, heard):
 )
 def test_the_end_says_what_the_log_has_not_said(reason, heard, line):
     assert follow.end_of(_failed(reason, "bad", heard=heard)) == line
+
+
+def test_a_done_jobs_attempt_is_known_without_its_pod(api, capsys):
+    _submit()
+    _end(api, "Complete")
+    api.objects[f"{JOBS}/first-train"]["status"] |= {
+        "startTime": "2026-01-02T03:04:05Z",
+        "completionTime": "2026-01-02T03:05:05Z",
+    }
+    capsys.readouterr()
+    assert main(["status", "first"]) == 0
+    assert "done, its pod is gone since (exit code 0)" in capsys.readouterr().err
+
+
+def test_a_failed_jobs_reason_outlives_its_pod(api, capsys):
+    """By what its follower saw; by the program's own word; by the Job's condition."""
+    _submit()
+    said = "boceto train: error: the shard train-00001 is damaged"
+    message = (
+        "Container boceto for pod here/first-train-abcde failed with exit code 65 matching FailJob rule at index 0"
+    )
+    _end(api, "Failed", reason="PodFailurePolicy", message=message)
+    _pod(api, "train", {"exitCode": 65, "message": said, "finishedAt": "2026-01-02T03:05:05Z"})
+    assert main(["run"]) == 2  # It has failed already.
+    assert main(["logs", "first"]) == 65
+    (path,) = [path for path in api.objects if "/pods/" in path]
+    del api.objects[path]
+    capsys.readouterr()
+    assert main(["status", "first"]) == 0
+    assert f"data refused (exit code 65): {said}" in capsys.readouterr().err
+    annotations = api.objects[f"{JOBS}/first-train"]["metadata"]["annotations"]
+    del annotations[jobs.BEFORE]
+    entry = {"pod": "first-train-abcde", "code": 65, "message": "damaged", "ended": "2026-01-02T03:05:05Z"}
+    annotations[jobs.TOLD] = json.dumps(entry)
+    assert main(["status", "first"]) == 0
+    assert "data refused, its pod is gone since (exit code 65): damaged" in capsys.readouterr().err
+    del annotations[jobs.TOLD]
+    assert main(["status", "first"]) == 0
+    assert "data refused, its pod is gone since (exit code 65)" in capsys.readouterr().err
+
+
+def test_a_run_whose_jobs_are_gone_is_still_known(api, capsys):
+    _submit()
+    _end(api, "Failed", reason="PodFailurePolicy", message="m")
+    _pod(api, "train", {"exitCode": 65, "message": "damaged", "finishedAt": "2026-01-02T03:05:05Z"})
+    assert main(["logs", "first"]) == 65
+    del api.objects[f"{JOBS}/first-train"]
+    capsys.readouterr()
+    assert main(["status", "first", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "first-train: failed, PodFailurePolicy: m; its Job is gone" in err
+    assert "damaged" in err
+    (entry,) = json.loads(out)["jobs"]
+    assert (entry["state"], entry["attempts"][0]["code"]) == ("failed", 65)
+
+
+@pytest.mark.parametrize("words", [[], ["--no-follow"]])
+def test_logs_that_went_with_their_pod_are_no_success(api, capsys, words):
+    _submit()
+    _end(api, "Complete")
+    capsys.readouterr()
+    assert main(["logs", "first", *words]) == 1
+    assert "first-train has no pod any more, and its log went with it" in capsys.readouterr().err
+
+
+def test_a_job_that_is_removed_under_its_follower_is_no_matter_of_settings(api, capsys, monkeypatch):
+    def removed(*_):
+        api.objects.pop(f"{JOBS}/first-train", None)
+
+    monkeypatch.setattr(follow.time, "sleep", removed)
+    assert main(["run"]) == 1
+    assert "first-train was removed while it was followed" in capsys.readouterr().err
+
+
+def _queued(api, tmp_path):
+    assert _submit("--overlay", _overlay(tmp_path, components=["queue"])) == 0
+    job = api.objects[f"{JOBS}/first-train"]
+    assert "suspend" not in job["spec"]
+    job["spec"]["suspend"] = True  # As Kueue does.
+    return job["metadata"]["uid"]
+
+
+def test_a_job_in_a_queue_says_what_it_waits_for(api, tmp_path, capsys):
+    uid = _queued(api, tmp_path)
+    api.absent = "kueue"
+    assert main(["status", "first"]) == 0
+    assert "queue boceto, and the cluster has no Kueue" in capsys.readouterr().err
+    api.absent = None
+    api.groups["kueue.x-k8s.io"] = "v1beta1"
+    assert main(["status", "first"]) == 0
+    assert "its queue boceto does not exist" in capsys.readouterr().err
+    here = "/apis/kueue.x-k8s.io/v1beta1/namespaces/here"
+    api.put(f"{here}/localqueues/boceto", {"kind": "LocalQueue", "metadata": {"name": "boceto"}})
+    said = {"type": "QuotaReserved", "status": "False", "message": "insufficient quota for nvidia.com/gpu"}
+    workload = {"name": "job-first", "ownerReferences": [{"uid": uid}]}
+    api.put(f"{here}/workloads/job-first", {"kind": "Workload", "metadata": workload, "status": {"conditions": [said]}})
+    assert main(["status", "first"]) == 0
+    assert "waits for its queue boceto: insufficient quota for nvidia.com/gpu" in capsys.readouterr().err
+
+
+def test_resume_leaves_the_suspending_to_the_queue(api, tmp_path):
+    _queued(api, tmp_path)
+    _end(api, "Failed")
+    assert main(["resume", "first", "--no-follow"]) == 0
+    assert "suspend" not in api.objects[f"{JOBS}/first-train"]["spec"]

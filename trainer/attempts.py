@@ -1,0 +1,75 @@
+"""`RUN/attempts.jsonl`: how each attempt at a run ended, for when its pod and its Job are gone."""
+
+import contextlib
+import datetime as dt
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from boceto import lease, storage
+from boceto.environment import is_watched
+from boceto.errors import BocetoError
+from trainer import cluster, environment
+
+NAME = "attempts.jsonl"
+MOST = 1000  # Lines that are kept.
+TRIES = 5
+SECONDS = 2.0  # The program does not end later than that for it.
+
+
+class Attempt:
+    """The attempt of this process at a run. run: its folder, "" until the settings have been read."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self._started = _now()
+
+    def ended(self, code: int, said: str) -> None:
+        """Writes down the exit code and the last word: in the run folder, and on the Job where that is to be told.
+
+        Outside of a container, only an attempt that has held the run's lease counts.
+        """
+        entry = {"pod": socket.gethostname(), "started": self._started, "ended": _now(), "code": code, "message": said}
+        threads = [threading.Thread(target=write, args=(entry,), daemon=True) for write in (self._keep, _tell)]
+        end = time.monotonic() + SECONDS
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _keep(self, entry: Mapping[str, Any]) -> None:
+        with contextlib.suppress(BocetoError, OSError):
+            if self.run and (is_watched() or _held_by_us(self.run)):
+                _append(storage.join(self.run, NAME), json.dumps(entry).encode() + b"\n")
+
+
+def _tell(entry: Mapping[str, Any]) -> None:
+    if pod := environment.pod():
+        cluster.write(pod, {"ended": json.dumps(entry)})
+
+
+def _held_by_us(run: str) -> bool:
+    holder, _ = lease.read(storage.join(run, lease.NAME))
+    return bool(holder and holder.is_here and holder.process == os.getpid())
+
+
+def _append(path: str, line: bytes) -> None:
+    """Adds a line to a small object: only where nobody else has just done so, else once more."""
+    for _ in range(TRIES):
+        with contextlib.suppress(FileExistsError, storage.Changed):
+            try:
+                before, version = storage.read_versioned(path)
+            except (FileNotFoundError, NotADirectoryError):
+                storage.create_bytes(path, line)
+                return
+            kept = before.splitlines(keepends=True)[-MOST + 1 :]
+            storage.replace_bytes(path, b"".join([*kept, line]), version)
+            return
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -37,8 +37,7 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
 
 
 def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry: Telemetry) -> Mapping[str, Any]:
-    missing = storage.join(settings.data, dataset.MANIFEST)
-    waiting.until_there(missing, settings.wait, log.waits, lambda seconds: stop.wait(seconds) and stop.check())
+    waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
     storage.check_lasting(settings.run, "train.run")
     before = runs.read(settings.run)

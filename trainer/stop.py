@@ -37,6 +37,11 @@ class Stop:
         if self.requested:
             raise Stopped("stopped before its first step, nothing was lost; run the same command again")
 
+    def pause(self, seconds: float) -> None:
+        """Waits for `seconds`; raises Stopped as soon as it was asked to stop."""
+        self.wait(seconds)
+        self.check()
+
     def wait(self, seconds: float) -> bool:
         """Waits for at most `seconds`; returns whether it was asked to stop."""
         return self._asked.wait(seconds)

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from boceto.console import Console
-from boceto.errors import SettingsError
 from k8s import follow, jobs
 from k8s.api import Cluster
 from k8s.follow import Follower
@@ -202,7 +201,7 @@ def test_a_cluster_that_is_silent_for_a_while_is_told_and_missed_no_more(api, cl
 
 
 def test_a_job_that_is_removed_ends_the_following(api, cluster):
-    with pytest.raises(SettingsError, match="not found"):
+    with pytest.raises(follow.Removed, match="was removed while it was followed"):
         follow_through(cluster, lambda: api.objects.pop(JOB), lambda: None)
 
 

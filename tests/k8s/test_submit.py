@@ -617,7 +617,10 @@ def test_a_missing_or_unknown_verb_names_the_verbs(words, capsys):
 
 def test_what_is_rendered_is_what_would_be_applied(capsys):
     assert main(["run", "--render", "--name", "mine"]) == 0
-    assert list(yaml.safe_load_all(capsys.readouterr().out)) == render.render("local", "train", name="mine")[1]
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == [
+        *render.shared("local"),
+        *render.render("local", "train", name="mine")[1],
+    ]
 
 
 def test_progress_has_a_bar():

@@ -202,6 +202,13 @@ def test_what_the_api_replaces_whole_is_said_whole(objects, with_component):
     assert text.count('"fieldRef"') == len(re.findall(r'"fieldRef": \{"apiVersion": "v1"', text))
 
 
+def test_quantities_are_texts_as_the_api_keeps_them(objects, with_component):
+    """A number comes back as a text, and each `kubectl apply` would change it again."""
+    for container in containers([*objects, *with_component]):
+        every = [value for part in container.get("resources", {}).values() for value in part.values()]
+        assert all(isinstance(value, str) for value in every)
+
+
 def test_a_second_run_by_a_suffix_has_its_own_names_and_rights(tmp_path):
     folders = [os.path.relpath(K8S / part, tmp_path) for part in ("overlays/gke/train", "rights/progress")]
     (tmp_path / "kustomization.yaml").write_text(
@@ -310,7 +317,7 @@ def test_eight_gpus_have_the_cores_and_the_memory_that_they_need():
         for volume in templates(render(K8S / "overlays" / "gpu-8" / "train"))[0]["spec"]["volumes"]
         if volume["name"] == "shm"
     ]
-    gpus, own = limits["nvidia.com/gpu"], int(limits["memory"][:-2]) - int(shared[:-2])
+    gpus, own = int(limits["nvidia.com/gpu"]), int(limits["memory"][:-2]) - int(shared[:-2])
     assert gpus == 8
     assert int(limits["cpu"]) >= 4 * gpus
     assert own >= 16 * gpus

@@ -81,27 +81,24 @@ class Cluster:
 
     def overlay(self, name: str, *patches: dict[str, Any], components: Sequence[str] = ()) -> Path:
         """A folder of overlays on `local`, for this namespace, with more components, and patches to the Job."""
+        made = [{"target": {"kind": "Job"}, "patch": json.dumps([each])} for each in patches]
         for program in PROGRAMS:
-            folder = self.folder / name / program
-            folder.mkdir(parents=True)
-            images = [{"name": f"boceto-{each}", "newTag": self.tag} for each in (*PROGRAMS, "emulator")]
-            warden = {
-                "op": "add",
-                "path": "/spec/template/spec/containers/-",
-                "value": {**WARDEN, "image": self.warden},
-            }
-            content = {
-                "namespace": self.namespace,
-                "resources": [_from(folder, "overlays", "local", program)],
-                "components": [_from(folder, "components", each) for each in components],
-                "images": images,
-                "patches": [
-                    *[{"target": {"kind": "Job"}, "patch": json.dumps([each])} for each in patches],
-                    {"target": {"kind": "Deployment"}, "patch": json.dumps([SHARED, warden])},
-                ],
-            }
-            (folder / "kustomization.yaml").write_text(json.dumps(content))
+            self._overlay(name, program, made, components)
+        warden = {"op": "add", "path": "/spec/template/spec/containers/-", "value": {**WARDEN, "image": self.warden}}
+        self._overlay(name, "shared", [{"target": {"kind": "Deployment"}, "patch": json.dumps([SHARED, warden])}], ())
         return self.folder / name
+
+    def _overlay(self, name: str, part: str, patches: list[dict[str, Any]], components: Sequence[str]) -> None:
+        folder = self.folder / name / part
+        folder.mkdir(parents=True)
+        content = {
+            "namespace": self.namespace,
+            "resources": [_from(folder, "overlays", "local", part)],
+            "components": [_from(folder, "components", each) for each in components],
+            "images": [{"name": f"boceto-{each}", "newTag": self.tag} for each in (*PROGRAMS, "emulator")],
+            "patches": patches,
+        }
+        (folder / "kustomization.yaml").write_text(json.dumps(content))
 
     @property
     def warden(self) -> str:

@@ -42,6 +42,7 @@ ZIGZAGS = tuple(
 def apply_in_order(cluster: Cluster) -> str:
     """kubectl apply -k of prepare, train, eval: scores arrive, and the data is what the laptop makes."""
     overlay = cluster.overlay("plain")
+    cluster.kubectl("apply", "--kustomize", str(overlay / "shared"))
     for program in PROGRAMS:
         cluster.kubectl("apply", "--kustomize", str(overlay / program))
         check(
@@ -330,4 +331,40 @@ def _goodput(address: str, began: float) -> tuple[float, float]:
     return off, end - begin
 
 
-SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted, watched, told)
+def applied_again(cluster: Cluster) -> str:
+    """An editor applies an overlay twice, both ways, and nothing changes; what is removed is a Job's own."""
+    cluster.kubectl("create", "rolebinding", "editor", "--clusterrole", "edit", "--user", "editor")
+    there = {"deployments,services,persistentvolumeclaims": ("boceto-storage", "boceto-storage", "boceto")}
+    for name in ("local", "gpu-8"):
+        _apply_as_editor(cluster, ROOT / "k8s" / "overlays" / name)
+    for kinds, names in there.items():
+        found = sorted(each["metadata"]["name"] for each in cluster.get(kinds)["items"])
+        check(found == sorted(names), f"of what Jobs share, {found} is left")
+    check(not cluster.get("jobs,networkpolicies", "--selector", "app.kubernetes.io/name=boceto")["items"], "Jobs stay")
+    refused = cluster.kubectl("apply", "--kustomize", str(ROOT / "k8s/rights/progress"), fails=True)
+    check(not refused, f"rights of another namespace are applied: {refused}")
+    cluster.kubectl("delete", "persistentvolumeclaim", "boceto")
+    return "unchanged both ways; volume and emulator stay"
+
+
+def _apply_as_editor(cluster: Cluster, overlay: Path) -> None:
+    editor = ("--as", "editor", "--kustomize")
+    cluster.kubectl("apply", *editor, str(overlay / "shared"))
+    cluster.kubectl("apply", *editor, str(overlay))
+    again = cluster.kubectl("apply", *editor, str(overlay)).splitlines()
+    changed = [line for line in again if not line.endswith("unchanged")]
+    check(not changed, f"applied again, {changed}")
+    # As Kueue does with a Job that names a queue: it suspends it, and lets it in.
+    for suspended in ("true", "false"):
+        cluster.kubectl("patch", "job", "boceto-train", "--patch", f'{{"spec": {{"suspend": {suspended}}}}}')
+    cluster.kubectl("apply", *editor, str(overlay))
+    check(cluster.get("job", "boceto-train")["spec"]["suspend"] is False, "applied again, an admitted Job is suspended")
+    cluster.kubectl("apply", "--server-side", *editor, str(overlay))
+    difference = cluster.kubectl("diff", "--server-side", *editor, str(overlay))
+    check(not difference, f"applied both ways, {difference}")
+    for folder in (overlay / "eval", overlay):
+        words = ("--ignore-not-found", "--cascade=foreground", "--timeout=100s")
+        cluster.kubectl("delete", "--kustomize", str(folder), *words)
+
+
+SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted, watched, told, applied_again)

@@ -112,7 +112,8 @@ def verified(run: str, description: Artefact) -> Iterator[Path]:
         DataError: as `verify`.
     """
     if storage.is_local(run):
-        yield storage.local_folder(verify(run, description))
+        with _plainly_named(storage.local_folder(verify(run, description))) as folder:
+            yield folder
         return
     with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as folder:
         for path, expected in listed(storage.join(run, FOLDER), description).items():
@@ -122,6 +123,18 @@ def verified(run: str, description: Artefact) -> Iterator[Path]:
                 storage.download(path, copy)
             _check(run, path, storage.checksum(str(copy))[1], expected)
         yield Path(folder)
+
+
+@contextlib.contextmanager
+def _plainly_named(folder: Path) -> Iterator[Path]:
+    """`folder`, or a link to it for TensorFlow, which takes some signs in a path for a pattern of many."""
+    if not set("*?[]\\") & set(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as temporary:
+        link = Path(temporary, MODEL)
+        link.symlink_to(folder.absolute())
+        yield link
 
 
 @contextlib.contextmanager

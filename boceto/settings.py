@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from boceto.errors import SettingsError
+from boceto.stores.file import regular
 
 T = TypeVar("T")
 PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume", "submit")
@@ -113,7 +114,7 @@ def _shown(value: Any) -> str:
 
 def _read_table(path: str, verb: str) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(Path(path).read_text("utf-8"))
+        tables = tomllib.loads(regular(Path(path)).read_text("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}; give a readable TOML file") from error
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, or a number of 4,300 digits.

@@ -22,6 +22,7 @@ import google_crc32c
 from boceto import stores
 from boceto.errors import DataError, SettingsError
 from boceto.stores import Changed, Entry, Progress, Sink, Stat, Store, Unavailable
+from boceto.stores import file as local
 from boceto.stores.file import local_path
 
 __all__ = ["Changed", "Entry", "Progress", "Stat", "Unavailable"]
@@ -92,9 +93,12 @@ def relative(url: str, folder: str) -> str:
     return url.removeprefix(folder.rstrip("/") + "/")
 
 
-def list_files(url: str) -> list[Entry]:
-    """All objects below the folder `url`, sorted; for the URL of one object, that one."""
-    return _store(url).list(url)
+def list_files(url: str, *, linked: bool = False) -> list[Entry]:
+    """All objects below the folder `url`, sorted; for the URL of one object, that one.
+
+    With `linked`, what is behind linked folders of this machine too: for what only reads.
+    """
+    return local.list_linked(url) if linked and is_local(url) and url else _store(url).list(url)
 
 
 def stat(url: str) -> Stat | None:
@@ -161,7 +165,7 @@ class Source:
 def source(url: str) -> Source:
     """Opens one object for reads by position; raises FileNotFoundError where there is none."""
     if is_local(url):
-        return Source(memoryview(b""), os.open(local_path(url), os.O_RDONLY | os.O_CLOEXEC))
+        return Source(memoryview(b""), os.open(local.regular(local_path(url)), os.O_RDONLY | os.O_CLOEXEC))
     return Source(buffer(url))
 
 

@@ -7,11 +7,12 @@ import fcntl
 import hashlib
 import mmap
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from boceto.errors import SettingsError
 from boceto.stores import Changed, Entry, Progress, Sink, Stat
@@ -31,10 +32,23 @@ def local_path(url: str) -> Path:
     """
     if not url.startswith("file://"):
         return Path(url)
-    parts = urlsplit(url)
-    if parts.netloc not in {"", "localhost"} or not parts.path:
+    host, slash, path = url.removeprefix("file://").partition("/")  # A file's name may hold `?` and `#`.
+    if host not in {"", "localhost"} or not slash:
         raise SettingsError(f"{url} is no file of this machine; write file:///folder, or a path")
-    return Path(unquote(parts.path))
+    return Path(slash + unquote(path))
+
+
+def regular(path: Path) -> Path:
+    """`path`, where a file or folder is.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        SettingsError: it is a pipe, a device or a socket, which a reader could wait for without end.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise SettingsError(f"{path} is a pipe, a device or a socket; give a regular file or a folder")
+    return path
 
 
 class Store:
@@ -44,9 +58,9 @@ class Store:
         folder = local_path(url)
         if folder.is_file():
             return [Entry(str(folder), folder.stat().st_size)]
-        walk = os.walk(folder, onerror=_not_gone)
-        files = (os.path.join(root, name) for root, _, names in walk for name in names)  # noqa: PTH118 - many
-        return sorted(Entry(path, size) for path in files if (size := _size(path)) is not None)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            regular(folder)
+        return sorted(Entry(path, size) for path in _files(str(folder)) if (size := _size(path)) is not None)
 
     def stat(self, url: str) -> Stat | None:
         try:
@@ -56,7 +70,7 @@ class Store:
         return Stat(found.st_size, "", f"{found.st_ino}-{found.st_mtime_ns}")
 
     def open(self, url: str) -> BinaryIO:
-        return local_path(url).open("rb", _BUFFER)
+        return regular(local_path(url)).open("rb", _BUFFER)
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
         with self.open(url) as file:
@@ -70,7 +84,7 @@ class Store:
                 put(data)
 
     def versioned(self, url: str) -> tuple[bytes, str]:
-        data = local_path(url).read_bytes()
+        data = regular(local_path(url)).read_bytes()
         return data, _version(data)
 
     @contextlib.contextmanager
@@ -120,7 +134,7 @@ class Store:
         local_path(url).unlink(missing_ok=True)
 
     def buffer(self, url: str) -> memoryview:
-        with local_path(url).open("rb") as file:
+        with regular(local_path(url)).open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
             try:
@@ -227,6 +241,29 @@ def _copy(source: BinaryIO, target: BinaryIO, progress: Progress | None) -> None
         target.write(chunk)
         if progress:
             progress(len(chunk))
+
+
+def list_linked(url: str) -> list[Entry]:
+    """As `Store.list`, with what is behind linked folders. Each folder is listed once, so that loops end."""
+    folder = local_path(url)
+    if not folder.is_dir():
+        return Store().list(url)
+    return sorted(Entry(path, size) for path in _files(str(folder), linked=True) if (size := _size(path)) is not None)
+
+
+def _files(folder: str, *, linked: bool = False) -> Iterator[str]:
+    """The files below `folder`."""
+    tops, seen = [folder], set()
+    for top in tops:  # It grows.
+        for root, folders, names in os.walk(top, onerror=_not_gone):
+            if linked:
+                tops += sorted(filter(os.path.islink, (os.path.join(root, name) for name in folders)))  # noqa: PTH118
+                found = os.stat(root)  # noqa: PTH116
+                if (found.st_dev, found.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((found.st_dev, found.st_ino))
+            yield from (os.path.join(root, name) for name in names)  # noqa: PTH118
 
 
 def _not_gone(error: OSError) -> None:

@@ -85,3 +85,12 @@ def test_a_changed_or_missing_file_is_refused(url):
     storage.delete(path)
     with pytest.raises(DataError, match="saved_model.pb is missing"):
         artefact.verify(url, DESCRIBED)
+
+
+@pytest.mark.parametrize("name", ["run [1]", "run*", "a\\b", "what?", "plain"])
+def test_the_folder_to_load_has_no_sign_that_tensorflow_takes_for_a_pattern(tmp_path, name):
+    run = str(tmp_path / name)
+    storage.write_bytes(storage.join(run, artefact.FOLDER, artefact.MODEL, "saved_model.pb"), MODEL)
+    with artefact.verified(run, DESCRIBED) as folder:
+        assert (folder / "saved_model.pb").read_bytes() == MODEL
+        assert not set("[]*?\\") & set(str(folder))

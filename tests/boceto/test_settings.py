@@ -1,3 +1,4 @@
+import os
 import re
 from dataclasses import dataclass
 
@@ -103,3 +104,14 @@ def test_help_names_every_setting_with_its_default(capsys):
     text = capsys.readouterr().out
     for field in ("--data", "--epochs", "--rate", "--net sknet|skresnet", "--no-fast", "default: 30", "required"):
         assert field in text
+
+
+def test_a_byte_order_mark_before_a_settings_file_does_no_harm(tmp_path):
+    (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + b"[train]\ndata = 'd'\nepochs = 7\n")
+    assert _parse("--config", str(tmp_path / "s.toml")).settings.epochs == 7
+
+
+def test_a_settings_file_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "s.toml")
+    with pytest.raises(SettingsError, match="is a pipe, a device or a socket"):
+        _parse("--config", str(tmp_path / "s.toml"))

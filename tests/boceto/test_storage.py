@@ -1,10 +1,12 @@
 """One contract, every adapter; gs:// is a real emulator over HTTP."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import multiprocessing
 import os
+import socket
 import threading
 
 import numpy as np
@@ -316,3 +318,39 @@ def test_a_name_of_a_manifest_lies_below_its_folder(name):
 def test_a_name_of_a_manifest_that_leads_elsewhere_is_refused(name):
     with pytest.raises(DataError, match="gs://bucket/data: a manifest there names .*, which is no file below it"):
         storage.below("gs://bucket/data", name)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+    for read in (
+        storage.open_file, storage.read_bytes, storage.read_versioned, storage.buffer, storage.source, storage.list_files,
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=f"{kind} is a pipe, a device or a socket"):
+            read(str(path))
+
+
+def test_linked_folders_are_listed_where_asked_and_loops_end(tmp_path):
+    for name in ("in/a/one", "other/two", "other/deep/three"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in" / "more").symlink_to("../other")
+    (tmp_path / "in" / "again").symlink_to("../other/deep")
+    (tmp_path / "other" / "back").symlink_to("../in")
+    folder = str(tmp_path / "in")
+    listed = [storage.relative(entry.url, folder) for entry in storage.list_files(folder, linked=True)]
+    assert listed == ["a/one", "again/three", "more/two"]
+    assert [storage.relative(entry.url, folder) for entry in storage.list_files(folder)] == ["a/one"]
+
+
+@pytest.mark.parametrize("name", ["what?", "a#b", "100%", "r [1]", "a\\b"])
+def test_an_url_of_a_file_may_hold_any_sign(tmp_path, name):
+    (tmp_path / name).write_bytes(b"here")
+    assert storage.read_bytes(f"file://{tmp_path}/{name}") == b"here"

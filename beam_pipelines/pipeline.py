@@ -10,9 +10,10 @@ that folder. A stage that runs twice writes the same file again, or one of anoth
 
 import hashlib
 import json
+import math
 import pickle
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,19 +105,25 @@ class Read(beam.DoFn):
         """Reads one part. Its refused lines go to a file of their own: they may be many."""
         settings = self._job.settings
         smallest = Smallest(select.keep_of(settings.wanted), settings.seed, part.category)
-        read = filtered = 0
+        read = 0
         refused: dict[str, int] = {}
-        lines = []
+        filtered: dict[str, int] = {}
+        lines: list[dict[str, Any]] = []
+        first: dict[str, dict[str, Any]] = {}  # of each reason
         for item in sources.load(settings.source).read(Part(*part), settings):
-            read += 1
+            read += item.lost if isinstance(item, Refused) else 1
             if isinstance(item, Sketch):
                 smallest.add_sketch(item)
             elif isinstance(item, Refused):
-                refused[item.reason] = refused.get(item.reason, 0) + 1
-                lines.append({"file": part.name, "line": item.line, "reason": item.reason, "text": item.text})
+                refused[item.reason] = refused.get(item.reason, 0) + item.lost
+                lines.append({"file": part.name, **item._asdict()})
+                first.setdefault(item.reason, lines[-1])
             else:
-                filtered += 1
-        report = {"name": part.name, "bytes": part.size, "drawings": read, "filtered": filtered, "refused": refused}
+                filtered[item.reason] = filtered.get(item.reason, 0) + 1
+        report = {
+            "name": part.name, "category": part.category, "bytes": part.size, "drawings": read,
+            "filtered": filtered, "refused": refused, "first": first,
+        }  # fmt: skip
         name = _file_name(part.name)
         if lines:
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -252,23 +259,48 @@ class Write(beam.DoFn):
 
 
 def problem_of(reads: Iterable[str], counts: Iterable[str], job: Job) -> str:
-    """Why the data set must not be made, as JSON with `exit` and `message`; "" where all is well."""
+    """Why the data set must not be made, as JSON with `message`; "" where all is well."""
     settings = job.settings
     parts = [json.loads(read) for read in reads]
     total = sum(part["drawings"] for part in parts)
-    refused = sum(sum(part["refused"].values()) for part in parts)
-    if refused > settings.max_refused * total:
-        worst = max(parts, key=lambda part: sum(part["refused"].values()))
-        message = (
-            f"{refused} of {total} drawings are bad, more than prepare.max_refused = {settings.max_refused} allows; "
-            f"most are in {worst['name']} ({_reasons(worst['refused'])}); mend the input or raise --max-refused"
-        )
-        return json.dumps({"kind": "data", "message": message})
+    refused = _sums(part["refused"] for part in parts)
+    bad = sum(refused.values())
     classes = sorted((json.loads(count) for count in counts), key=lambda count: (count["available"], count["category"]))
     least: int = 0 if len(classes) < len(job.classes) else classes[0]["available"]
+    few = ""
     if least < settings.wanted and not _enough_for_fewer(least, settings):
-        return json.dumps({"kind": "data", "message": _too_few(classes, job)})
-    return ""
+        few = _too_few(classes, parts, job)
+    if bad > settings.max_refused * total:
+        few = f"; without them, {few}" if few else f", or take the others with --max-refused {_share(bad, total)}"
+        return json.dumps({"message": f"{_bad(refused, total, parts, job)}; mend the input{few}"})
+    return json.dumps({"message": few}) if few else ""
+
+
+def _bad(refused: dict[str, int], total: int, parts: Sequence[Any], job: Job) -> str:
+    """What is bad, most of all, with an example."""
+    reason = max(sorted(refused), key=lambda name: refused[name])
+    worst = max(
+        (part for part in parts if reason in part["first"]), key=lambda part: (part["refused"][reason], part["name"])
+    )
+    example = worst["first"][reason]
+    return (
+        f"{sum(refused.values())} of {total} drawings are bad, more than prepare.max_refused = "
+        f"{job.settings.max_refused} allows ({_reasons(refused)}): in {worst['name']}, line {example['line']}, "
+        f"{reason}: {example['what']} (all are in {storage.join(job.settings.output, REFUSED)})"
+    )
+
+
+def _share(bad: int, total: int) -> float:
+    """The share, rounded up to something short."""
+    return min(1.0, math.ceil(bad / total * 1000) / 1000)
+
+
+def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            total[name] = total.get(name, 0) + count
+    return total
 
 
 def _reasons(refused: dict[str, int]) -> str:
@@ -280,7 +312,7 @@ def _enough_for_fewer(available: int, settings: Settings) -> bool:
     return settings.allow_fewer and available > settings.wanted - settings.train_per_class
 
 
-def _too_few(classes: list[dict[str, Any]], job: Job) -> str:
+def _too_few(classes: list[dict[str, Any]], parts: Sequence[Any], job: Job) -> str:
     settings = job.settings
     there = {count["category"] for count in classes}
     missing = [{"category": name, "available": 0, "more": False} for name in job.classes if name not in there]
@@ -291,11 +323,17 @@ def _too_few(classes: list[dict[str, Any]], job: Job) -> str:
         f"category {first['category']!r} has {first['available']} different drawings, "
         f"{settings.wanted} are wanted{others}"
     )
+    mine = [part for part in parts if part["category"] == first["category"]]
+    left_out = _sums(each for part in mine for each in (part["filtered"], part["refused"]))
+    if left_out:
+        message += f", and left out are {_reasons(left_out)}"
     train = first["available"] - (settings.wanted - settings.train_per_class)
     if first["more"]:
         return f"{message}: too much of its ink belongs to other categories; leave one of them out with --classes"
     if train > 0:
         return f"{message}; use --train-per-class {train}, or --allow-fewer to take what there is"
+    if not first["available"]:
+        return f"{message}; mend its files, or leave it out with --classes"
     return f"{message}; leave it out with --classes, or lower --test-per-class and --validation-per-class"
 
 
@@ -308,15 +346,15 @@ class Commit(beam.DoFn):
     def process(self, _: None, shards: list[str], reads: list[str], counts: list[str], problem: str) -> Iterator[str]:
         """Writes the last files of the data set."""
         self._job.check_owner()
-        if problem:
-            storage.write_bytes(self._job.work_file(PROBLEM), problem.encode())
-            return
         parts = sorted((json.loads(read) for read in reads), key=lambda part: part["name"])
         output = self._job.settings.output
         with storage.writing(storage.join(output, REFUSED)) as file:
             for part in parts:
                 if part["refused"]:
                     file.write(storage.read_bytes(self._job.work_file(f"refused-{_file_name(part['name'])}")))
+        if problem:
+            storage.write_bytes(self._job.work_file(PROBLEM), problem.encode())
+            return
         manifest = _manifest(
             self._job, [json.loads(text) for text in shards], parts, [json.loads(text) for text in counts]
         )
@@ -344,10 +382,7 @@ def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) 
         mine = sorted((entry for entry in shards if entry["split"] == split), key=lambda entry: entry["shard"]["name"])
         per_class = [sum(column) for column in zip(*(entry["per_class"] for entry in mine), strict=True)]
         splits[split] = SplitInfo(per_class or [0] * len(job.classes), [Shard(**entry["shard"]) for entry in mine])
-    refused: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part["refused"].items():
-            refused[reason] = refused.get(reason, 0) + count
+    refused = _sums(part["refused"] for part in parts)
     digests = {split: [shard.digest for shard in info.shards] for split, info in splits.items()}
     short = {count["category"]: count["available"] for count in counts if count["available"] < settings.wanted}
     return Manifest(
@@ -365,7 +400,7 @@ def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) 
         short=dict(sorted(short.items())),
         sources=[SourceFile(part["name"], part["bytes"], part["drawings"]) for part in parts],
         boceto=__version__,
-        filtered=sum(part["filtered"] for part in parts),
+        filtered=sum(sum(part["filtered"].values()) for part in parts),
     )
 
 

@@ -6,8 +6,9 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -26,6 +27,9 @@ from boceto.exposition import serving
 from boceto.telemetry import Telemetry
 
 DIRECT = "DirectRunner"
+SHOWN = 3
+# Reasons that are of a file, and not of a drawing.
+BROKEN = frozenset({"truncated_file", "damaged_file", "trailing_bytes"})
 
 
 def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
@@ -46,6 +50,7 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         _tidy(settings)
         return _summary(settings, there, console)
     storage.check_writable(settings.output, "prepare.output")
+    _tell_names(parts, console)
     _take(job)
     console.line(
         f"preparing {len(job.classes)} classes x {settings.wanted} drawings out of {len(parts)} parts of input"
@@ -58,6 +63,24 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         _tidy(settings)
         console.line(f"done in {clock_time(time.monotonic() - started)}")
         return _summary(settings, manifest, console)
+
+
+def _tell_names(parts: Sequence[sources.Part], console: Console) -> None:
+    """Where a file is named otherwise than what it holds, both names are told."""
+    odd = [f"{part.name} ({part.named!r}) has drawings of {part.category!r}" for part in parts if part.named]
+    if odd:
+        more = f", and {len(odd) - SHOWN} more" if len(odd) > SHOWN else ""
+        console.warning(f"the words in the lines count, not the files' names: {', '.join(odd[:SHOWN])}{more}")
+
+
+def _tell_broken(settings: Settings, manifest: dataset.Manifest, console: Console) -> None:
+    """Names the files of which a part is missing: nobody knows how much of one that ends too early."""
+    if not BROKEN & set(manifest.refused):
+        return
+    with storage.open_file(storage.join(settings.output, REFUSED)) as file:
+        for line in map(json.loads, file):
+            if line["reason"] in BROKEN:
+                console.warning(f"{line['file']} from line {line['line']} on: {line['reason']}: {line['what']}")
 
 
 def _tidy(settings: Settings) -> None:
@@ -193,11 +216,34 @@ def _run(
             told = str(error).splitlines()[0]
             raise SettingsError(f"prepare.runner = {settings.runner!r} or its options are wrong: {told}") from error
         try:
-            with pipeline:
-                build(pipeline, job, parts)
+            _apart(lambda: _run_pipeline(pipeline, job, parts))
         except (RuntimeError, ValueError, OSError) as error:
             _raise_cause(error)
             raise
+
+
+def _run_pipeline(pipeline: beam.Pipeline, job: Job, parts: Sequence[sources.Part]) -> None:
+    with pipeline:
+        build(pipeline, job, parts)
+
+
+def _apart(work: Callable[[], None]) -> None:
+    """Runs `work` in a thread and waits for it. A signal ends the wait: amid Beam's code it would become an error of
+    Beam's or be lost.
+    """
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _raise_cause(error: BaseException) -> None:
@@ -228,6 +274,7 @@ def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -
     console.line(
         f"read {manifest.drawings:,} drawings; refused {refused:,}{_why(manifest)}; duplicates {manifest.duplicates:,}"
     )
+    _tell_broken(settings, manifest, console)
     if manifest.short:
         least = min(manifest.short, key=lambda name: (manifest.short[name], name))
         console.warning(
@@ -252,7 +299,7 @@ def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -
 
 def _why(manifest: dataset.Manifest) -> str:
     return (
-        f" ({', '.join(f'{reason} {count:,}' for reason, count in manifest.refused.items())})"
+        f" ({', '.join(f'{reason} {count:,}' for reason, count in manifest.refused.items())}: see {REFUSED})"
         if manifest.refused
         else ""
     )

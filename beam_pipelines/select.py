@@ -7,6 +7,7 @@ A drawing whose ink occurs again in its class counts once; ink that occurs in se
 import difflib
 import hashlib
 import pickle
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -160,7 +161,7 @@ def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
     Raises:
         SettingsError: a name that is not there or stands twice, or too large a number.
     """
-    given = settings.classes.strip()
+    given = unicodedata.normalize("NFC", settings.classes.strip())
     if given == "all":
         return sorted(there)
     if given.isdecimal():
@@ -196,4 +197,4 @@ def _listed(given: str) -> list[str]:
             text = storage.read_bytes(given).decode("utf-8-sig", "replace")
         except IsADirectoryError as error:
             raise SettingsError(f"prepare.classes = {given!r} is a folder; give a file of names") from error
-    return [name.strip() for name in text.splitlines() if name.strip()]
+    return [unicodedata.normalize("NFC", name.strip()) for name in text.splitlines() if name.strip()]

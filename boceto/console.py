@@ -158,6 +158,13 @@ def _interrupted() -> Iterator[None]:
     before = {number: signal.signal(number, signal.default_int_handler) for number in _SIGNALS}
     try:
         yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause:
+            cause = cause.__cause__ or cause.__context__
+            if isinstance(cause, KeyboardInterrupt):  # Libraries make errors of their own of it.
+                raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,7 +15,10 @@ from boceto.errors import SettingsError
 
 
 class Part(NamedTuple):
-    """One piece of input, read by one worker: drawings `first` to `stop` of it where it has no natural end."""
+    """One piece of input, read by one worker: drawings `first` to `stop` of it where it has no natural end.
+
+    named: the category that its name says, where its content says another.
+    """
 
     name: str
     category: str
@@ -23,6 +26,7 @@ class Part(NamedTuple):
     size: int = 0
     first: int = 0
     stop: int = 0
+    named: str = ""
 
 
 class Sketch(NamedTuple):
@@ -33,15 +37,24 @@ class Sketch(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A bad drawing: the line (or record) of its file from 1 on, the reason, and how its text begins."""
+    """A bad drawing: the line (or record) of its file from 1 on, the reason, how its text begins, and what is wrong
+    with which field. `lost`: how many drawings that is, where a file is damaged.
+    """
 
     line: int
     reason: str
     text: str
+    what: str = ""
+    lost: int = 1
 
 
-FILTERED = None  # A good drawing that an option leaves out.
-Item = Sketch | Refused | None
+class Filtered(NamedTuple):
+    """A good drawing that an option leaves out, and why."""
+
+    reason: str
+
+
+Item = Sketch | Refused | Filtered
 
 
 class Source(Protocol):

@@ -1,150 +1,193 @@
 """Google's Quick, Draw! files: `.ndjson` and `.ndjson.gz` (simplified and raw form) and `.bin`.
 
-Source: https://github.com/googlecreativelab/quickdraw-dataset#the-raw-moderated-dataset. A file holds one category and
-is named after it; a category may be spread over several files (`cat-00000-of-00004.ndjson`, or `part1/cat.ndjson`).
+Source: https://github.com/googlecreativelab/quickdraw-dataset#the-raw-moderated-dataset. A file holds one category: the
+`word` of its lines, or else what it is named after; a category may be spread over several files.
 """
 
 import fnmatch
-import io
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
-from isal import igzip, isal_zlib
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import FILTERED, Item, Part, Refused, Sketch
+from beam_pipelines.sources import Filtered, Item, Part, Refused, Sketch
+from beam_pipelines.sources._names import agree, category_of, is_hidden, normal, word_of
+from beam_pipelines.sources._packed import BOM, Loss, opened, text
 from beam_pipelines.sources._simplified import TooLong, pack_simplified
 from boceto import storage, strokes
-from boceto.errors import DataError, SettingsError
+from boceto.errors import SettingsError
 
 MAX_LINE = 1 << 20
 SHOWN = 200
 _RAW_AXES = 3  # x, y and time
 MAX_RAW = 2.0**53  # Beyond this, a float does not hold every whole pixel.
+MAX_COORDINATE = 255
 MAX_KEY = 64
-_BUFFER = 1 << 18
-_FILE = re.compile(
-    r"(?:full_(?:simplified|raw|binary)_)?(?P<category>.+?)(?:-\d+(?:-of-\d+)?)?\.(?:ndjson(?:\.gz)?|bin)",
-    re.DOTALL,  # A name with a line break is refused, not passed over.
-)
+_REQUESTS = 16  # Files whose first lines are looked at side by side.
 _WILD = re.compile(r"[*?\[]")
 _HEADER = struct.Struct("<Q2sbIH")
 _COUNT = struct.Struct("<H")
 
 
 class _Refusal(Exception):  # noqa: N818 - not an error: what is wrong with one drawing
-    """Carries the reason."""
+    """Carries the reason, and what is wrong with which field."""
+
+    def __init__(self, reason: str, what: str = "") -> None:
+        super().__init__(reason, what)
+        self.reason = reason
+        self.what = what
+
+
+class _CutOff(bytes):
+    """A last line that no line break ends."""
 
 
 def plan(settings: Settings) -> list[Part]:
-    """The files of `settings.input`.
+    """The files of `settings.input`, each with its category. Looks at the first lines of each file.
 
     Raises:
-        SettingsError: there are none.
+        SettingsError: there are none, or one cannot be read.
     """
     where = settings.input
     if not where:
         raise SettingsError("prepare.input is missing: give --input with the folder of QuickDraw's files")
     folder, pattern = _split_glob(where)
-    parts = []
-    for entry in storage.list_files(folder):
+    found = []
+    for entry in storage.list_files(folder, linked=True):
         name = storage.relative(entry.url, folder)
-        match = _FILE.fullmatch(name.rpartition("/")[2])
-        if match and fnmatch.fnmatchcase(name, pattern):
+        named = None if is_hidden(name) else category_of(name)
+        if named and fnmatch.fnmatchcase(normal(name), normal(pattern)):
             if not name.isprintable():
                 raise SettingsError(f"prepare.input: the file name {name!r} is no readable text; rename it")
-            parts.append(Part(name, match["category"], entry.url, entry.size))
-    if not parts:
+            found.append((name, named, entry))
+    if not found:
         raise SettingsError(
-            f"prepare.input = {where!r}: no .ndjson, .ndjson.gz or .bin file there; give a folder that has some"
+            f"prepare.input = {where!r}: no .ndjson, .ndjson.gz or .bin file there that is not hidden; "
+            "give a folder that has some"
         )
-    return sorted(parts)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        words = list(pool.map(_category, [entry.url for _, _, entry in found], [named for _, named, _ in found]))
+    return sorted(
+        Part(name, word, entry.url, entry.size, named="" if agree(named, word) else named)
+        for (name, named, entry), word in zip(found, words, strict=True)
+    )
+
+
+def _category(url: str, named: str) -> str:
+    try:
+        return word_of(url, named)
+    except PermissionError as error:
+        raise SettingsError(f"prepare.input: {url} cannot be read: {error.strerror}; give one that can") from error
 
 
 def _split_glob(where: str) -> tuple[str, str]:
     """(folder, pattern of the names below it). What exists under its literal name is no pattern."""
     wild = _WILD.search(where)
-    if not wild or storage.list_files(where):
+    while wild and storage.list_files(literal := where[: _end_of_name(where, wild.start())]):
+        if literal == where:
+            return where, "*"
+        wild = _WILD.search(where, len(literal))
+    if not wild:
         return where, "*"
     folder = where[: wild.start()].rpartition("/")[0]
     return folder or ("/" if where.startswith("/") else "."), where[len(folder) :].lstrip("/")
 
 
+def _end_of_name(where: str, at: int) -> int:
+    end = where.find("/", at)
+    return len(where) if end < 0 else end
+
+
 def read(part: Part, settings: Settings) -> Iterator[Item]:
-    """The drawings of one file, in order; a file that breaks off ends in a refused item."""
+    """The drawings of one file, in order; a file that breaks off or is damaged ends in a refused item."""
     only_recognized = settings.recognized == "only"
-    try:
-        with storage.open_file(part.url) as file:
-            if part.url.endswith(".bin"):
-                yield from _read_binary(file, only_recognized)
-            elif part.url.endswith(".gz"):
-                with igzip.IGzipFile(fileobj=file) as unpacked, io.BufferedReader(unpacked, _BUFFER) as lines:
-                    yield from _read_lines(lines, part.category, only_recognized)
-            else:
-                yield from _read_lines(file, part.category, only_recognized)
-    except FileNotFoundError as error:
-        raise DataError(f"{part.url} has gone since the job began; run it again") from error
+    with opened(part.url, part.size) as file:
+        if part.url.lower().endswith(".bin"):
+            yield from _read_binary(file, only_recognized)
+        else:
+            pieces, loss = text(file, part.url, part.size)
+            yield from _read_lines(_lines(pieces), loss, part.category, only_recognized)
 
 
-def _read_lines(file: BinaryIO, category: str, only_recognized: bool) -> Iterator[Item]:  # noqa: FBT001
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text without their ends; of one that is too long, the begin."""
+    rest, is_long = b"", False
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines[is_long:]
+        is_long = is_long and not lines
+        if is_long:
+            rest = b""
+        elif len(rest) > MAX_LINE:
+            yield rest
+            rest, is_long = b"", True
+    if rest:
+        yield _CutOff(rest)
+
+
+def _read_lines(lines: Iterable[bytes], loss: Loss | None, category: str, only_recognized: bool) -> Iterator[Item]:  # noqa: FBT001
     number = 0
-    try:
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE and not line.endswith(b"\n"):
-                _skip_line(file)
-                yield Refused(number, "line_too_long", _shown(line))
-            elif not line.isspace():
-                try:
-                    yield _sketch(line, category, only_recognized)
-                except _Refusal as refusal:
-                    yield Refused(number, str(refusal), _shown(line))
-    except EOFError:
-        yield Refused(number + 1, "truncated_file", "")
-    except (igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]  # isal says nothing of its types
-        yield Refused(number + 1, "damaged_file", str(error))
-
-
-def _skip_line(file: BinaryIO) -> None:
-    while (more := file.readline(_BUFFER)) and not more.endswith(b"\n"):
-        pass
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_LINE:
+            yield Refused(number, "line_too_long", _shown(line), f"the line has more than {MAX_LINE:,} bytes")
+        elif line and not line.isspace():
+            try:
+                yield _sketch(line, category, only_recognized)
+            except _Refusal as refusal:
+                if loss is None or not isinstance(line, _CutOff):  # The loss tells of that line.
+                    yield Refused(number, refusal.reason, _shown(line), refusal.what)
+    if loss:
+        yield Refused(number + 1, loss.reason, "", loss.what, loss.lines)
 
 
 def _shown(line: bytes) -> str:
     return line[: 4 * SHOWN].decode("utf-8", "replace").rstrip("\n")[:SHOWN]
 
 
-def _sketch(line: bytes, category: str, only_recognized: bool) -> Sketch | None:  # noqa: FBT001
-    """One line of JSON -> a drawing, or None where an option leaves it out; raises _Refusal with the reason."""
+def _sketch(line: bytes, category: str, only_recognized: bool) -> Sketch | Filtered:  # noqa: FBT001
+    """One line of JSON -> a drawing, or why an option leaves it out; raises _Refusal with the reason."""
     try:
-        entry = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise _Refusal(_why_no_json(line)) from None
+        entry = orjson.loads(bytes(line))  # It takes no class of our own.
+    except orjson.JSONDecodeError as error:
+        if line.startswith(BOM):
+            return _sketch(line.removeprefix(BOM), category, only_recognized)
+        raise _why_no_json(line, error) from None
     if not isinstance(entry, dict):
-        raise _Refusal("wrong_type")
-    if entry.get("word", category) != category:
-        raise _Refusal("unknown_word")
+        raise _Refusal("wrong_type", f"the line is {_brief(entry)}, and no object in braces")
+    word = entry.get("word")
+    if word != category and word is not None and not (isinstance(word, str) and normal(word) == category):
+        raise _Refusal("other_word", f"word = {_brief(word)}, and the file is of {category!r}")
     ink = _ink(entry.get("drawing"))
     # true and false pass as coordinates 1 and 0: a line with more of them than `recognized` needs a closer look.
     recognized = entry.get("recognized")
     if line.count(b"true") + line.count(b"false") > isinstance(recognized, bool) and _has_bool(entry["drawing"]):
-        raise _Refusal("wrong_type")
+        raise _why_no_ink(entry["drawing"])
     if only_recognized and recognized is not True:
-        return FILTERED
+        return Filtered("not recognized" if recognized is False else "without the flag `recognized`")
     return Sketch(ink, _key(entry.get("key_id")))
 
 
-def _why_no_json(line: bytes) -> str:
+def _brief(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= MAX_KEY else f"{told[:MAX_KEY]}…"
+
+
+def _why_no_json(line: bytes, error: orjson.JSONDecodeError) -> _Refusal:
     try:
         line.decode("utf-8")
-    except UnicodeDecodeError:
-        return "not_utf8"
-    return "not_finite" if re.search(rb"[\[,]\s*-?(NaN|Infinity)\b", line) else "broken_json"
+    except UnicodeDecodeError as wrong:
+        return _Refusal("not_utf8", f"byte {wrong.start + 1} is {line[wrong.start]:#04x}")
+    if number := re.search(rb"[\[,]\s*(-?(?:NaN|Infinity))\b", line):
+        return _Refusal("not_finite", f"a number is {number[1].decode()}")
+    if isinstance(line, _CutOff) and not line.rstrip().endswith(b"}"):
+        return _Refusal("truncated_file", "the file ends within this line; fetch it again")
+    return _Refusal("broken_json", f"{error.msg} at sign {error.colno}")
 
 
 def _key(key: Any) -> str:
@@ -153,24 +196,24 @@ def _key(key: Any) -> str:
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     if not isinstance(key, str) or len(key) > MAX_KEY:
-        raise _Refusal("wrong_type")
+        raise _Refusal("wrong_type", f"key_id = {_brief(key)} is no text of at most {MAX_KEY} signs")
     return key
 
 
 def _ink(drawing: Any) -> bytes:
+    if drawing is None or drawing == []:
+        raise _Refusal("no_strokes", "the line has no drawing" if drawing is None else "drawing = [] is empty")
     if not isinstance(drawing, list):
-        raise _Refusal("no_strokes" if drawing is None else "wrong_type")
-    if not drawing:
-        raise _Refusal("no_strokes")
+        raise _Refusal("wrong_type", f"drawing = {_brief(drawing)} is no list of strokes")
     try:
         ink = _raw_ink(drawing) if len(drawing[0]) == _RAW_AXES else strokes.pack(drawing)
     except (ValueError, TypeError, OverflowError):
-        raise _Refusal(_why_no_ink(drawing)) from None
+        raise _why_no_ink(drawing) from None
     except TooLong:
-        raise _Refusal("too_many_points") from None
+        raise _Refusal("too_many_points", "drawing has too many points") from None
     first = drawing[0]
     if first[0][0] == first[0][-1] and first[1][0] == first[1][-1] and _is_one_point(drawing):
-        raise _Refusal("one_point")
+        raise _Refusal("one_point", f"all points of drawing are ({first[0][0]}, {first[1][0]})")
     return ink
 
 
@@ -194,24 +237,47 @@ def _has_bool(drawing: Any) -> bool:
     return any(isinstance(value, bool) for stroke in drawing for axis in stroke[:2] for value in axis)
 
 
-def _why_no_ink(drawing: list[Any]) -> str:  # noqa: PLR0911 - a list of reasons
-    """The reason, for a drawing that could not be packed."""
-    is_strokes = all(isinstance(stroke, list) and len(stroke) in {2, 3} for stroke in drawing)
-    if not is_strokes or not all(isinstance(axis, list) for stroke in drawing for axis in stroke):
-        return "wrong_type"
-    if any(len(axis) != len(stroke[0]) or not axis for stroke in drawing for axis in stroke):
-        return "uneven_stroke"
-    values = [value for stroke in drawing for axis in stroke[:2] for value in axis]
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
-        return "wrong_type"
-    if not all(math.isfinite(value) for value in values):
-        return "not_finite"
-    if any(len(stroke[0]) > strokes.MAX_POINTS for stroke in drawing):
-        return "too_many_points"
-    is_raw = any(len(stroke) == _RAW_AXES for stroke in drawing)
-    if not is_raw and any(isinstance(value, float) for value in values):
-        return "wrong_type"
-    return "out_of_range"
+def _why_no_ink(drawing: list[Any]) -> _Refusal:
+    """The reason, for a drawing that could not be packed, and the first field that is wrong."""
+    for number, stroke in enumerate(drawing):
+        told = f"drawing[{number}] = {_brief(stroke)}"
+        if (
+            not isinstance(stroke, list)
+            or len(stroke) not in {2, 3}
+            or not all(isinstance(axis, list) for axis in stroke)
+        ):
+            return _Refusal("wrong_type", f"{told} is no stroke, [[x, …], [y, …]]")
+        if len(stroke) != len(drawing[0]):
+            return _Refusal(
+                "mixed_forms",
+                f"{told} has {len(stroke)} lists and drawing[0] {len(drawing[0])}: raw and simplified form",
+            )
+        if any(len(axis) != len(stroke[0]) or not axis for axis in stroke):
+            return _Refusal(
+                "uneven_stroke", f"drawing[{number}] has {' and '.join(str(len(a)) for a in stroke)} numbers"
+            )
+    is_raw = len(drawing[0]) == _RAW_AXES
+    for number, stroke in enumerate(drawing):
+        if len(stroke[0]) > strokes.MAX_POINTS:
+            return _Refusal("too_many_points", f"drawing[{number}] has {len(stroke[0]):,} points")
+        for axis, values in enumerate(stroke[:2]):
+            for place, value in enumerate(values):
+                if wrong := _why_no_coordinate(value, is_raw=is_raw):
+                    return _Refusal(wrong[0], f"drawing[{number}][{axis}][{place}] = {_brief(value)} {wrong[1]}")
+    return _Refusal("too_many_points", "a stroke of drawing has too many points, even simplified")
+
+
+def _why_no_coordinate(value: Any, *, is_raw: bool) -> tuple[str, str] | None:
+    """(reason, in words) for a value that no coordinate can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "wrong_type", "is no number"
+    if not math.isfinite(value):
+        return "not_finite", "is not finite"
+    if is_raw:
+        return ("out_of_range", f"is beyond {MAX_RAW:g}") if abs(value) >= MAX_RAW else None
+    if isinstance(value, float):
+        return "wrong_type", "is no whole number, as the simplified form has them"
+    return None if 0 <= value <= MAX_COORDINATE else ("out_of_range", f"is outside 0 to {MAX_COORDINATE}")
 
 
 def _read_binary(file: BinaryIO, only_recognized: bool) -> Iterator[Item]:  # noqa: FBT001
@@ -221,10 +287,10 @@ def _read_binary(file: BinaryIO, only_recognized: bool) -> Iterator[Item]:  # no
         try:
             yield _binary_sketch(file, header, only_recognized)
         except EOFError:
-            yield Refused(number, "truncated_file", header.hex())
+            yield Refused(number, "truncated_file", header.hex(), "the file ends within this record; fetch it again")
             return
         except _Refusal as refusal:
-            yield Refused(number, str(refusal), header.hex())
+            yield Refused(number, refusal.reason, header.hex(), refusal.what)
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
@@ -234,7 +300,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
     return data
 
 
-def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Sketch | None:  # noqa: FBT001
+def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Sketch | Filtered:  # noqa: FBT001
     if len(header) != _HEADER.size:
         raise EOFError
     key, _, recognized, _, count = _HEADER.unpack(header)
@@ -243,12 +309,12 @@ def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Sket
         points = _exactly(file, _COUNT.size)
         parts.append(points + _exactly(file, 2 * _COUNT.unpack(points)[0]))
     if any(part[:2] == b"\0\0" for part in parts):
-        raise _Refusal("uneven_stroke")
+        raise _Refusal("uneven_stroke", "a stroke has no point")
     if not parts:
-        raise _Refusal("no_strokes")
+        raise _Refusal("no_strokes", "the record has no stroke")
     ink = b"".join(parts)
     if len(np.unique(np.concatenate(strokes.unpack(ink)), axis=0)) == 1:
-        raise _Refusal("one_point")
+        raise _Refusal("one_point", "all points of the record are one")
     if only_recognized and recognized != 1:
-        return FILTERED
+        return Filtered("not recognized")
     return Sketch(ink, str(key))

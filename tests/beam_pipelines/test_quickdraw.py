@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Refused, Sketch, _raw_kernels, quickdraw
 from boceto import storage, strokes
-from boceto.errors import SettingsError
+from boceto.errors import DataError, SettingsError
 
 GOOD = {"word": "cat", "drawing": [[[0, 255], [0, 10]], [[3], [4]]], "key_id": "12"}
 
@@ -44,7 +45,7 @@ def _spiral(points):
         (b'{"word":"cat","drawing":[[[1,NaN],[3,4]]]}', "not_finite"),
         (b'{"word":"c\xff\xfeat","drawing":[[[1,2],[3,4]]]}', "not_utf8"),
         (b"[1, 2]", "wrong_type"),
-        ({**GOOD, "word": "dog"}, "unknown_word"),
+        ({**GOOD, "word": "dog"}, "other_word"),
         ({"word": "cat"}, "no_strokes"),
         ({**GOOD, "drawing": []}, "no_strokes"),
         ({**GOOD, "drawing": "ink"}, "wrong_type"),
@@ -77,19 +78,117 @@ def test_a_bad_line_is_refused_with_its_reason_and_the_next_is_read(tmp_path, li
     assert good == Sketch(strokes.pack(GOOD["drawing"]), "12")
 
 
-@pytest.mark.parametrize("cut", [15, -3])
-def test_a_truncated_gzip_gives_what_is_whole_and_says_so(tmp_path, cut):
-    many = [{**GOOD, "key_id": str(number)} for number in range(3000)]
-    items = _read(tmp_path, "cat.ndjson.gz", gzip.compress(_lines(*many))[:cut])
-    assert items[-1].reason == "truncated_file"
-    assert all(isinstance(item, Sketch) for item in items[:-1])
+_POINTS = np.random.default_rng(5).integers(0, 256, (3000, 2, 32)).tolist()
+MANY = [{**GOOD, "key_id": str(number), "drawing": [points]} for number, points in enumerate(_POINTS)]
 
 
-def test_a_damaged_gzip_says_so(tmp_path):
-    content = bytearray(gzip.compress(_lines(*[GOOD] * 3000)))
-    content[len(content) // 2] ^= 255
-    items = _read(tmp_path, "cat.ndjson.gz", bytes(content))
-    assert items[-1].reason in {"damaged_file", "truncated_file", "broken_json"}
+@pytest.mark.parametrize("cut", [-1, -3, -8, -20, 0.5, 15])
+def test_a_gzip_that_ends_too_early_gives_every_whole_line_and_says_so(tmp_path, cut):
+    packed = gzip.compress(_lines(*MANY))
+    cut = int(len(packed) * cut) if isinstance(cut, float) else cut
+    whole = zlib.decompressobj(31).decompress(packed[:cut]).count(b"\n")
+    *items, last = _read(tmp_path, "cat.ndjson.gz", packed[:cut])
+    assert last.reason == "truncated_file"
+    assert last.lost in {0, 1}  # A part of a line, where there is one.
+    assert abs(len(items) - whole) <= 1
+    assert [item.key for item in items] == [entry["key_id"] for entry in MANY[: len(items)]]
+
+
+@pytest.mark.parametrize("step", [-1, -2, 997, 1009])
+def test_no_drawing_of_a_damaged_gzip_is_used_and_what_is_lost_is_counted(tmp_path, step):
+    packed = gzip.compress(_lines(*MANY), mtime=0)
+    places = range(len(packed) - 1, len(packed) - 13, -1) if step < 0 else range(10, len(packed), step)
+    for at in places:
+        content = bytearray(packed)
+        content[at] ^= 1 << (at % 8 if step != -2 else (at + 3) % 8)
+        (item,) = _read(tmp_path, "cat.ndjson.gz", bytes(content))
+        assert item.reason == "damaged_file"
+        assert abs(item.lost - len(MANY)) < 0.3 * len(MANY)
+
+
+def test_the_members_before_a_damaged_one_are_used(tmp_path):
+    one, two = gzip.compress(_lines(*MANY[:1000])), bytearray(gzip.compress(_lines(*MANY[1000:])))
+    two[len(two) // 2] ^= 4
+    *items, last = _read(tmp_path, "cat.ndjson.gz", one + bytes(two))
+    assert [item.key for item in items] == [entry["key_id"] for entry in MANY[:1000]]
+    assert last.reason == "damaged_file"
+    assert abs(last.lost - 2000) < 400
+    assert last.what == "its gzip data is damaged behind the first 1,000 lines; fetch it again"
+
+
+def test_several_members_and_what_is_behind_them(tmp_path):
+    text = _lines(*MANY)
+    members = b"".join(gzip.compress(text[at : at + 50_000]) for at in range(0, len(text), 50_000))
+    for padding in (b"", b"\0", b"\0" * 10_000):
+        items = _read(tmp_path, "cat.ndjson.gz", members + padding)
+        assert [item.key for item in items] == [entry["key_id"] for entry in MANY]
+    for behind, lost in ((b"garbage", 0), (b"\0\0garbage", 0), (bytes(range(1, 256)) * 200, len(MANY))):
+        *items, last = _read(tmp_path, "cat.ndjson.gz", members + behind)
+        assert [item.key for item in items] == [entry["key_id"] for entry in MANY]
+        assert last.reason == "trailing_bytes"
+        assert last.lost == pytest.approx(lost * 51_000 / len(members), rel=0.1, abs=0)
+
+
+def test_a_name_that_says_plain_and_content_that_is_packed(tmp_path):
+    assert [item.key for item in _read(tmp_path, "cat.ndjson", gzip.compress(_lines(GOOD)))] == ["12"]
+
+
+def test_a_name_that_says_packed_and_content_that_is_not(tmp_path):
+    assert [item.key for item in _read(tmp_path, "cat.ndjson.gz", _lines(GOOD))] == ["12"]
+    (item,) = _read(tmp_path, "cat.ndjson.gz", b"no gzip data, and no lines" * 100)
+    assert (item.reason, item.lost) == ("damaged_file", 20)
+
+
+def test_a_last_line_that_breaks_off_is_no_bad_line(tmp_path):
+    items = _read(tmp_path, "cat.ndjson", _lines(GOOD, GOOD)[:-20])
+    assert [getattr(item, "reason", "") for item in items] == ["", "truncated_file"]
+    items = _read(tmp_path, "cat.ndjson", _lines(GOOD, GOOD)[:-1])
+    assert [item.key for item in items] == ["12", "12"]
+
+
+@pytest.mark.parametrize("content", [b"x", _lines(GOOD)[:-5], gzip.compress(_lines(GOOD))])
+def test_a_file_that_changed_since_it_was_planned_is_not_read(tmp_path, content):
+    path = tmp_path / "cat.ndjson.gz"
+    path.write_bytes(gzip.compress(_lines(GOOD, GOOD)))
+    (part,) = quickdraw.plan(_settings(tmp_path))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cat\.ndjson\.gz has changed since the job began"):
+        list(quickdraw.read(part, _settings(tmp_path)))
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    bom = b"\xef\xbb\xbf"
+    items = _read(tmp_path, "a.ndjson", bom + _lines(GOOD) + bom + _lines(GOOD))
+    assert [item.key for item in items] == ["12", "12"]
+    assert [item.key for item in _read(tmp_path, "a.ndjson.gz", bom + _lines(GOOD))][:1] == ["12"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "what"),
+    [
+        ({"drawing": [[[0, 256], [0, 1]]]}, "out_of_range", "drawing[0][0][1] = 256 is outside 0 to 255"),
+        (
+            {"drawing": [[[0, 1], [0, 1]], [[5, 6], [7, -1]]]},
+            "out_of_range",
+            "drawing[1][1][1] = -1 is outside 0 to 255",
+        ),
+        (
+            {"drawing": [[[0, 1], [0, 1], [0, 9]], [[5, 6], [7, 8]]]},
+            "mixed_forms",
+            "drawing[1] = [[5, 6], [7, 8]] has 2 lists and drawing[0] 3: raw and simplified form",
+        ),
+        ({"drawing": [[[0, 1], [0, 1]], [[5], [6], [7]]]}, "mixed_forms", "drawing[1] = [[5], [6], [7]] has 3 lists"),
+        ({"drawing": [[[0, 1, 2], [0, 1]]]}, "uneven_stroke", "drawing[0] has 3 and 2 numbers"),
+        ({"drawing": [[[0, 1.5], [0, 1]]]}, "wrong_type", "drawing[0][0][1] = 1.5 is no whole number"),
+        ({"drawing": [[[0, True], [0, 1]]]}, "wrong_type", "drawing[0][0][1] = True is no number"),
+        ({"word": "dog"}, "other_word", "word = 'dog', and the file is of 'cat'"),
+        ({"key_id": [1]}, "wrong_type", "key_id = [1] is no text"),
+    ],
+)
+def test_what_is_wrong_names_the_field_and_its_value(tmp_path, change, reason, what):
+    _, refused = _read(tmp_path, "cat.ndjson", _lines(GOOD, {**GOOD, **change}))
+    assert refused.reason == reason
+    assert refused.what.startswith(what)
 
 
 def test_fields_in_any_order_a_number_as_key_and_no_key(tmp_path):
@@ -118,7 +217,7 @@ def test_a_pattern_finds_its_files_however_it_is_written(tmp_path, monkeypatch, 
 def test_recognized_only_leaves_out_the_others(tmp_path):
     entries = [{**GOOD, "recognized": True}, {**GOOD, "recognized": False}, GOOD]
     items = _read(tmp_path, "cat.ndjson", _lines(*entries), recognized="only")
-    assert [item is None for item in items] == [False, True, True]
+    assert [getattr(item, "reason", "") for item in items] == ["", "not recognized", "without the flag `recognized`"]
 
 
 def test_the_raw_form_is_simplified_as_google_does(tmp_path):
@@ -218,6 +317,86 @@ def test_a_binary_file_cut_anywhere_is_refused_at_its_record(tmp_path, cut):
     assert (items[1].line, items[1].reason) == (2, "truncated_file")
 
 
+@pytest.mark.parametrize(
+    ("name", "category"),
+    [
+        ("full%2Fsimplified%2Faxe.ndjson", "axe"),
+        ("full%2fsimplified%2fhot%20dog.ndjson", "hot dog"),
+        ("full-simplified-door.ndjson", "door"),
+        ("full_raw_yoga.ndjson.gz", "yoga"),
+        ("cat (1).ndjson", "cat"),
+        ("cat(2).ndjson.gz", "cat"),
+        ("cat.ndjson (1).gz", "cat"),
+        ("cat - Copy.bin", "cat"),
+        ("cat - Copy (2).ndjson", "cat"),
+        ("cat copy 2.ndjson", "cat"),
+        ("cat-00000-of-00004.ndjson", "cat"),
+        ("cafe\u0301.ndjson", "caf\u00e9"),
+        ("shape-1.ndjson", "shape-1"),
+        ("t-shirt.ndjson", "t-shirt"),
+        ("The Eiffel Tower.NDJSON", "The Eiffel Tower"),
+        ("100%.ndjson", "100%"),
+    ],
+)
+def test_a_name_tells_the_category_where_the_lines_do_not(tmp_path, name, category):
+    (tmp_path / name).write_bytes(_lines({"drawing": GOOD["drawing"]}))
+    (part,) = quickdraw.plan(_settings(tmp_path))
+    assert (part.category, part.named) == (category, "")
+
+
+@pytest.mark.parametrize(
+    "name", ["._cat.ndjson", ".hidden.ndjson", ".ipynb_checkpoints/cat.ndjson", "__MACOSX/cat.ndjson", ".git/a/b.bin"]
+)
+def test_what_is_hidden_is_no_category(tmp_path, name):
+    (tmp_path / "dog.ndjson").write_bytes(_lines({**GOOD, "word": "dog"}))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
+    assert [part.category for part in quickdraw.plan(_settings(tmp_path))] == ["dog"]
+
+
+def test_the_words_in_the_lines_count_before_the_name(tmp_path):
+    contents = {
+        "shape-1": _lines(*[{**GOOD, "word": "shape"}] * 3),
+        "route-66": _lines(*[{**GOOD, "word": "route-66"}] * 3),
+        "hot_dog": _lines(*[{**GOOD, "word": "hot dog"}] * 3),
+        "cat": _lines({**GOOD, "word": "dog"}, {**GOOD, "word": "dog"}, GOOD),  # Most are dogs, but a cat is named.
+        "bird": _lines(b"nonsense", {**GOOD, "word": "owl"}, {**GOOD, "word": "crow"}, {**GOOD, "word": "owl"}),
+    }
+    for name, text in contents.items():
+        (tmp_path / f"{name}.ndjson.gz").write_bytes(gzip.compress(text))
+    parts = quickdraw.plan(_settings(tmp_path))
+    assert {part.name.removesuffix(".ndjson.gz"): (part.category, part.named) for part in parts} == {
+        "shape-1": ("shape", ""),
+        "route-66": ("route-66", ""),
+        "hot_dog": ("hot dog", "hot_dog"),
+        "cat": ("cat", ""),
+        "bird": ("owl", "bird"),
+    }
+
+
+def test_a_word_in_either_way_of_writing_accents_is_one_category(tmp_path):
+    (tmp_path / "cafe\u0301.ndjson").write_bytes(
+        _lines({**GOOD, "word": "cafe\u0301"}, {**GOOD, "word": "caf\u00e9", "key_id": "13"})
+    )
+    (part,) = quickdraw.plan(_settings(tmp_path))
+    assert part.category == "caf\u00e9"
+    assert [item.key for item in quickdraw.read(part, _settings(tmp_path))] == ["12", "13"]
+
+
+def test_a_first_line_longer_than_a_look_still_tells_its_word(tmp_path):
+    long = {"drawing": [[list(range(9000)), [0] * 9000, [0] * 9000]], "word": "dog"}
+    (tmp_path / "cat.ndjson").write_bytes(_lines(long))
+    assert [(part.category, part.named) for part in quickdraw.plan(_settings(tmp_path))] == [("dog", "cat")]
+
+
+@pytest.mark.parametrize("pattern", ["in [1]", "in [1]/*.ndjson", "in [1]/c[a]t.ndjson", "i? [[]1]/*"])
+def test_a_folder_with_brackets_is_no_pattern_and_one_behind_it_is(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in [1]").mkdir()
+    (tmp_path / "in [1]" / "cat.ndjson").write_bytes(_lines(GOOD))
+    assert [part.category for part in quickdraw.plan(_settings(pattern))] == ["cat"]
+
+
 def test_names_with_spaces_parts_and_folders_are_one_category(tmp_path):
     names = [
         "hot dog.ndjson",
@@ -237,7 +416,7 @@ def test_names_with_spaces_parts_and_folders_are_one_category(tmp_path):
 
 
 def test_a_folder_without_drawings_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match=r"no \.ndjson, \.ndjson\.gz or \.bin file there"):
+    with pytest.raises(SettingsError, match=r"no \.ndjson, \.ndjson\.gz or \.bin file there that is not hidden"):
         quickdraw.plan(_settings(tmp_path))
 
 

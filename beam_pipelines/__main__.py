@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from boceto import process
-from boceto.console import Console, run_program
+from boceto.console import Console, quiet, run_program
 from boceto.settings import parse
 
 # Clients of MongoDB and of Google Cloud, which Beam imports where they are installed and does without where not.
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         logging.disable(logging.CRITICAL)
         try:
             # With another runner, Beam may have to use Google Cloud itself.
-            with _quick_imports(_CLIENTS if asked.settings.runner == "DirectRunner" else ()):
+            with quiet(), _quick_imports(_CLIENTS if asked.settings.runner == "DirectRunner" else ()):
                 from beam_pipelines.prepare import prepare
 
             gc.freeze()  # What the imports left stays for good: collecting garbage need not look at it again.

@@ -105,7 +105,8 @@ def forked_workers(count: int) -> Iterator[str]:
         processes.append(process)
         pipes.append(pipe)
     over = threading.Event()
-    # Where a worker dies, Beam's threads that speak with it print what they think of it.
+    # Where a worker dies, Beam's threads that speak with it print what they think of it. They outlive a job that fails
+    # or is stopped, and stay quiet to the end of the process.
     before, threading.excepthook = threading.excepthook, lambda _: None
 
     def watch(process: int) -> None:
@@ -126,9 +127,9 @@ def forked_workers(count: int) -> Iterator[str]:
     server.start()
     try:
         yield f"localhost:{port}"
+        threading.excepthook = before
     finally:
         over.set()
-        threading.excepthook = before
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)

@@ -11,6 +11,7 @@ MESSAGE_FILE = "BOCETO_MESSAGE_FILE"
 ALIVE_FILE = "BOCETO_ALIVE_FILE"
 TOUCH_EVERY = 5.0  # Seconds.
 _touched = [0.0]
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
 
 def leave_message(text: str) -> None:
@@ -38,7 +39,8 @@ def _write(path: str | None, text: str) -> None:
     if not path:
         return
     try:
-        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 - a local file, and no storage
+        # A pipe that nobody reads is not waited for.
+        with os.fdopen(os.open(path, _FLAGS, 0o666), "w", encoding="utf-8") as file:
             file.write(text)
     except OSError:
         return

@@ -50,9 +50,10 @@ class Fault:
 class FaultyStore:
     """Goes through to `inner` but for the fault."""
 
-    def __init__(self, inner, fault):
+    def __init__(self, inner, fault, process):
         self._inner = inner
         self._fault = fault
+        self._process = process
         self._seen = 0
         self._lock = threading.Lock()
 
@@ -96,7 +97,7 @@ class FaultyStore:
         if kind == "kill-before":
             _die()
         if kind == "term-before":
-            _ask_to_end()
+            _ask_to_end(self._process)
         if kind == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if kind == "unavailable":
@@ -105,7 +106,7 @@ class FaultyStore:
         if kind == "kill-after":
             _die()
         if kind == "term-after":
-            _ask_to_end()
+            _ask_to_end(self._process)
         if kind == "lost-answer":
             raise Unavailable(f"{url}: the answer was lost")
 
@@ -137,12 +138,12 @@ class FaultyStore:
 
 
 def install(fault):
-    """From now on, the storage of this process has the fault."""
-    real, faulty = storage._store, {}
+    """From now on, the storage of this process has the fault, and that of its workers, which ask it to end."""
+    real, faulty, process = storage._store, {}, os.getpid()
 
     def store(url):
         inner = real(url)
-        return faulty.setdefault(id(inner), FaultyStore(inner, fault))
+        return faulty.setdefault(id(inner), FaultyStore(inner, fault, process))
 
     storage._store = store
 
@@ -152,6 +153,6 @@ def _die():
     time.sleep(60)
 
 
-def _ask_to_end():
-    os.kill(os.getpid(), signal.SIGTERM)
+def _ask_to_end(process):
+    os.kill(process, signal.SIGTERM)
     time.sleep(_HEARD)

@@ -112,7 +112,8 @@ def _check(file: BinaryIO) -> tuple[int, Loss | None]:
     size = file.seek(0, io.SEEK_END)
     if state == _CUT and not _ends_in_a_trailer(file, unpacked - usable):
         lost = int(bool(last) and not last.endswith(b"\n"))
-        return unpacked, Loss(_CUT, lost, f"the file ends at byte {size:,}, before its data does; fetch it again")
+        told = f"the file ends at byte {size:,}, before its data does; how much is missing is not known; fetch it again"
+        return unpacked, Loss(_CUT, lost, told)
     if state == _WHOLE:
         return usable, None
     # What is lost has as many lines a packed byte as what can be read.

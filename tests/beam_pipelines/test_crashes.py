@@ -1,5 +1,6 @@
 """A `boceto prepare` that dies or fails at a write: the same command again makes the same data set."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -53,3 +54,34 @@ def test_the_same_command_again_makes_the_same_data_set(tmp_path, digest, status
     assert found.manifest.digest == digest
     found.split("train", verify=True)
     assert not list(Path(folder).rglob("*.partial"))
+
+
+# Each phase of a job: at what is written or removed in it.
+PHASES = {
+    "taking the folder": Fault("term-before", r"/owner\.json$", "create"),
+    "reading": Fault("term-before", r"/_work/read-[^/]*$"),
+    "first shard": Fault("term-before", SHARD, "write"),
+    "manifest": Fault("term-before", MANIFEST, "create"),
+    "made": Fault("term-after", MANIFEST, "create"),
+    "preview": Fault("term-before", r"/preview\.png$", "write"),
+    "tidying": Fault("term-before", r"/owner\.json$", "delete"),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_job_that_is_asked_to_stop_ends_in_one_line_and_goes_on(tmp_path, digest, phase, workers):
+    folder, told = str(tmp_path / "data"), tmp_path / "told"
+    fault = dataclasses.replace(PHASES[phase], told=str(told))
+    words = ["prepare", *FLAGS, "--workers", str(workers), "--preview", "--output", folder]
+    done = subprocess.run(
+        [sys.executable, LAUNCHER, fault.to_json(), *words], capture_output=True, text=True, check=False
+    )
+    assert told.exists()
+    assert done.returncode == 75, done.stderr
+    told_lines = [line for line in done.stderr.splitlines() if not line.startswith("preparing 2 classes")]
+    assert told_lines[-1] == "boceto prepare: stopped; run the same command again"
+    assert len(told_lines) <= 2, done.stderr
+    assert main(words) == 0
+    assert dataset.load(folder).manifest.digest == digest
+    dataset.load(folder).split("train", verify=True)

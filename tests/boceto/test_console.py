@@ -118,3 +118,18 @@ def test_a_signal_while_something_is_imported_is_a_stop_whatever_the_import_make
         said = process.stderr.read()
     assert (process.returncode, said) == (75, "boceto: stopped; run the same command again\n")
     assert (tmp_path / "said").read_text() == said
+def test_a_message_into_a_pipe_that_nobody_reads_is_not_waited_for(monkeypatch, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv(MESSAGE_FILE, str(tmp_path / "pipe"))
+    assert run_program("train", lambda console: ({"step": 3}, False)) == 0
+
+
+def test_an_error_that_a_library_makes_of_a_request_to_stop_is_the_stop(capsys):
+    def work(console):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:  # As Beam has it.
+            raise RuntimeError("a bundle failed") from error
+
+    assert run_program("prepare", work) == 75
+    assert capsys.readouterr().err == "boceto prepare: stopped; run the same command again\n"

@@ -25,7 +25,7 @@ import google_crc32c
 from boceto import storage
 from boceto.console import clock_time
 from boceto.errors import DataError, SettingsError
-from boceto.stores.file import lock
+from boceto.stores.file import local_path, lock
 
 DEFAULT = "~/.cache/boceto"
 THREADS = 8
@@ -119,7 +119,7 @@ def cache(folder: str, setting: str, tell: Callable[[str], None]) -> Cache:
     if not folder or not storage.is_local(folder):
         raise SettingsError(f"{setting} = {folder!r} is no folder of this machine; give one")
     try:
-        return Cache(Path(folder).expanduser().absolute(), setting, tell)
+        return Cache(local_path(folder).expanduser().absolute(), setting, tell)
     except RuntimeError as error:
         raise SettingsError(f"{setting} = {folder}: {error}; give another {_flag(setting)}") from error
 

@@ -73,10 +73,9 @@ PHASES = {
 def test_a_job_that_is_asked_to_stop_ends_in_one_line_and_goes_on(tmp_path, digest, phase, workers):
     folder, told = str(tmp_path / "data"), tmp_path / "told"
     fault = dataclasses.replace(PHASES[phase], told=str(told))
-    words = ["prepare", *FLAGS, "--workers", str(workers), "--preview", "--output", folder]
-    done = subprocess.run(
-        [sys.executable, LAUNCHER, fault.to_json(), *words], capture_output=True, text=True, check=False
-    )
+    words = ["prepare", *FLAGS, "--preview", "--output", folder]
+    command = [sys.executable, LAUNCHER, fault.to_json(), *words, "--workers", str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.exists()
     assert done.returncode == 75, done.stderr
     told_lines = [line for line in done.stderr.splitlines() if not line.startswith("preparing 2 classes")]

@@ -70,6 +70,12 @@ def whole(url, files, copies):
     return [copy.read_bytes() for copy in copies] == [bytes(storage.buffer(storage.join(url, f.name))) for f in files]
 
 
+def test_the_cache_may_be_named_as_a_file_url_and_hold_any_sign(tmp_path):
+    folder = tmp_path / "a [1] ~t\\ é"
+    assert staging.cache(folder.as_uri(), "train.cache_dir", lambda text: None).folder == folder
+    assert staging.cache(str(folder), "train.cache_dir", lambda text: None).folder == folder
+
+
 def test_files_are_copied_once(folder, cache, monkeypatch):
     url, files = folder
     seen = reads(monkeypatch)

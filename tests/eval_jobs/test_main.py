@@ -2,10 +2,13 @@ import ast
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from faulty_store import Fault
 from PIL import Image
 
 import eval_jobs
@@ -202,3 +205,20 @@ def test_a_program_that_writes_files_is_not_run(make_data, make_run, evaluate, t
     assert "saved_model.pb is not loaded: it would reach files, the network or Python (WriteFile)" in err
     found = inspection.look(storage.join(run, artefact.FOLDER), lambda _: None)
     assert "REACHES OUTSIDE by WriteFile" in found.facts["program"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("term-before", r"/report\.txt$", "write"), Fault("term-after", r"/scores\.json$", "write")],
+    ids=["report", "scores"],
+)
+def test_an_evaluation_that_is_asked_to_stop_ends_in_one_line_and_goes_on(make_data, make_run, evaluate, fault):
+    data = make_data()
+    run = make_run(data)
+    launcher = Path(__file__).parent.parent / "faulty_boceto.py"
+    command = [sys.executable, launcher, fault.to_json(), "eval", "--data", data, "--run", run, "--bootstrap", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.splitlines()[-1] == "boceto eval: stopped; run the same command again"
+    assert "Traceback" not in done.stderr
+    assert evaluate(data, run)[0] == 0

@@ -118,6 +118,8 @@ def test_a_signal_while_something_is_imported_is_a_stop_whatever_the_import_make
         said = process.stderr.read()
     assert (process.returncode, said) == (75, "boceto: stopped; run the same command again\n")
     assert (tmp_path / "said").read_text() == said
+
+
 def test_a_message_into_a_pipe_that_nobody_reads_is_not_waited_for(monkeypatch, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setenv(MESSAGE_FILE, str(tmp_path / "pipe"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from boceto import contract, storage
-from boceto.errors import DataError
+from boceto.errors import DataError, SettingsError
 
 FOLDER = "export"
 DESCRIPTION = "artefact.json"
@@ -87,6 +87,17 @@ def listed(url: str, description: Artefact) -> dict[str, str]:
     if "saved_model.pb" not in description.files:
         raise DataError(f"{model}: {DESCRIPTION} lists no saved_model.pb; {_again(storage.parent(url))}")
     return {storage.below(model, name): expected for name, expected in description.files.items()}
+
+
+def check_own(run: str) -> None:
+    """Refuses an `export` that is a link: the folder is replaced whole, and what it links to is somebody's own.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    url = storage.join(run, FOLDER)
+    if storage.is_link(url):
+        raise SettingsError(f"{url} is a link, and an export replaces the folder; remove the link, or link the run's")
 
 
 def verify(run: str, description: Artefact) -> str:

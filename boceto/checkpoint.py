@@ -22,16 +22,32 @@ COMMIT = "COMMIT"
 FORMAT = "boceto-checkpoint"
 VERSION = 3
 ARRAYS = re.compile(r"arrays-[0-9a-z]{1,32}\.safetensors")
+_LEDGER = re.compile("[0-9a-f]{32}")
+MOST_SECONDS = 1e12  # No run takes longer.
 WHOLE, TORN, CORRUPT = "whole", "torn", "corrupt"
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands, besides its arrays.
+class Window:
+    """Sums over the steps since the last log point. norm: of the gradients of the last step; -1 where not finite."""
 
-    epoch_right, epoch_records: the running epoch's sums. ledger: `boceto.ledger`, over the keys of all records used so
-    far. seconds: wall time by activity, over all sessions of the run so far. history: the chain of the last line of
-    `history.jsonl`, "" where that could not be written.
+    steps: int = 0
+    right: int = 0
+    loss: float = 0.0
+    norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        contract.within(0, contract.LARGEST, steps=self.steps, right=self.right)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, besides its arrays. It does not depend on where the run is to end.
+
+    epoch_right, epoch_records: the running epoch's sums. skipped: the last steps in a row whose gradients were not
+    finite. ledger: `boceto.ledger`, over the keys of all records used so far. seconds: wall time by activity, over all
+    sessions of the run so far. history: the chain of the last line of `history.jsonl`, "" where that could not be
+    written.
     """
 
     step: int = 0
@@ -44,9 +60,30 @@ class Progress:
     best_loss: float = 0.0
     validations_since_best: int = 0
     validated: int = 0
+    skipped: int = 0
+    window: Window = field(default_factory=Window)
     ledger: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     history: str = ""
+
+    def __post_init__(self) -> None:
+        names = ("step", "epoch_records", "best_step", "validations_since_best", "validated", "skipped")
+        contract.within(0, contract.LARGEST, **{name: getattr(self, name) for name in names})
+        contract.within(0, self.epoch_records, epoch_right=self.epoch_right)
+        contract.within(-1, 1, train_accuracy=self.train_accuracy, best_accuracy=self.best_accuracy)
+        contract.within(0, MOST_SECONDS, **self.seconds)
+        if self.ledger and not _LEDGER.fullmatch(self.ledger):
+            raise ValueError(f"ledger is {self.ledger!r}")
+
+    def covers(self, step: int, *, validation: bool) -> bool:
+        """Whether a log point, or a validation, after `step` is of what was done up to here.
+
+        Where a run ends between two log points or validations, it has one more of each after its last step; a run that
+        goes on from there has not.
+        """
+        if step != self.step:
+            return step < self.step
+        return self.validated == step if validation else not self.window.steps
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 CLASS = TypeVar("CLASS")
+LARGEST = 2**53  # Up to it, a whole number is a float too.
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -54,7 +55,7 @@ def decode(text: bytes) -> dict[str, Any]:
         ValueError: it is none.
     """
     try:
-        entry = json.loads(text, parse_constant=_refuse)
+        entry = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     found: dict[str, Any] = check(dict[str, Any], entry, "it")
@@ -138,6 +139,8 @@ def _scalar(kind: type, value: Any, place: str) -> Any:
     try:
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{place} is {value}, not a finite number")
+        if kind is int and abs(value) > LARGEST:  # Larger than any count, and too large for much that counts do.
+            raise ValueError(f"{place} is too large")
         return kind(value)
     except OverflowError as error:
         raise ValueError(f"{place} is too large") from error
@@ -151,6 +154,24 @@ def _expect(value: Any, kind: Any, place: str, words: str) -> Any:
 
 def _below(place: str, name: str) -> str:
     return name if place == "it" else f"{place}.{name}"
+
+
+def within(lowest: float, highest: float, **values: float) -> None:
+    """Makes sure that the values are between the two, or one of them; for a dataclass that reads its fields.
+
+    Raises:
+        ValueError: one is not; it names it.
+    """
+    for name, value in values.items():
+        if not lowest <= value <= highest:
+            raise ValueError(f"{name} is {value}, not a number from {lowest} to {highest}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{reprlib.repr(text)} is too large")
+    return number
 
 
 def _refuse(constant: str) -> None:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from boceto import contract, storage
+from boceto.checkpoint import MOST_SECONDS
 
 NAME = "lease.json"
 FORMAT = "boceto-lease"
 VERSION = 2
+LONGEST_TERM = 3600.0  # Seconds; who dies without a word keeps a run from others for so long.
 UNREADABLE = "someone whose lease cannot be read"
 _DEAD = (b"Z", b"X")
 _BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
@@ -25,6 +27,10 @@ class Heartbeat:
     seconds: Mapping[str, float] = field(default_factory=dict)
     sessions: int = 0
     saved: int = 0
+
+    def __post_init__(self) -> None:
+        contract.within(0, contract.LARGEST, step=self.step, sessions=self.sessions, saved=self.saved)
+        contract.within(0, MOST_SECONDS, **self.seconds)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,10 @@ class Holder:
     left: Mapping[str, str] = field(default_factory=dict)
     format: str = FORMAT
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        contract.within(0, LONGEST_TERM, term=self.term)
+        contract.within(0, contract.LARGEST, process=self.process)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"

@@ -1,7 +1,9 @@
 """The process of a command from its very start: what a signal does before there is a program, and when it began."""
 
 import atexit
+import contextlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -20,9 +22,13 @@ def begin() -> None:
     Until a program listens itself, SIGTERM and SIGINT end the process at once with the code of a stop: nothing has
     begun. Without this, process 1 of a container, which the kernel keeps default actions from, would miss the signal.
 
-    A closed standard stream leads nowhere from then on: the next file to be opened would take its place.
+    A closed standard stream leads nowhere from then on: the next file to be opened would take its place. As many files
+    may be open as the system allows: every shard of a data set is one.
     """
     _open_streams()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it does not grant.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     _commands[:] = [os.getpid()]

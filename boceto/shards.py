@@ -4,7 +4,9 @@ Shards are not mapped into memory: a program that touches a map beyond the end o
 a block that the disk cannot read, is ended by SIGBUS without a word. What is read by position is an error that says so.
 """
 
+import errno
 import os
+import resource
 from dataclasses import dataclass
 
 import google_crc32c
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import storage
-from boceto.errors import DataError
+from boceto.errors import DataError, SettingsError
 
 _CHECKSUM = 4  # bytes behind a record: its masked CRC-32C, little-endian
 _DELTA = 0xA282EAD8
@@ -72,8 +74,17 @@ def open_shard(path: str, remedy: str) -> ShardFile:
 
     Raises:
         DataError: there is none.
+        SettingsError: this process may not have so many files open.
     """
     try:
         return ShardFile(path, remedy, storage.source(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; {remedy}") from error
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise SettingsError(
+            f"{path}: this process may have {most} files open, and the data set has more shards; raise the limit "
+            "(ulimit -n)"
+        ) from error

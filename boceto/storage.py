@@ -298,6 +298,11 @@ def local_folder(url: str) -> Path:
     return path
 
 
+def is_link(url: str) -> bool:
+    """Whether it is a symbolic link of this machine."""
+    return is_local(url) and local_path(url).is_symlink()
+
+
 def replace_folder(source: Path, url: str) -> None:
     """Moves the finished local folder `source` to `url`, in place of what was there, which goes last."""
     target = local_path(url)

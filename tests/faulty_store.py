@@ -97,7 +97,7 @@ class FaultyStore:
         if kind == "kill-before":
             _die()
         if kind == "term-before":
-            _ask_to_end(self._process)
+            ask_to_end(self._process)
         if kind == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if kind == "unavailable":
@@ -106,7 +106,7 @@ class FaultyStore:
         if kind == "kill-after":
             _die()
         if kind == "term-after":
-            _ask_to_end(self._process)
+            ask_to_end(self._process)
         if kind == "lost-answer":
             raise Unavailable(f"{url}: the answer was lost")
 
@@ -153,6 +153,6 @@ def _die():
     time.sleep(60)
 
 
-def _ask_to_end(process):
-    os.kill(process, signal.SIGTERM)
+def ask_to_end(process=None):
+    os.kill(process or os.getpid(), signal.SIGTERM)
     time.sleep(_HEARD)

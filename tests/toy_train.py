@@ -1,16 +1,17 @@
-"""A run without TensorFlow, over the trainer's own lease, saver, checkpoints, stop and ledger, and `boceto.run`.
+"""A run without TensorFlow, over the trainer's own loop, lease, saver, checkpoints, stop and ledger, and `boceto.run`.
 
-A program: each line on standard input is {"run", "fault", "renews"}; it is done in a forked process, whose status is
-printed. One import serves all.
+A program: each line on standard input is {"run", "fault", "renews", "max_steps", "term"}; it is done in a forked
+process, whose status is printed. One import serves all.
 """
 
 import contextlib
-import dataclasses
+import hashlib
 import io
 import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 
 import faulty_store
 import numpy as np
@@ -19,16 +20,24 @@ from boceto import ledger
 from boceto import run as runs
 from boceto.checkpoint import Progress
 from boceto.console import Console, run_program
-from boceto.errors import Stopped
 from boceto.telemetry import Telemetry
-from trainer import stop
+from trainer import loop, stop
+from trainer.accounts import Accounts
+from trainer.batches import Ahead, calls
 from trainer.checkpoints import Checkpoints
 from trainer.lease import held
 from trainer.log import Log
+from trainer.loop import Plan, Run
+from trainer.meter import Meter
+from trainer.report import Report
 from trainer.saver import Saver
+from trainer.settings import Settings
 
-LAST, EVERY, BATCH = 12, 2, 8
-BEST = 4
+LAST, EVERY, BATCH, EPOCH = 12, 2, 8, 3  # EPOCH: steps.
+LOGS = 5  # Steps between log points, besides the epochs' ends.
+BEST = 6
+# By step; at 7 only a run that ends there validates.
+ACCURACIES = {3: 0.2, BEST: 0.5, 7: 0.9, 9: 0.5, LAST: 0.4}
 TERM = 0.4
 
 
@@ -60,8 +69,66 @@ def keys_of(step):
     return [f"{step}-{number}".encode() for number in range(BATCH)]
 
 
-def train(run, asked, log, *, renews):
-    with held(run, TERM, asked, log.line, dict) as lease:
+class Scalars:
+    """What a device holds: each step's loss, right answers and gradients' norm."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def numpy(self):
+        return np.array(self.values, np.float32)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Records without pixels."""
+
+    batch: int = BATCH
+
+    def __len__(self):
+        return BATCH * EPOCH
+
+    def epoch(self, step):
+        return step // EPOCH
+
+    def ends_epoch(self, step):
+        return (step + 1) % EPOCH == 0
+
+    def read(self, call):
+        keys = keys_of(call.first)
+        return keys, [ledger.digest(keys)]
+
+
+class Steps:
+    """One step a call."""
+
+    def __init__(self, state, *, renews):
+        self.state = state
+        self.renews = renews
+
+    def train(self, keys, step, _):
+        self.state.step(keys)
+        if self.renews and step == 4:
+            time.sleep(TERM * 0.6)
+        values = self.state.values["weights/a"]
+        return Scalars([[float(np.abs(values).mean()), step % BATCH, float(np.linalg.norm(values))]])
+
+
+def validation(meter, stopping, term):
+    """The accuracy of a step; the stop comes in the validation of the step `term`."""
+
+    def validate():
+        if meter.progress.step == term and not stopping.requested:
+            faulty_store.ask_to_end()
+        return None if stopping.requested else (1.0, ACCURACIES[meter.progress.step])
+
+    return validate
+
+
+def train(stopping, log, asked):
+    run = asked["run"]
+    settings = Settings("data", run, batch_size=BATCH, epochs=LAST // EPOCH, save_every=EVERY, log_every=LOGS)
+    with held(run, TERM, stopping, log.line, dict) as lease:
         described = runs.Description(run, runs.read(run))
         checkpoints = Checkpoints(
             run, "data", {"seed": 0}, BATCH, keep=2, confirm=lease.confirm,
@@ -75,26 +142,20 @@ def train(run, asked, log, *, renews):
         described.begin(entry, progress.step)
         history = runs.History(run, alert=log.alert)
         history.resume(progress.step, progress.history if found else runs.EMPTY)
+        source = Source()
+        plan = Plan(settings, source, LAST, asked["max_steps"] or LAST)
+        batches = Ahead(calls(progress.step, plan.last, 1, plan.ends_call), source.read, 1)
+        meter = Meter(source, progress, lambda: batches.waited, Accounts())
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
+        report = Report(log, history, None, Telemetry(), source, progress.step, plan.last)
+        steps = Steps(state, renews=asked["renews"])
+        training = Run(plan, steps, batches, meter, saver, report, validation(meter, stopping, asked["term"]), stopping)
         with contextlib.closing(saver):
-            for step in range(progress.step, LAST):
-                state.step(keys_of(step))
-                done, rolled = step + 1, ledger.roll(progress.ledger or ledger.EMPTY, ledger.digest(keys_of(step)))
-                progress = dataclasses.replace(progress, step=done, ledger=rolled, best_step=BEST * (done >= BEST))
-                history.add({"step": done})
-                if renews and done == 5:
-                    time.sleep(TERM * 0.6)
-                saver.poll()
-                if done % EVERY == 0 or asked.requested:
-                    sure = asked.requested or done == LAST
-                    history.offer()
-                    progress = dataclasses.replace(progress, history=history.head)
-                    (saver.save_for_sure if sure else saver.save)(progress)
-                    if sure:
-                        history.settle()
-                if asked.requested and done < LAST:
-                    raise Stopped(f"stopped after step {done}")
-        described.add(result={"step": LAST, "ledger": progress.ledger})
+            progress = loop.train(training)
+        chosen = loop.choose(training, lambda step: checkpoints.load(step)[1], lambda: state.values)
+        digest = hashlib.blake2b(b"".join(chosen.arrays[name].tobytes() for name in sorted(chosen.arrays))).hexdigest()
+        result = {"step": progress.step, "ledger": progress.ledger, "exported_step": chosen.step, "exported": digest}
+        described.add(result={**result, "validation_accuracy": chosen.accuracy})
 
 
 def main(asked):
@@ -102,7 +163,7 @@ def main(asked):
 
     def work(_):
         with stop.on_signals(10, console.line) as stopping:
-            train(asked["run"], stopping, Log(console, "text"), renews=asked["renews"])
+            train(stopping, Log(console, "text"), asked)
         return {}, False
 
     return run_program("train", work)

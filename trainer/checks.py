@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from boceto import dataset, lease, staging, storage
+from boceto import artefact, dataset, lease, staging, storage
 from boceto import run as runs
 from boceto.checkpoint import Progress
 from boceto.console import quiet
 from boceto.dataset import Manifest
-from boceto.errors import EXIT_DATA, EXIT_SETTINGS, BocetoError, DataError, SettingsError
+from boceto.errors import EXIT_SETTINGS, BocetoError, SettingsError
 from trainer import limits
 from trainer.checkpoints import Checkpoints, check_fits, newest_whole
-from trainer.settings import Settings, check_batch
+from trainer.settings import Settings, check_batch, check_last, check_patience
 
 if TYPE_CHECKING:
     from trainer.footprint import Footprint
@@ -73,9 +73,9 @@ class Checks:
             said = look()
         except _Open as error:
             return Check(name, OPEN, str(error))
-        except DataError as error:
-            return Check(name, FAILED, str(error), EXIT_DATA)
-        except (BocetoError, OSError, MemoryError) as error:
+        except BocetoError as error:
+            return Check(name, FAILED, str(error), error.exit_code)
+        except (OSError, MemoryError) as error:
             return Check(name, FAILED, str(error) or type(error).__name__, EXIT_SETTINGS)
         self._passed.add(name)
         return Check(name, PASSED, said)
@@ -108,6 +108,7 @@ class Checks:
 
     def _look_at_data(self) -> str:
         data = dataset.load(self._settings.data, staging.cache(self._settings.cache_dir, "train.cache_dir", self._tell))
+        check_patience(self._settings, data.manifest)
         self._data = data.manifest
         records = {name: info.records for name, info in data.manifest.splits.items() if info.records}
         for name in ("train", *sorted(records.keys() - {"train"})):
@@ -119,6 +120,7 @@ class Checks:
     def _look_at_run(self) -> str:
         run = self._settings.run
         storage.check_writable(run, "train.run")
+        artefact.check_own(run)
         if not storage.preconditions_honoured(run):
             raise SettingsError(
                 f"train.run = {run}: its storage lets a second writer replace what may only be made once, so that two "
@@ -156,6 +158,7 @@ class Checks:
         if found is None:
             return "; ".join(["none, it begins with the first step", *skipped])
         check_fits(found[0], self._manifest.digest, self._settings)
+        check_last(found[0].step, min(self._settings.max_steps or self._steps, self._steps), self._settings)
         finished = bool((description or {}).get("result")) and (description or {})["goal"] == self._settings.goal
         goes_on = f"{'the run is finished' if finished else 'it goes on'} after step {found[0].step}"
         return "; ".join([f"{goes_on}, whose settings fit", *skipped])

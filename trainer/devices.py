@@ -52,6 +52,11 @@ def modes(xla: str, deterministic: str, *, gpu: bool) -> tuple[bool, bool]:
     return compiled, deterministic == "on" or (deterministic == "auto" and not gpu and not compiled)
 
 
+def said(error: tf.errors.OpError) -> str:
+    """The first line of what an error of TensorFlow says, without the node of the graph that it arose in."""
+    return str(error.message).rpartition("}} ")[2].partition("\n")[0]
+
+
 @contextlib.contextmanager
 def fitting(what: str) -> Iterator[None]:
     """Says of `what` that it is too large where the block needs more memory than the devices have.

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boceto.checkpoint import Progress
-from boceto.errors import Stopped
+from boceto.errors import DataError, Stopped
+from boceto.tensors import Arrays
 from trainer.batches import Ahead, Call, Source
 from trainer.checkpoints import REMEDY, NotFinite
 from trainer.meter import Meter
@@ -14,15 +16,16 @@ from trainer.report import Report
 from trainer.saver import Saver
 from trainer.schedule import learning_rate
 from trainer.settings import Settings
-from trainer.steps import Steps
 from trainer.stop import Stop
-from trainer.validation import Held, validate
+
+if TYPE_CHECKING:
+    from trainer.steps import Steps
 
 
 @dataclass(frozen=True)
 class Plan:
     """When what is due, as functions of the steps of a call. total: the steps of all epochs, which the schedule spans.
-    last: the step after which the run ends.
+    last: the step after which the run ends; nothing but a save depends on it, so that a run may go on from there.
     """
 
     settings: Settings
@@ -37,7 +40,7 @@ class Plan:
 
     def logs(self, call: Call) -> bool:
         """Whether a log point is due after `call`."""
-        return call.last % self.settings.log_every == 0 or self._ends_epoch(call) or call.last == self.last
+        return call.last % self.settings.log_every == 0 or self._ends_epoch(call)
 
     def saves(self, call: Call) -> bool:
         """Whether a checkpoint is due after `call`."""
@@ -50,7 +53,7 @@ class Plan:
         if not every or not step:
             return False
         before, after = (self.source.epoch(done) // every for done in (step - 1, step))
-        return after > before or step == self.last
+        return after > before
 
     def rates(self, call: Call) -> list[float]:
         """The learning rate of each step of `call`."""
@@ -62,31 +65,33 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """What the loop works with."""
+    """What the loop works with. validation: the loss and accuracy of the state as it is over what is held for it, or
+    None where a stop cut it off; None itself where nothing is held.
+    """
 
     plan: Plan
-    steps: Steps
+    steps: "Steps"
     batches: Ahead[Any]
     meter: Meter
     saver: Saver
     report: Report
-    held: Held | None
+    validation: Callable[[], tuple[float, float] | None] | None
     stop: Stop
 
-    def validates(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether a validation is due after `step` steps, and not done: a stop may have cut it off."""
-        return self.held is not None and self.meter.progress.validated < step and self.plan.validates(step)
+        return self.validation is not None and self.meter.progress.validated < step and self.plan.validates(step)
 
-    def validate(self) -> None:
-        """Validates, and keeps in mind which step was the best; a stop cuts it off.
+    def validate(self) -> bool:
+        """Validates, and keeps in mind which step was the best; returns False where a stop cut it off.
 
         Raises:
             NotFinite: the loss is not finite.
         """
         with self.meter.aside("validating"):
-            found = self.held and validate(self.steps, self.held, self.plan.settings, self.stop)
+            found = self.validation and self.validation()
         if not found:
-            return
+            return False
         loss, accuracy = found
         if not math.isfinite(loss):
             raise NotFinite(f"step {self.meter.progress.step}: the validation loss is {loss}; {REMEDY}")
@@ -96,6 +101,7 @@ class Run:
         if best:
             self.meter.update(best_accuracy=accuracy, best_loss=loss, best_step=old.step, validations_since_best=0)
         self.report.validated(old.step, loss, accuracy, best)
+        return True
 
     def save(self, *, for_sure: bool = False) -> None:
         """Begins to save a checkpoint of the step that was just done; `for_sure` waits until it is durable."""
@@ -123,6 +129,32 @@ class Run:
                 self.report.window(self.meter.progress.step, window, rate)
                 self.report.wall_time(self.meter.accounted.seconds)
 
+    def finish(self) -> Progress:
+        """Logs the steps since the last log point, and validates where the last step was not. No checkpoint holds
+        either: a run that goes on from here is the same as one that did not end here.
+
+        Raises:
+            Stopped: it was asked to, and everything else is saved.
+            NotFinite: as `validate`; or no step has changed anything.
+        """
+        step = self.meter.settle().step
+        if step:
+            self.log(self.plan.rates(Call(step - 1, step))[0])
+        if self.meter.progress.skipped == step > 0:
+            raise NotFinite(f"the gradients of all {step} steps are not finite, so nothing was trained; {REMEDY}")
+        wanted = self.validation is not None and self.plan.settings.validate_every > 0
+        if wanted and self.meter.progress.validated < step and not self.validate():
+            raise self.stopped("stopped in the validation after the last step")
+        with self.meter.aside("saving"):
+            self.report.history.flush()
+        return self.meter.progress
+
+    def stopped(self, text: str) -> Stopped:
+        """Tells that the run was stopped after the step that was just done, and is saved."""
+        step = self.meter.progress.step
+        self.report.stopped(step)
+        return Stopped(f"{text}, step {step} of {self.plan.last} is saved; run the same command again")
+
     @property
     def exhausted(self) -> bool:
         """Whether the run has waited long enough for a better validation."""
@@ -138,8 +170,7 @@ def train(run: Run) -> Progress:
     """
     plan = run.plan
     run.stop.check()
-    if run.validates(run.meter.progress.step):
-        run.validate()
+    if run.is_due(run.meter.progress.step) and run.validate():
         run.save(for_sure=run.exhausted)
     for call, (batch, digests) in run.batches:
         if run.exhausted:
@@ -150,14 +181,40 @@ def train(run: Run) -> Progress:
         run.show()
         if plan.logs(call):
             run.log(rates[-1])
-        validates = run.validates(call.last)
-        if validates:
-            run.validate()
+        validated = run.is_due(call.last) and run.validate()
         stopping = run.stop.requested
         run.saver.poll()
-        if plan.saves(call) or validates or stopping:
+        if plan.saves(call) or validated or stopping:
             run.save(for_sure=stopping or call.last == plan.last or run.exhausted)
         if stopping and call.last < plan.last:
-            run.report.stopped(call.last)
-            raise Stopped(f"stopped after step {call.last} of {plan.last}, saved; run the same command again")
-    return run.meter.settle()
+            raise run.stopped("stopped")
+    return run.finish()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is exported: the arrays after a step, and its validation accuracy, None where it has none."""
+
+    step: int
+    arrays: Arrays
+    accuracy: float | None
+
+
+def choose(run: Run, load: Callable[[int], Arrays], last: Callable[[], Arrays]) -> Chosen:
+    """The best validated step, which `load` reads; the last one where none was validated, or the best cannot be read.
+
+    Raises:
+        Stopped: it was asked to while it validated the last step instead.
+    """
+    progress = run.meter.progress
+    best = progress.best_step
+    if best and best != progress.step:
+        try:
+            return Chosen(best, load(best), progress.best_accuracy)
+        except DataError as error:
+            run.report.log.alert(f"{error}; the last step is exported instead of the best")
+        found = run.validation and run.validation()
+        if run.validation and not found:
+            raise run.stopped("stopped in the validation of the step to export")
+        return Chosen(progress.step, last(), found[1] if found else None)
+    return Chosen(progress.step, last(), progress.best_accuracy if best else None)

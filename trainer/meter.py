@@ -11,18 +11,22 @@ from typing import Any
 
 from boceto import ledger
 from boceto.checkpoint import Progress
+from boceto.checkpoint import Window as Sums
 from trainer.accounts import Accounts
 from trainer.batches import Call, Source
 from trainer.checkpoints import REMEDY, NotFinite
 
 # Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
 UNDER_WAY = 2
+# Steps in a row without finite gradients. A loss scale is halved at each, so that far fewer help where anything helps.
+MOST_SKIPPED = 40
 
 
 @dataclass(frozen=True)
 class Window:
-    """What happened since the last log point. timed: the images whose time was taken. seconds: by activity; of them,
-    `saving` is no part of the speed. gradient_norm: of the last step.
+    """What happened since the last log point. steps, images: of this process, while loss and accuracy are over all.
+    timed: the images whose time was taken. seconds: by activity; of them, `saving` is no part of the speed.
+    gradient_norm: of the last step; -1 where not finite.
     """
 
     steps: int
@@ -45,7 +49,7 @@ class Window:
 
 
 class Meter:
-    """The progress of a run, and the sums since the last log point. `waited` is the reader's count of seconds."""
+    """The progress of a run, with the sums since the last log point. `waited` is the reader's count of seconds."""
 
     def __init__(
         self,
@@ -66,8 +70,7 @@ class Meter:
         self._clear()
 
     def _clear(self) -> None:
-        self._loss, self._right, self._steps = 0.0, 0, 0
-        self._norm = 0.0
+        self._before = self._progress.window.steps  # Of the session before.
         self._saving = 0.0
         self._untimed = 0
         self._mark, self._waited_before = self._clock(), self._waited()
@@ -83,7 +86,7 @@ class Meter:
             self.settle()
             self._compiled = True
             self._accounts.begin("computing")
-            self._untimed = self._steps * self._source.batch
+            self._untimed = (self._progress.window.steps - self._before) * self._source.batch
             self._mark, self._waited_before = self._clock(), self._waited()
 
     @property
@@ -111,12 +114,16 @@ class Meter:
         for step, (loss, right, norm), digest in zip(range(*call), scalars.numpy().tolist(), digests, strict=True):
             if not math.isfinite(loss):
                 raise NotFinite(f"step {step + 1}: the loss is {loss}; {REMEDY}")
-            self._loss, self._right, self._steps = self._loss + loss, self._right + int(right), self._steps + 1
-            self._norm = norm
-            self._advance(step, int(right), digest)
+            self._advance(step, loss, int(right), norm if math.isfinite(norm) else -1.0, digest)
+            if self._progress.skipped >= MOST_SKIPPED:
+                raise NotFinite(
+                    f"step {step + 1}: the gradients of {MOST_SKIPPED} steps in a row are not finite, so nothing is "
+                    f"trained any more; {REMEDY}"
+                )
 
-    def _advance(self, step: int, right: int, digest: bytes) -> None:
+    def _advance(self, step: int, loss: float, right: int, norm: float, digest: bytes) -> None:
         old = self._progress
+        window = Sums(old.window.steps + 1, old.window.right + right, old.window.loss + loss, norm)
         hits, records = old.epoch_right + right, old.epoch_records + self._source.batch
         ends = self._source.ends_epoch(step)
         # The accuracy over a whole epoch; within the first one, over what it has seen.
@@ -127,6 +134,8 @@ class Meter:
             epoch_right=0 if ends else hits,
             epoch_records=0 if ends else records,
             train_accuracy=hits / records if ends or first else old.train_accuracy,
+            skipped=old.skipped + 1 if norm < 0 else 0,
+            window=window,
             ledger=ledger.roll(old.ledger or ledger.EMPTY, digest),
         )
 
@@ -143,14 +152,16 @@ class Meter:
 
     def peek(self) -> Window | None:
         """The window so far, without what is under way; None where no step was done in it."""
-        if not self._steps:
+        sums = self._progress.window
+        if not sums.steps:
             return None
         waiting = self._waited() - self._waited_before
         computing = max(0.0, self._clock() - self._mark - waiting - self._saving)
-        images = self._steps * self._source.batch
+        steps, batch = sums.steps - self._before, self._source.batch
         seconds = {"waiting": waiting, "computing": computing, "saving": self._saving}
-        timed = images - self._untimed
-        return Window(self._steps, images, timed, self._loss / self._steps, self._right / images, self._norm, seconds)
+        timed = steps * batch - self._untimed
+        accuracy = sums.right / (sums.steps * batch)
+        return Window(steps, steps * batch, timed, sums.loss / sums.steps, accuracy, sums.norm, seconds)
 
     def window(self) -> Window | None:
         """Closes the window; None where no step was done in it."""
@@ -159,6 +170,7 @@ class Meter:
         if window:
             self._images += window.timed
             self._seconds += window.seconds["waiting"] + window.seconds["computing"]
+            self.update(window=Sums())
             self._clear()
         return window
 

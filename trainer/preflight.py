@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boceto.console import Console, run_check, table
-from boceto.errors import EXIT_DATA, BocetoError, DataError, SettingsError
+from boceto.errors import BocetoError
 from boceto.settings import parse
 from trainer import environment
 from trainer.checks import FAILED, Check, Checks
@@ -15,7 +15,8 @@ DESCRIPTION = (
     "Looks whether `boceto train` with these settings would run here: data, run folder, lease, checkpoints, devices, "
     "memory, disk, and a save timed against --grace. Takes all settings of `boceto train`, its table in the TOML file "
     "too. Data in object storage is copied to --cache-dir, where training finds it; the run's folder stays as it was. "
-    "Exit code 0: all passed; 2: a setting or this machine does not do; 65: data or checkpoints do not."
+    "Exit code 0: all passed; 2: a setting or this machine does not do; 65: data or checkpoints do not; "
+    "others: it could not be found out now."
 )
 
 
@@ -24,9 +25,10 @@ def wrong(checks: Sequence[Check]) -> BocetoError | None:
     failed = [check for check in checks if check.state == FAILED]
     if not failed:
         return None
-    kind = DataError if failed[0].code == EXIT_DATA else SettingsError
     more = f" (and {len(failed) - 1} more, above)" if len(failed) > 1 else ""
-    return kind(f"{failed[0].name}: {failed[0].said}{more}")
+    found = BocetoError(f"{failed[0].name}: {failed[0].said}{more}")
+    found.exit_code = failed[0].code
+    return found
 
 
 def main(argv: Sequence[str]) -> int:

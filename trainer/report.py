@@ -1,73 +1,22 @@
 """Tells people, the history, TensorBoard and Prometheus how a run goes."""
 
-import contextlib
-import importlib
 import math
-import shutil
-import tempfile
-import time
-import weakref
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
-
-from boceto import storage, telemetry
+from boceto import telemetry
 from boceto.checkpoint import Progress
 from boceto.console import clock_time
 from boceto.run import History
 from boceto.telemetry import Telemetry
-from trainer import devices
 from trainer.batches import Source
 from trainer.log import Log
 from trainer.meter import Window
 
-COPY_SECONDS = 30.0
+if TYPE_CHECKING:
+    from trainer.curves import TensorBoard
 
-
-class TensorBoard:
-    """Event files in `RUN/tensorboard`, where the package is there to define them; else nothing.
-
-    For a run in object storage they are written here and copied there every half minute and at the end.
-    """
-
-    def __init__(self, run: str, *, wanted: bool) -> None:
-        self._writer = None
-        self._target = storage.join(run, "tensorboard")
-        self._copied = time.monotonic()
-        self._folder = ""
-        with contextlib.suppress(ImportError):
-            if wanted:
-                importlib.import_module("tensorboard")
-
-                self._writer = tf.summary.create_file_writer(self._local_folder())
-
-    def _local_folder(self) -> str:
-        if storage.is_local(self._target):
-            return str(storage.local_folder(self._target))
-        self._folder = tempfile.mkdtemp(prefix="boceto-tensorboard-")
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        return self._folder
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each curve."""
-        if self._writer:
-            with self._writer.as_default(step=step):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
-            self._writer.flush()
-            if time.monotonic() - self._copied >= COPY_SECONDS:
-                self.copy()
-
-    def copy(self) -> None:
-        """Copies the events to where the run is, if that is not here. No run fails for its curves."""
-        if self._folder:
-            for entry in storage.list_files(self._folder):
-                name = storage.relative(entry.url, self._folder)
-                with contextlib.suppress(storage.Unavailable):
-                    storage.upload(Path(entry.url), storage.join(self._target, name))
-            self._copied = time.monotonic()
+TRAIN, VALIDATION = "train/", "validation/"  # The names of curves begin with these.
 
 
 class Report:
@@ -77,18 +26,20 @@ class Report:
         self,
         log: Log,
         history: History,
-        board: TensorBoard,
+        curves: "TensorBoard | None",
         telemetry: Telemetry,
         source: Source,
         step: int,
         total: int,
+        memory: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
     ) -> None:
         self.log = log
         self.history = history
-        self._board = board
+        self._curves = curves
         self._telemetry = telemetry
         self._source = source
         self._total = total
+        self._memory = memory
         self._loss: float | None = None
         self.summary = self._place(step)  # For who reads no more than a line of it.
 
@@ -105,12 +56,16 @@ class Report:
             "images_per_second": round(window.images_per_second, 2),
             "waiting": round(window.waiting, 4),
         }
-        if math.isfinite(window.gradient_norm):  # float16 overflows, and skips the step.
+        if window.gradient_norm >= 0:  # float16 overflows, and skips the step.
             point["gradient_norm"] = window.gradient_norm
         self.history.add(point)
-        self._board.write(step, {f"train/{name}": value for name, value in point.items() if name != "step"})
+        self._draw(step, {TRAIN + name: value for name, value in point.items() if name != "step"})
         self._tell(step, epoch, window, rate)
         self.log.point("progress", steps=self._total, **point)
+
+    def _draw(self, step: int, values: Mapping[str, float]) -> None:
+        if self._curves:
+            self._curves.write(step, values)
 
     def _tell(self, step: int, epoch: float, window: Window, rate: float) -> None:
         tell = self._telemetry
@@ -122,8 +77,8 @@ class Report:
         tell.set(telemetry.STEP, step)
         tell.set(telemetry.EPOCH, epoch)
         tell.set(telemetry.RATE, rate)
-        tell.set(telemetry.NORM, window.gradient_norm)
-        for device, states in devices.memory().items():
+        tell.set(telemetry.NORM, window.gradient_norm if window.gradient_norm >= 0 else math.inf)
+        for device, states in self._memory().items():
             for state, used in states.items():
                 tell.set(telemetry.MEMORY, used, device=device, state=state)
 
@@ -157,7 +112,7 @@ class Report:
         """A validation after `step` found these."""
         point: dict[str, Any] = {"step": step, "validation_loss": loss, "validation_accuracy": accuracy}
         self.history.add(point)
-        self._board.write(step, {"validation/loss": loss, "validation/accuracy": accuracy})
+        self._draw(step, {VALIDATION + "loss": loss, VALIDATION + "accuracy": accuracy})
         self._telemetry.now(telemetry.PROGRESSED)
         self._scores("validation", loss, accuracy)
         if best:
@@ -173,8 +128,10 @@ class Report:
         epoch, epochs = (math.ceil(done * self._source.batch / len(self._source)) for done in (step, self._total))
         return f"epoch {epoch}/{epochs}, step {step}/{self._total}"
 
-    def finished(self, progress: Progress) -> None:
-        """What came of the run, as far as it is known: one that only exports again has no loss."""
+    def finished(self, progress: Progress, exported: int, accuracy: float | None) -> None:
+        """What came of the run, as far as it is known: one that only exports again has no loss. accuracy: of the
+        validation of the step that is exported.
+        """
         point: dict[str, float] = {"step": progress.step}
         parts = [f"trained {progress.step} of {self._total} steps"]
         if self._loss is not None:
@@ -183,11 +140,12 @@ class Report:
         point["train_accuracy"] = progress.train_accuracy
         parts.append(f"train accuracy {progress.train_accuracy:.4f}")
         self.summary = f"step {progress.step}/{self._total}, {', '.join(parts[1:])}, done"
-        if progress.best_step:
-            point["validation_accuracy"] = progress.best_accuracy
-            parts.append(f"validation accuracy {progress.best_accuracy:.4f} (step {progress.best_step})")
+        if accuracy is not None:
+            point["validation_accuracy"] = accuracy
+            parts.append(f"validation accuracy {accuracy:.4f} (step {exported})")
         if progress.images_per_second:
             point["images_per_second"] = progress.images_per_second
             parts.append(f"{progress.images_per_second:,.1f} images/s")
         self.log.line(", ".join(parts), **point)
-        self._board.copy()
+        if self._curves:
+            self._curves.copy()

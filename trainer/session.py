@@ -18,7 +18,7 @@ from trainer.accounts import Accounts
 from trainer.checkpoints import NotFinite
 from trainer.lease import Lease, held
 from trainer.log import Log
-from trainer.settings import Settings, check_batch, check_same
+from trainer.settings import Settings, check_batch, check_patience, check_same
 from trainer.stop import Stop
 
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
@@ -39,6 +39,7 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
 def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry: Telemetry) -> Mapping[str, Any]:
     waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
+    check_patience(settings, data.manifest)
     storage.check_lasting(settings.run, "train.run")
     before = runs.read(settings.run)
     result = _finished(settings, data, before, log)
@@ -46,6 +47,7 @@ def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry
         log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
         return result
     storage.check_writable(settings.run, "train.run")
+    artefact.check_own(settings.run)
     with held(settings.run, settings.lease, stop, log.line, accounts.seconds) as lease:
         with quiet():
             from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.

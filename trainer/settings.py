@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boceto import staging, telemetry, waiting
+from boceto.dataset import Manifest
 from boceto.errors import SettingsError
 from boceto.settings import option
 from trainer import nets
@@ -91,7 +92,9 @@ class Settings:
     keep_every: int = option(0, help="checkpoints of steps that are multiples of this stay too; 0: none", at_least=0)
     max_failed_saves: int = option(3, help="saves in a row that may fail before the run ends", at_least=1)
     grace: float = option(25.0, help="seconds from SIGTERM to the end, saved or not", at_least=1)
-    lease: float = option(20.0, help="seconds until another trainer may take over from a silent one", at_least=1)
+    lease: float = option(
+        20.0, help="seconds until another trainer may take over from a silent one", at_least=1, at_most=3600
+    )
     max_steps: int = option(0, help="stop after this many steps in all; 0: all epochs", at_least=0)
     log_every: int = option(50, help="steps between log points", at_least=1)
     log_format: str = option("text", help="form of the log on standard error", choices=("text", "json"))
@@ -125,6 +128,37 @@ def check_same(before: Mapping[str, Any], settings: Settings) -> None:
                 f"train.{name} = {value!r}, but {settings.run} was trained with {before[name]!r}{why}; "
                 "give the old value, or another --run"
             )
+
+
+def check_patience(settings: Settings, manifest: Manifest) -> None:
+    """Refuses to wait for a better validation where there is none at all.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    validation = manifest.splits.get("validation")
+    if not settings.patience or (settings.validate_every and settings.validation_share):
+        return
+    if not settings.validate_every or not validation or not validation.records:
+        why = "nothing is held for validation" if settings.validate_every else "train.validate_every = 0"
+        raise SettingsError(
+            f"train.patience = {settings.patience} can never act: {why}; use --validation-share 0.1 and "
+            "--validate-every 1, or --patience 0"
+        )
+
+
+def check_last(step: int, last: int, settings: Settings) -> None:
+    """Refuses to end before a step that the run has gone beyond.
+
+    Raises:
+        SettingsError: it has.
+    """
+    if step > last:
+        flag, value = ("max_steps", last) if settings.max_steps == last else ("epochs", settings.epochs)
+        raise SettingsError(
+            f"train.{flag} = {value} ends with step {last}, and {settings.run} has come to step {step}; use a larger "
+            "one, or another --run"
+        )
 
 
 def check_batch(size: int, replicas: int) -> None:

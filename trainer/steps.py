@@ -1,13 +1,14 @@
 """What a step computes: `train` and `evaluate` over all replicas, as compiled functions of the state and a batch."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trainer import augment, layers, optimizers
+from trainer import augment, devices, layers, optimizers
 from trainer.batches import Batches
 from trainer.settings import Settings
 from trainer.state import State, is_key
@@ -59,15 +60,22 @@ class Steps:
 
     def place(self, batches: Batches) -> Placed:
         """Global batches on their devices."""
-        return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.draws))
+        with self._fitting:
+            return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.draws))
 
     def train(self, batches: Placed, step: int, rates: Sequence[float]) -> tf.Tensor:
         """K steps from `step` on, at `rates`: -> float32[K, 3], each step's loss, right answers and gradients' norm."""
-        return self._train(*batches, tf.constant(step), tf.constant(rates, tf.float32))
+        with self._fitting:
+            return self._train(*batches, tf.constant(step), tf.constant(rates, tf.float32))
 
     def evaluate(self, batch: Placed, counted: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """One batch (K = 1), whose rows weigh `counted` float32[1, b]: -> (sum of losses, right answers), float32[]."""
-        return self._evaluate(batch.images, batch.labels, counted)
+        with self._fitting:
+            return self._evaluate(batch.images, batch.labels, counted)
+
+    @property
+    def _fitting(self) -> AbstractContextManager[None]:
+        return devices.fitting(f"train.batch_size = {self._settings.batch_size}")
 
     def _train_call(self, images: Any, labels: Any, draws: Any, step: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
         scalars = tf.TensorArray(tf.float32, tf.size(rates), element_shape=[3])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from boceto import __version__, storage, telemetry
 from boceto import run as runs
 from boceto.checkpoint import Commit, Progress
 from boceto.dataset import DataSet, Manifest
-from boceto.errors import DataError, SettingsError
+from boceto.errors import BocetoError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
@@ -23,17 +24,18 @@ from trainer import state as states
 from trainer.accounts import Accounts
 from trainer.batches import Ahead, Call, Source, calls
 from trainer.checkpoints import Checkpoints, check_fits
+from trainer.curves import TensorBoard
 from trainer.lease import Lease
 from trainer.log import Log
-from trainer.loop import Plan, Run
+from trainer.loop import Chosen, Plan, Run
 from trainer.meter import Meter
 from trainer.nets import Spec
-from trainer.report import Report, TensorBoard
+from trainer.report import Report
 from trainer.saver import Saver
-from trainer.settings import Settings, check_batch
+from trainer.settings import Settings, check_batch, check_last
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
-from trainer.validation import Held, divide
+from trainer.validation import Held, divide, validate
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def run(job: Job) -> dict[str, Any]:
     job.stop.check()
     with job.accounts.spending("restoring"):
         restored = _restored(job, checkpoints)
+        check_last(restored[0].step if restored else 0, plan.last, settings)
     with devices.fitting_net(settings):
         with strategy.scope():
             model = nets.build(settings.net, spec(settings, job.data.manifest))
@@ -96,16 +99,16 @@ def run(job: Job) -> dict[str, Any]:
         meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1, saver.saved
     )
     told = lambda: _annotations(job, report, saver.saved)  # noqa: E731 - reads better than a def
-    with (
-        devices.fitting(f"train.batch_size = {settings.batch_size}"),
-        cluster.telling(environment.pod(), told, job.log.alert),
-    ):
+    validation = functools.partial(validate, steps, held, settings, job.stop) if held else None
+    training = Run(plan, steps, batches, meter, saver, report, validation, job.stop)
+    with cluster.telling(environment.pod(), told, job.log.alert):
         with contextlib.closing(saver):
-            progress = loop.train(Run(plan, steps, batches, meter, saver, report, held, job.stop))
-        report.finished(progress)
+            progress = loop.train(training)
+        chosen = loop.choose(training, lambda step: checkpoints.load(step)[1], state.arrays)
+        report.finished(progress, chosen.step, chosen.accuracy)
     job.accounts.begin("saving")
     job.lease.confirm()
-    return _export(job, *_best(job, progress, checkpoints, state), progress)
+    return _export(job, chosen, progress)
 
 
 def _annotations(job: Job, report: Report, saved: int) -> dict[str, str]:
@@ -214,22 +217,16 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
         f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, "
         f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"
     )
-    board = TensorBoard(settings.run, wanted=settings.tensorboard)
-    return Report(job.log, history, board, job.telemetry, source, progress.step, plan.last)
+    curves = TensorBoard(settings.run, progress, job.log.alert, wanted=settings.tensorboard)
+    return Report(job.log, history, curves, job.telemetry, source, progress.step, plan.last, devices.memory)
 
 
-def _best(job: Job, progress: Progress, checkpoints: Checkpoints, state: states.State) -> tuple[int, Arrays]:
-    """The step and arrays to export: the best validated ones, or the last."""
-    if progress.best_step and progress.best_step != progress.step:
-        try:
-            return progress.best_step, checkpoints.load(progress.best_step)[1]
-        except DataError as error:
-            job.log.alert(f"{error}; the last step is exported instead of the best")
-    return progress.step, state.arrays()
+class ExportFailed(BocetoError):  # noqa: N818 - it says what happened
+    """The artefact could not be written."""
 
 
-def _export(job: Job, step: int, arrays: Arrays, progress: Progress) -> dict[str, Any]:
-    """Writes the artefact of `step`; returns the result of the run."""
+def _export(job: Job, chosen: Chosen, progress: Progress) -> dict[str, Any]:
+    """Writes the artefact of what was chosen; returns the result of the run."""
     settings, manifest = job.settings, job.data.manifest
     # The artefact computes in float32 on any device, whatever the layers were trained in.
     served = dataclasses.replace(spec(settings, job.data.manifest), precision="float32", dropout=0.0)
@@ -241,22 +238,27 @@ def _export(job: Job, step: int, arrays: Arrays, progress: Progress) -> dict[str
         "height": manifest.height,
         "width": manifest.width,
         "embedding": settings.embedding,
-        "step": step,
+        "step": chosen.step,
         "data_digest": manifest.digest,
         "settings": dataclasses.asdict(settings),
         "images_per_second": progress.images_per_second,
         "boceto": __version__,
     }
-    url = export.export(settings.run, model, states.served(arrays), description)
-    job.log.line(f"exported step {step} to {url}", step=step)
-    job.telemetry.set(telemetry.EXPORTED_STEP, step)
+    try:
+        url = export.export(settings.run, model, states.served(chosen.arrays), description)
+    except tf.errors.OpError as error:
+        raise ExportFailed(
+            f"fault: the export to {settings.run} failed: {devices.said(error)}; run the same command again"
+        ) from error
+    job.log.line(f"exported step {chosen.step} to {url}", step=chosen.step)
+    job.telemetry.set(telemetry.EXPORTED_STEP, chosen.step)
     return {
         "net": settings.net,
         "parameters": parameters(model),
         "step": progress.step,
-        "exported_step": step,
+        "exported_step": chosen.step,
         "train_accuracy": progress.train_accuracy,
-        "validation_accuracy": progress.best_accuracy if progress.best_step else None,
+        "validation_accuracy": chosen.accuracy,
         "images_per_second": progress.images_per_second,
         "ledger": progress.ledger,
         "artefact": url,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import secrets
 import sys
 import tempfile
@@ -20,7 +21,8 @@ from trainer.kills import Child, Kill, Pace, Session
 
 DESCRIPTION = (
     "Trains a short run, and the same run killed with SIGKILL at random moments, in processes of their own; compares "
-    "weights, statistics, optimiser, averages, progress and ledger of the two to the bit. Exit code 0: equal, 1: not. "
+    "weights, statistics, optimiser, averages, progress, ledger, history and export of the two to the bit. Exit code "
+    "0: equal, 1: not. "
     "The settings are those of `boceto train`, small, with what is random or remembered switched on."
 )
 COMMAND = (sys.executable, "-m", "boceto", "train")
@@ -55,7 +57,8 @@ class Settings(training.Settings):
     max_steps: int = fixed(0)
     patience: int = fixed(0)
     steps_per_call: int = fixed(1)
-    log_every: int = fixed(1)
+    validation_share: float = option(0.2, help="share of training kept for validation", at_least=0, at_most=0.9)
+    log_every: int = fixed(2)  # More than one, so that a window of the log may lie over a kill.
     log_format: str = fixed("json")
     metrics_port: int = fixed(0)
     metrics_linger: float | None = fixed(0.0)
@@ -144,18 +147,20 @@ def verify(
             for name in (REFERENCE, KILLED)
         }
         console.line(f"{settings.net}: {settings.steps} steps in peace, then with {settings.kills} kills, seed {seed}")
-        session, pace = kills.measure(commands[REFERENCE], storage.join(work.url, REFERENCE), settings.save_every)
+        told = math.lcm(settings.save_every, settings.log_every)  # Steps between saves that the log tells of.
+        session, pace = kills.measure(commands[REFERENCE], storage.join(work.url, REFERENCE), told)
         _check_done(session)
-        plan = kills.plan(settings.kills, settings.steps, settings.save_every, seed)
+        plan = kills.plan(settings.kills, settings.steps, told, seed)
         hits = _kill(commands[KILLED], storage.join(work.url, KILLED), plan, pace, console)
         last = Child(commands[KILLED]).run()
         _check_done(last)
         resumed = sum(session.restored > 0 for session in (*(hit.session for hit in hits), last))
         if not resumed:
             raise NotKilled("every kill came before the first checkpoint, so nothing is shown; give more --kills")
-        parts, differences = sameness.compare(
-            *(checkpoint.load(storage.join(work.url, name), settings.steps) for name in (REFERENCE, KILLED))
-        )
+        both = [storage.join(work.url, name) for name in (REFERENCE, KILLED)]
+        parts, differences = sameness.compare(*(checkpoint.load(run, settings.steps) for run in both))
+        more, others = sameness.compare_told(*both)
+        parts, differences = [*parts, *more], [*differences, *others]
         work.finished = not differences
     console.line(_report(hits, resumed, parts, differences))
     console.line(f"took {clock_time(time.monotonic() - started)}")
@@ -243,7 +248,7 @@ def _report(hits: Sequence[Hit], resumed: int, parts: Sequence[sameness.Part], d
             "",
             table(header, [hit.row for hit in hits]),
             "",
-            table(["state after the last step", "arrays", "in peace", "killed", ""], digests),
+            table(["after the last step", "arrays", "in peace", "killed", ""], digests),
             "",
             f"{shown}. The two runs are {verdict}.",
         ]

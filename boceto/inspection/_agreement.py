@@ -45,8 +45,13 @@ def _compare_history(found: Found, progress: Progress, lines: list[runs.Line], *
     chains = [runs.EMPTY, *(line.chain for line in lines)]
     if progress.history and progress.history not in chains:
         found.damaged.append(f"{path} {'lacks lines' if lines else 'is missing'}: {here} says that they are there")
-    elif progress.history and finished and progress.history != chains[-1]:
+    elif progress.history and finished and any(line.step != progress.step for line in _beyond(progress, lines)):
         found.damaged.append(f"{path} has lines beyond {here}, with which the run was finished")
+
+
+def _beyond(progress: Progress, lines: list[runs.Line]) -> list[runs.Line]:
+    """The lines behind the one that a checkpoint says was the last: the end of a run logs and validates once more."""
+    return lines[[runs.EMPTY, *(line.chain for line in lines)].index(progress.history) :]
 
 
 def _compare_result(found: Found, result: Mapping[str, Any], progress: Progress | None, lines: list[runs.Line]) -> None:
@@ -62,7 +67,9 @@ def _compare_result(found: Found, result: Mapping[str, Any], progress: Progress 
         )
     if not progress:
         return
-    said = {name: getattr(progress, name) for name in ("step", "ledger", "train_accuracy", "images_per_second")}
+    said = {name: getattr(progress, name) for name in ("step", "ledger", "train_accuracy")}
+    if not progress.window.steps:  # Else the end has logged once more, and knows more of the speed.
+        said["images_per_second"] = progress.images_per_second
     if progress.best_step and progress.best_step == result.get("exported_step"):
         said["validation_accuracy"] = progress.best_accuracy
     for name, value in said.items():

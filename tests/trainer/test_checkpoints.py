@@ -233,3 +233,36 @@ def test_the_same_state_is_the_same_bytes(run):
     for folder in (first, second):
         save(Checkpoints(folder, "data", {"seed": 0}, 8, keep=2), 2)
     assert storage.read_bytes(arrays_url(first, 2)) == storage.read_bytes(arrays_url(second, 2))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"epoch_right": 10**400}, "progress.epoch_right is too large"),
+        ({"epoch_right": 9}, "epoch_right is 9, not a number from 0 to 8"),
+        ({"epoch_records": -8}, "epoch_records is -8"),
+        ({"best_step": 2**60}, "progress.best_step is too large"),
+        ({"validations_since_best": -(10**400)}, "progress.validations_since_best is too large"),
+        ({"train_accuracy": 1e300}, "train_accuracy is 1e+300, not a number from -1 to 1"),
+        ({"ledger": "spoiled"}, "ledger is 'spoiled'"),
+        ({"seconds": {"computing": 1e308}}, "computing is 1e+308"),
+        ({"seconds": {"computing": -1.0}}, "computing is -1.0"),
+        ({"window": {"steps": -1}}, "steps is -1"),
+        ({"window": {"steps": 10**400}}, "progress.window.steps is too large"),
+    ],
+)
+def test_a_sealed_commit_with_impossible_numbers_is_damaged(checkpoints, run, log, said, case):
+    changes, named = case
+    save(checkpoints, 1, 2, epoch_records=8)
+    path = url(run, 2, COMMIT)
+    entry = json.loads(storage.read_bytes(path))
+    entry["progress"] |= changes
+    storage.write_bytes(path, contract.sealed({name: value for name, value in entry.items() if name != "seal"}))
+    assert checkpoints.newest(log)[0].step == 1
+    assert f"{path} is damaged: {named}" in said.getvalue()
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "NaN", "Infinity"])
+def test_no_number_in_a_document_is_too_large_for_the_next_one(number):
+    with pytest.raises(ValueError, match=r"is too large|is no JSON"):
+        contract.decode(f'{{"result": {{"accuracy": {number}}}}}'.encode())

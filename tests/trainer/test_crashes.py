@@ -4,6 +4,7 @@ The matrix drives the trainer's lease, saver and checkpoints in forked processes
 cells of it are real `boceto train` processes.
 """
 
+import dataclasses
 import json
 import os
 import random
@@ -17,24 +18,25 @@ from faulty_store import ERRORS, KILLS, KINDS, Fault
 
 from boceto import artefact, checkpoint, inspection, storage
 from boceto import run as runs
+from trainer import sameness
 
 TESTS = Path(__file__).parent.parent
-LAST, BEST = 12, 4  # As in toy_train.py.
+LAST, BEST = 12, 6  # As in toy_train.py.
 COMMIT, ARRAYS, ARTEFACT = r"/COMMIT$", r"/arrays-[^/]*$", r"/artefact\.json$"
 # Each write of a run: name -> (pattern, operation, which, what its bytes hold).
 SAVES = {
     "first arrays": (ARRAYS, "write", 1),
     "middle arrays": (ARRAYS, "write", 3),
-    "last arrays": (ARRAYS, "write", 6),
+    "last arrays": (ARRAYS, "write", 8),
     "first COMMIT": (COMMIT, "create", 1),
     "middle COMMIT": (COMMIT, "create", 3),
-    "last COMMIT": (COMMIT, "create", 6),
+    "last COMMIT": (COMMIT, "create", 8),
 }
 PRUNES = {
     "prune COMMIT": (COMMIT, "delete", 1),
     "prune arrays": (ARRAYS, "delete", 1),
-    "last prune COMMIT": (COMMIT, "delete", 3),
-    "last prune arrays": (ARRAYS, "delete", 3),
+    "last prune COMMIT": (COMMIT, "delete", 5),
+    "last prune arrays": (ARRAYS, "delete", 5),
 }
 OTHERS = {
     "lease taken": ("/lease.json$", "create", 1),
@@ -43,7 +45,7 @@ OTHERS = {
     "run.json begun": ("/run.json$", "write", 1),
     "run.json first noted": ("/run.json$", "write", 2),
     "run.json noted": ("/run.json$", "write", 4),
-    "run.json ended": ("/run.json$", "write", 8),
+    "run.json ended": ("/run.json$", "write", 10),
     "history begun": ("/history.jsonl$", "write", 1),
     "history middle": ("/history.jsonl$", "write", 3),
 }
@@ -79,8 +81,9 @@ class Toy:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment,
         )  # fmt: skip
 
-    def train(self, run, fault=None, *, renews=False):
+    def train(self, run, fault=None, *, renews=False, max_steps=0, term=0):
         asked = {"run": run, "fault": fault and json.loads(fault.to_json()), "renews": renews, "quiet": True}
+        asked |= {"max_steps": max_steps, "term": term}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -108,12 +111,12 @@ def whole(toy, tmp_path_factory):
 
 def ended(run):
     commit, arrays = checkpoint.load(run, LAST)
-    history = runs.history(run)
+    lines = [line.entry for line in runs.history(run)]
     return (
-        commit.progress.ledger,
+        {name: value for name, value in dataclasses.asdict(commit.progress).items() if name not in sameness.TIMES},
         {name: array.tobytes() for name, array in arrays.items()},
         runs.read(run)["result"],
-        history,
+        [{name: value for name, value in line.items() if name not in sameness.SPEEDS} for line in lines],
     )
 
 
@@ -122,6 +125,49 @@ def damage(run):
     if not storage.exists(storage.join(run, "lease.json")):
         return []  # It was killed before it had written anything.
     return [what for what in inspection.look(run, lambda _: None).damaged if "artefact.json is missing" not in what]
+
+
+def test_a_whole_run_exports_its_best_step_and_tells_of_all_steps(whole):
+    _, _, result, history = whole
+    assert (result["step"], result["exported_step"], result["validation_accuracy"]) == (LAST, BEST, 0.5)
+    assert [line["step"] for line in history if "loss" in line] == [3, 5, 6, 9, 10, 12]
+    assert [line["step"] for line in history if "validation_loss" in line] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("step", [3, 9, LAST])
+def test_a_stop_in_a_validation_costs_nothing(toy, whole, tmp_path, step):
+    run = str(tmp_path / "run")
+    assert toy.train(run, term=step) == 75
+    assert runs.read(run)["result"] is None
+    assert toy.train(run) == 0
+    assert ended(run) == whole
+
+
+@pytest.mark.parametrize("step", [1, 4, 7, 10])
+def test_a_run_that_ends_early_and_then_goes_on_is_the_same_as_one_that_did_not(toy, whole, tmp_path, step):
+    run = str(tmp_path / "run")
+    early = step == 7
+    if early:  # A run that ends where none is due validates all the same, and exports what is best then.
+        assert toy.train(run, max_steps=step, term=step) == 75
+        for _ in range(2):  # The second time, nothing is left to train.
+            assert toy.train(run, max_steps=step) == 0
+            result = runs.read(run)["result"]
+            assert (result["exported_step"], result["validation_accuracy"]) == (7, 0.9)
+    else:
+        assert toy.train(run, Fault("kill-before", "/COMMIT$", "create", 1 + step // 2), max_steps=step) == -9
+    assert toy.train(run) == 0
+    assert ended(run) == whole
+
+
+def test_where_the_best_step_is_damaged_the_result_is_of_the_one_that_is_exported(toy, whole, tmp_path):
+    run = str(tmp_path / "run")
+    assert toy.train(run) == 0
+    arrays = next(url for url in checkpoint.files(run)[BEST] if "arrays" in url)
+    storage.write_bytes(arrays, storage.read_bytes(arrays)[:-1])
+    assert toy.train(run, term=LAST) == 75  # It has to validate the last step again.
+    assert toy.train(run) == 0
+    result = runs.read(run)["result"]
+    assert (result["exported_step"], result["validation_accuracy"]) == (LAST, 0.4)
 
 
 def crash_and_resume(toy, whole, run, cell, told):

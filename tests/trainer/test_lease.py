@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import time
 
 import pytest
 
-from boceto import storage
+from boceto import contract, storage
 from boceto.errors import Stopped
-from boceto.lease import NAME, Heartbeat, Holder, begun
+from boceto.lease import NAME, UNREADABLE, Heartbeat, Holder, begun
 from trainer.lease import Held, held
 from trainer.stop import Stop
 
@@ -203,3 +204,33 @@ def test_one_whose_file_was_removed_stays_ours(run):
         assert not stop.wait(TERM)
         lease.confirm()
         assert written(run)["process"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("changes", "beat"),
+    [
+        ({"term": 1e9}, {}),
+        ({"term": -1.0}, {}),
+        ({"term": "NaN"}, {}),
+        ({"term": "1e400"}, {}),
+        ({"process": "1" + "0" * 400}, {}),
+        ({}, {"step": -1}),
+        ({}, {"saved": "1" + "0" * 400}),
+        ({}, {"seconds": {"computing": "1e400"}}),
+        ({}, {"seconds": {"computing": 1e308, "saving": 1e308}}),
+        ({}, {"seconds": {"computing": -1.0}}),
+    ],
+)
+def test_one_with_impossible_numbers_is_waited_for_no_longer_than_for_one_that_cannot_be_read(run, changes, beat):
+    entry = json.loads(elsewhere(run)) | changes
+    entry["heartbeat"] |= beat
+    # Numbers that Python's writer does not make stand in quotes above.
+    text = re.sub(rb'"(NaN|1e400|10{400})"', rb"\1", contract.sealed(entry))
+    first, last = re.search(rb'"seal": "(.{32})"', text).span(1)
+    blank = text[:first] + b"0" * 32 + text[last:]
+    storage.write_bytes(storage.join(run, NAME), text[:first] + contract.digest(blank).encode() + text[last:])
+    said = []
+    with hold(run, said=said) as lease:
+        assert lease.before == Heartbeat()
+    assert said == [f"{UNREADABLE} held this run's lease; it is ours if it is not renewed within 1 s"]
+    assert written(run)["released"]

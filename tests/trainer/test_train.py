@@ -207,7 +207,7 @@ def test_the_metrics_of_a_run_that_goes_on_tell_what_came_before(make_run, port)
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(make_run, monkeypatch):
-    monkeypatch.setattr("trainer.loop.validate", lambda *_: (float("nan"), 0.0))
+    monkeypatch.setattr("trainer.train.validate", lambda *_: (float("nan"), 0.0))
     code, said = make_run(train=20).train("--validation-share", "0.2", "--epochs", "1")
     assert code == 65
     assert "the validation loss is nan; try a lower --learning-rate" in said
@@ -232,7 +232,7 @@ def test_it_learns_validates_and_stops_when_it_gets_no_better(make_run):
 
 def test_a_run_that_ends_by_patience_waits_for_its_last_checkpoint(make_run, monkeypatch):
     run = make_run(train=20)
-    monkeypatch.setattr("trainer.loop.validate", lambda *_: (1.0, 0.5))  # Never better than the first.
+    monkeypatch.setattr("trainer.train.validate", lambda *_: (1.0, 0.5))  # Never better than the first.
     monkeypatch.setattr("trainer.saver.Saver.save", lambda *_: None)  # Those that nobody waits for come too late.
     code, said = run.train("--validation-share", "0.2", "--patience", "2", "--epochs", "60")
     assert code == 0

@@ -40,6 +40,7 @@ def test_real_trainings_killed_and_gone_on_are_equal(data, tmp_path, capsys):
     assert "1 sessions went on from a checkpoint. The two runs are EQUAL to the bit." in said.err
     named = {part["name"] for part in result["parts"]}
     assert named >= {"weights", "batch-norm statistics", "optimiser slot m", "moving average", "ledger", "progress"}
+    assert named >= {"history", "export"}
     assert all(part["bytes"] > 0 for part in result["parts"] if part["arrays"])
     assert not work.exists()
 
@@ -76,15 +77,17 @@ FAKE = """
 import io, json, sys, time
 import numpy as np
 from boceto import checkpoint, ledger, storage
+from boceto import artefact, run
+from boceto.artefact import Artefact
 from boceto.checkpoint import Progress
 from boceto.console import Console
 from trainer.checkpoints import Checkpoints
 from trainer.log import Log
 flag = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 words = sys.argv
-run, last, every = (words[words.index(name) + 1] for name in ("--run", "--max-steps", "--save-every"))
+folder, last, every = (words[words.index(name) + 1] for name in ("--run", "--max-steps", "--save-every"))
 log = Log(Console(), "json")
-checkpoints = Checkpoints(run, "data", {}, 8, 3)
+checkpoints = Checkpoints(folder, "data", {}, 8, 3)
 found = checkpoints.newest(log)
 fault = "{fault}"
 weights, kept, progress = np.zeros(4, np.float32), np.ones(4, np.float32), Progress(ledger=ledger.EMPTY)
@@ -98,16 +101,29 @@ if found:
         sys.exit(65)
 if fault == "at once":
     last = "1"
+history = run.History(folder)
+history.resume(progress.step, progress.history if found else run.EMPTY)
 time.sleep(0.3 * (fault != "at once"))
 for step in range(progress.step, int(last)):
     weights = weights + np.float32(0.1) * (step + 1)
     rolled = ledger.roll(progress.ledger, ledger.digest([b"%d" % (step + (fault == "ledger" and bool(found)))]))
-    progress = Progress(step=step + 1, ledger=rolled, seconds={"computing": time.monotonic()})
+    history.add(dict(step=step + 1, loss=1.0 + (fault == "history" and bool(found)), waiting=time.monotonic()))
+    history.flush()
+    seconds = {"computing": time.monotonic()}
+    progress = Progress(step=step + 1, ledger=rolled, seconds=seconds, history=history.head)
     time.sleep(0.005)
     log.point("progress", step=step + 1)
     if (step + 1) % int(every) == 0 or step + 1 == int(last):
         checkpoints.save({"weights/a": weights, "weights/b": kept}, progress)
 time.sleep(0.1)
+files = dict()
+for name in ("saved_model.pb", "variables/variables.data"):
+    path = storage.join(folder, artefact.FOLDER, artefact.MODEL, name)
+    storage.write_bytes(path, weights.tobytes() + name.encode() + b"!" * (fault == "export" and bool(found)))
+    files[name] = storage.checksum(path)[1]
+best = int(last) - (fault == "best" and bool(found))
+text = Artefact("net", 1, [], 1, 1, 1, best, "data", {}, files, 0.0, "").to_json()
+storage.write_bytes(storage.join(folder, artefact.FOLDER, artefact.DESCRIPTION), text)
 """
 
 
@@ -130,7 +146,14 @@ def test_many_kills_spread_over_the_run_all_hit(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("array", "weights/b: 1 of 4 values differ, by up to 1.19e-07"), ("ledger", "ledger: ")]
+    ("fault", "said"),
+    [
+        ("array", "weights/b: 1 of 4 values differ, by up to 1.19e-07"),
+        ("ledger", "ledger: "),
+        ("history", "'loss': 1.0} and {'step': "),
+        ("export", "export: variables/variables.data is "),
+        ("best", "export: step is 20 and 19"),
+    ],
 )
 def test_one_bit_is_enough(data, tmp_path, fault, said):
     result, wrong = verify(settings(data, tmp_path), Console(), fake(fault))

@@ -4,25 +4,24 @@
               └─ what was read and refused ──────────┴─ counts ─▶ verdict ─────┘
 
 The strokes (some 100 bytes a drawing) pass from stage to stage in files of the output's work folder; the runner
-carries their names, and the ids of the ink. Pixels exist only inside `Write`. Nothing is shared between workers but
-that folder. A stage that runs twice writes the same file again, or one of another name.
+carries their names, and what must not be the same in two classes. Pixels exist only inside `Read` and `Write`. Nothing
+is shared between workers but that folder. A stage that runs twice writes the same file again, or one of another name.
 """
 
 import hashlib
 import json
 import math
-import pickle
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import numpy as np
 from apache_beam import pvalue
 from apache_beam.transforms.window import GlobalWindows
 
-from beam_pipelines import select, sources
+from beam_pipelines import columns, select, sources
 from beam_pipelines.raster import Rasteriser
 from beam_pipelines.select import Smallest
 from beam_pipelines.settings import Settings
@@ -31,6 +30,8 @@ from beam_pipelines.sources import Part, Refused, Sketch
 from boceto import __version__, storage
 from boceto.dataset import MANIFEST, SPLITS, Manifest, Shard, SourceFile, SplitInfo, content_digest
 from boceto.errors import DataError
+
+T = TypeVar("T")
 
 WORK = "_work"
 REFUSED = "refused.jsonl"
@@ -44,7 +45,8 @@ SPREAD = 32
 # Strokes that a worker holds before it writes them to a file of all shards, bytes.
 HELD = 64 << 20
 _BUCKETS = 16
-_READ, _COUNTS, _IDS = "read", "counts", "ids"
+_READ, _COUNTS, _CLAIMS = "read", "counts", "claims"
+_ROW = {"ranks": bytes, "labels": int, "keys": str, "inks": bytes}
 
 ShardKey = tuple[str, int]  # split and number
 Row = tuple[bytes, int, str, bytes]  # rank, class, key, strokes
@@ -84,15 +86,21 @@ class Job:
         """The URL of a file of strokes, which no other job in this folder can mistake for its own."""
         return self.work_file(f"strokes-{self.token}-{name}")
 
-    def read_strokes(self, name: str, first: int = 0, size: int = -1) -> bytes:
-        """`size` bytes, from `first` on, of a file of strokes."""
+    def read_strokes(self, take: Callable[[bytes], T], name: str, first: int = 0, size: int = -1) -> T:
+        """What `take` makes of `size` bytes, from `first` on, of a file of strokes."""
         try:
             with storage.open_file(self.strokes_file(name)) as file:
                 file.seek(first)
-                return file.read(size)
+                return take(file.read(size))
         except FileNotFoundError:
             self.check_owner()
             raise
+        except ValueError as error:
+            raise DataError(f"{self.strokes_file(name)} is damaged: {error}; run the same command again") from error
+
+    def rasteriser(self) -> Rasteriser:
+        """How this job draws."""
+        return Rasteriser(self.settings.size, self.settings.line_width, self.settings.margin, self.settings.ink)
 
 
 class Read(beam.DoFn):
@@ -104,7 +112,8 @@ class Read(beam.DoFn):
     def process(self, part: Part) -> Iterator[Any]:
         """Reads one part. Its refused lines go to a file of their own: they may be many."""
         settings = self._job.settings
-        smallest = Smallest(select.keep_of(settings.wanted), settings.seed, part.category)
+        pictures = self._job.rasteriser().pictures
+        smallest = Smallest(select.keep_of(settings.wanted), settings.seed, part.category, pictures)
         read = 0
         refused: dict[str, int] = {}
         filtered: dict[str, int] = {}
@@ -121,8 +130,8 @@ class Read(beam.DoFn):
             else:
                 filtered[item.reason] = filtered.get(item.reason, 0) + 1
         report = {
-            "name": part.name, "category": part.category, "bytes": part.size, "drawings": read,
-            "filtered": filtered, "refused": refused, "first": first,
+            "name": part.name, "category": part.category, "bytes": part.size, "crc32c": sources.crc32c(part),
+            "drawings": read, "filtered": filtered, "refused": refused, "first": first,
         }  # fmt: skip
         name = _file_name(part.name)
         if lines:
@@ -140,24 +149,26 @@ def _file_name(part: str) -> str:
 
 def _candidates(job: Job, category: str, names: Iterable[str]) -> select.Candidates:
     """The candidates of one class, out of the files of its parts."""
-    parts = [select.unpack(job.read_strokes(name)) for name in names]
+    parts = [job.read_strokes(select.unpack, name) for name in names]
     return select.merge(parts, job.settings.wanted, job.settings.seed, category)
 
 
 class Merge(beam.DoFn):
-    """(class, files of its parts) -> the same; beside it, the ids of its ink by bucket."""
+    """(class, files of its parts) -> the same; beside it, what of it no other class may have, by bucket."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
     def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Any]:
-        """Looks at one class's ink."""
+        """Looks at one class's candidates."""
         category, names = element[0], list(element[1])
+        rows = _candidates(self._job, category, names).rows
         buckets: dict[int, list[bytes]] = {}
-        for ink_id in _candidates(self._job, category, names).ink_ids:
-            buckets.setdefault(ink_id[0] % _BUCKETS, []).append(ink_id)
-        for bucket, ids in buckets.items():
-            yield pvalue.TaggedOutput(_IDS, (bucket, (category, b"".join(ids))))
+        for row, why in zip(rows, select.reasons(rows), strict=True):
+            for claim in () if why else row.claims():
+                buckets.setdefault(claim[1] % _BUCKETS, []).append(claim)
+        for bucket, claims in buckets.items():
+            yield pvalue.TaggedOutput(_CLAIMS, (bucket, (category, b"".join(claims))))
         yield category, names
 
 
@@ -172,17 +183,15 @@ class Deal(beam.DoFn):
         self._held: dict[ShardKey, list[Row]] = {}
         self._size = 0
 
-    def process(self, element: tuple[str, list[str]], shared: list[tuple[bytes, list[str]]]) -> Iterator[Any]:
+    def process(self, element: tuple[str, list[str]], lost: list[tuple[str, bytes, str]]) -> Iterator[Any]:
         """Deals one class's drawings out over the shards of each split, evenly."""
         category, names = element
         settings = self._job.settings
-        found = _candidates(self._job, category, names)
-        elsewhere = {
-            ink_id
-            for ink_id, owners in shared
-            if category in owners and select.owner(settings.seed, ink_id, owners) != category
-        }
-        mine = [number for number, ink_id in enumerate(found.ink_ids) if ink_id not in elsewhere]
+        full, rows = _candidates(self._job, category, names)
+        whys = select.reasons(rows)
+        elsewhere = {rank: why for loser, rank, why in sorted(lost, reverse=True) if loser == category}
+        whys = [why or elsewhere.get(row.rank[: select.RANK_BYTES], "") for row, why in zip(rows, whys, strict=True)]
+        mine = [number for number, why in enumerate(whys) if not why]
         dealt = select.deal(mine, settings.per_class)
         label = self._job.classes.index(category)
         for split, numbers in dealt.items():
@@ -191,17 +200,16 @@ class Deal(beam.DoFn):
             for place in range(min(spread, len(numbers))):
                 # Each class begins elsewhere, so the shards become about equally large.
                 held = self._held.setdefault((split, (label * (spread + 1) + place) % shards), [])
-                for number in numbers[place::spread]:
-                    held.append((found.ranks[number], label, found.keys[number], found.inks[number]))
-                    self._size += len(found.inks[number])
-        taken = [number for numbers in dealt.values() for number in numbers]
+                for row in (rows[number] for number in numbers[place::spread]):
+                    held.append((row.rank, label, row.key, row.ink))
+                    self._size += len(row.ink)
         counts = {
             "category": category,
             "available": len(mine),
-            "more": found.full,
+            "more": full,
             "taken": {split: len(numbers) for split, numbers in dealt.items()},
-            "duplicates": sum(found.times[number] - 1 for number in taken)
-            + sum(times for ink_id, times in zip(found.ink_ids, found.times, strict=True) if ink_id in elsewhere),
+            # Where there are more than are taken, those behind the last one were not in question.
+            "duplicates": select.count(rows, whys, mine[settings.wanted - 1] if len(mine) > settings.wanted else -1),
         }
         yield pvalue.TaggedOutput(_COUNTS, json.dumps(counts))
         if self._size > HELD:
@@ -217,7 +225,7 @@ class Deal(beam.DoFn):
         held, self._held, self._size = self._held, {}, 0
         with storage.writing(self._job.strokes_file(name)) as file:
             for (split, shard), rows in held.items():
-                data = pickle.dumps(list(zip(*rows, strict=True)), pickle.HIGHEST_PROTOCOL)
+                data = columns.pack(dict(zip(_ROW, zip(*rows, strict=True), strict=True)))
                 file.write(data)
                 pieces.append(((split, shard), (name, at, len(data))))
                 at += len(data)
@@ -238,10 +246,10 @@ class Write(beam.DoFn):
         (split, shard), places = element
         rows = sorted(row for place in places for row in self._rows(place))
         settings = self._job.settings
-        rasteriser = Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink)
+        rasteriser = self._job.rasteriser()
         writer = ShardWriter(settings.output, settings.size, settings.encoding, list(self._job.classes))
-        columns = (list(zip(*rows[at : at + BATCH], strict=True)) for at in range(0, len(rows), BATCH))
-        batches = (Drawings(labels, keys, inks) for _, labels, keys, inks in columns)
+        parts = (list(zip(*rows[at : at + BATCH], strict=True)) for at in range(0, len(rows), BATCH))
+        batches = (Drawings(labels, keys, inks) for _, labels, keys, inks in parts)
         pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)  # Fresh memory for each batch costs more.
         drawn = ((batch, rasteriser.draw(batch.inks, pixels)) for batch in batches)
         written, per_class = writer.write(split, shard, self._job.shards[split], drawn)
@@ -254,8 +262,8 @@ class Write(beam.DoFn):
         name, first, size = place
         if not size:
             return iter(())
-        columns = pickle.loads(self._job.read_strokes(name, first, size))  # noqa: S301 - between the workers of one job
-        return zip(*columns, strict=True)
+        found = self._job.read_strokes(lambda data: columns.unpack(data, _ROW), name, first, size)
+        return zip(*found.values(), strict=True)
 
 
 def problem_of(reads: Iterable[str], counts: Iterable[str], job: Job) -> str:
@@ -315,12 +323,14 @@ def _enough_for_fewer(available: int, settings: Settings) -> bool:
 def _too_few(classes: list[dict[str, Any]], parts: Sequence[Any], job: Job) -> str:
     settings = job.settings
     there = {count["category"] for count in classes}
-    missing = [{"category": name, "available": 0, "more": False} for name in job.classes if name not in there]
+    none: dict[str, Any] = {"available": 0, "more": False, "duplicates": {}}
+    missing = [{**none, "category": name} for name in job.classes if name not in there]
     short = [count for count in missing + classes if count["available"] < settings.wanted]
     first = short[0]
     others = f" (and {len(short) - 1} more categories are short)" if len(short) > 1 else ""
+    same = ", ".join(f"{count} more are the same by {why}" for why, count in first["duplicates"].items() if count)
     message = (
-        f"category {first['category']!r} has {first['available']} different drawings, "
+        f"category {first['category']!r} has {first['available']} different drawings{same and f' ({same})'}, "
         f"{settings.wanted} are wanted{others}"
     )
     mine = [part for part in parts if part["category"] == first["category"]]
@@ -329,7 +339,10 @@ def _too_few(classes: list[dict[str, Any]], parts: Sequence[Any], job: Job) -> s
         message += f", and left out are {_reasons(left_out)}"
     train = first["available"] - (settings.wanted - settings.train_per_class)
     if first["more"]:
-        return f"{message}: too much of its ink belongs to other categories; leave one of them out with --classes"
+        return (
+            f"{message}: too many of its drawings are the same, or are in other categories too; "
+            "leave one of these out with --classes, or take fewer"
+        )
     if train > 0:
         return f"{message}; use --train-per-class {train}, or --allow-fewer to take what there is"
     if not first["available"]:
@@ -395,10 +408,10 @@ def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) 
         classes=list(job.classes),
         splits=splits,
         drawings=sum(part["drawings"] for part in parts),
-        duplicates=sum(count["duplicates"] for count in counts),
+        duplicates={why: sum(count["duplicates"][why] for count in counts) for why in select.WHY},
         refused=dict(sorted(refused.items())),
         short=dict(sorted(short.items())),
-        sources=[SourceFile(part["name"], part["bytes"], part["drawings"]) for part in parts],
+        sources=[SourceFile(part["name"], part["bytes"], part["drawings"], part["crc32c"]) for part in parts],
         boceto=__version__,
         filtered=sum(sum(part["filtered"].values()) for part in parts),
     )
@@ -416,14 +429,12 @@ def build(pipeline: beam.Pipeline, job: Job, parts: Iterable[Part]) -> None:
     merged = (
         read.candidates
         | "ByClass" >> beam.GroupByKey()
-        | "Merge" >> beam.ParDo(Merge(job)).with_outputs(_IDS, main="merged")
+        | "Merge" >> beam.ParDo(Merge(job)).with_outputs(_CLAIMS, main="merged")
     )
-    shared = (
-        merged[_IDS]
-        | "ByInk" >> beam.GroupByKey()
-        | "Shared" >> beam.FlatMap(lambda bucket: select.shared_ink(bucket[1]))
+    lost = (
+        merged[_CLAIMS] | "ByClaim" >> beam.GroupByKey() | "Lost" >> beam.FlatMap(lambda bucket: select.lost(bucket[1]))
     )
-    dealt = merged.merged | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(shared)).with_outputs(_COUNTS, main="pieces")
+    dealt = merged.merged | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(lost)).with_outputs(_COUNTS, main="pieces")
     once = pipeline | "Once" >> beam.Create([None])
     reads, counts = pvalue.AsList(read[_READ]), pvalue.AsList(dealt[_COUNTS])
     problem = pvalue.AsSingleton(

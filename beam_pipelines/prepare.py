@@ -98,8 +98,8 @@ def _finished(job: Job, parts: Sequence[sources.Part]) -> dataset.Manifest | Non
     manifest = dataset.load(settings.output).manifest
     was = {**manifest.options, "classes": manifest.classes}
     now = {**settings.content_options(), "classes": list(job.classes)}
-    was["input files"] = [[source.name, source.bytes] for source in manifest.sources]
-    now["input files"] = [[part.name, part.size] for part in parts]
+    was["input"] = [[source.name, source.bytes] for source in manifest.sources]
+    now["input"] = [[part.name, part.size] for part in parts]
     changed = sorted(name for name, value in now.items() if was.get(name) != value)
     if changed:
         name = changed[0]
@@ -108,6 +108,12 @@ def _finished(job: Job, parts: Sequence[sources.Part]) -> dataset.Manifest | Non
             f"{settings.output} holds a finished data set with other prepare.{name}{told}; "
             "give another --output, or --overwrite to replace it"
         )
+    for part, source in zip(parts, manifest.sources, strict=True):  # The time of a file tells less than its bytes.
+        if sources.crc32c(part) != source.crc32c:
+            raise SettingsError(
+                f"{settings.output} holds a finished data set of another {part.name}: the file was changed since, "
+                "though its size is the same; give another --output, or --overwrite to replace it"
+            )
     sizes = {storage.relative(entry.url, settings.output): entry.size for entry in storage.list_files(settings.output)}
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
         if sizes.get(shard.name) != shard.bytes:
@@ -271,8 +277,10 @@ def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -
         + ", ".join(f"{name} {count:,}" for name, count in sizes.items() if count)
         + f"; {manifest.height}x{manifest.width} {manifest.encoding}, {total / 1e6:,.1f} MB"
     )
+    why = _why(manifest.refused, f": see {REFUSED}")
     console.line(
-        f"read {manifest.drawings:,} drawings; refused {refused:,}{_why(manifest)}; duplicates {manifest.duplicates:,}"
+        f"read {manifest.drawings:,} drawings; refused {refused:,}{why}; "
+        f"taken as the same {sum(manifest.duplicates.values()):,}{_why(manifest.duplicates)}"
     )
     _tell_broken(settings, manifest, console)
     if manifest.short:
@@ -292,14 +300,11 @@ def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -
         "bytes": total,
         "drawings": manifest.drawings,
         "refused": dict(manifest.refused),
-        "duplicates": manifest.duplicates,
+        "duplicates": dict(manifest.duplicates),
         "short": len(manifest.short),
     }
 
 
-def _why(manifest: dataset.Manifest) -> str:
-    return (
-        f" ({', '.join(f'{reason} {count:,}' for reason, count in manifest.refused.items())}: see {REFUSED})"
-        if manifest.refused
-        else ""
-    )
+def _why(counts: Mapping[str, int], where: str = "") -> str:
+    told = ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)
+    return f" ({told}{where})" if told else ""

@@ -16,11 +16,15 @@ def draw(inks, starts, inset, coverage, images):
     """Draws B drawings, packed strokes inks[starts[i]:starts[i + 1]], into the zeroed images, uint8[B, S, S].
 
     inset: distance of the outermost points from the border, in 1/256 pixels.
+
+    Returns whether all strokes are whole; where they are not, nothing is read beyond them.
     """
     xs = np.empty(0xFFFF, np.int64)
     ys = np.empty(0xFFFF, np.int64)
     for number in range(images.shape[0]):
         begin, end = starts[number], starts[number + 1]
+        if not _whole(inks, begin, end):
+            return False
         left, top, right, bottom = _bounds(inks, begin, end)
         extent = max(right - left, bottom - top, 1)
         room = images.shape[1] * 256 - 2 * inset
@@ -38,6 +42,16 @@ def draw(inks, starts, inset, coverage, images):
                 _segment(images[number], coverage, xs[0], ys[0], xs[0], ys[0])
             for point in range(1, count):
                 _segment(images[number], coverage, xs[point - 1], ys[point - 1], xs[point], ys[point])
+    return True
+
+
+@kernel()
+def _whole(inks, begin, end):
+    """Whether the strokes end where the drawing ends."""
+    at = begin
+    while at + 2 <= end:
+        at += 2 + 2 * (np.int64(inks[at]) | (np.int64(inks[at + 1]) << 8))
+    return at == end
 
 
 @kernel()

@@ -1,36 +1,62 @@
 """Which drawings of a class are taken, without a shuffle: each has a rank, a keyed hash, and the smallest are taken.
 
 Ranks are over the ink alone, so neither metadata nor the order or number of the input files changes the choice.
-A drawing whose ink occurs again in its class counts once; ink that occurs in several classes belongs to one of them.
+A drawing is one by its ink, its key or its picture: of all that share one of these, only the one of the smallest rank
+may be taken. What has a smaller rank decides alone, so what is known of the smallest ranks is known for good.
 """
 
 import difflib
 import hashlib
-import pickle
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from beam_pipelines import columns
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch
 from boceto import storage
 from boceto.errors import SettingsError
 
 T = TypeVar("T")
+# B packed drawings -> for each, bytes that are equal where the pictures are.
+Pictures = Callable[[Sequence[bytes]], Sequence[bytes]]
 
 ID_BYTES = 16
-# Candidates kept beyond those wanted, to stand in for ink that turns out to belong to another class.
+# Candidates kept beyond those wanted, to stand in for drawings that turn out to belong to another class.
 SPARE_SHARE, SPARE_LEAST = 0.05, 32
+# Rows held for each candidate that is kept: those that are the same as another one are held too.
+_HELD, _HELD_LEAST = 8, 4096
+# Keys that are known of one ink. Of more, the smallest.
+MOST_KEYS = 64
+# Of a rank, what tells the candidates of a class apart.
+RANK_BYTES = 8
+CLAIM_BYTES = ID_BYTES + RANK_BYTES
+INK, KEY, PICTURE = WHY = ("ink", "key", "picture")
 
 
 class Candidate(NamedTuple):
-    """A drawing that may be taken. rank: its place in its class. ink_id: the same for the same ink everywhere."""
+    """All drawings of a class with the same ink, of which one may be taken.
+
+    rank: its place in its class. ink_id: the same for the same ink everywhere. times: how many there are.
+    """
 
     rank: bytes
     ink_id: bytes
-    key: str
     ink: bytes
+    keys: tuple[str, ...]
     times: int
+    picture: bytes = b""
+
+    @property
+    def key(self) -> str:
+        """The smallest of its keys; without any, the hash of its ink."""
+        return self.keys[0] if self.keys else self.ink_id.hex()
+
+    def claims(self) -> list[bytes]:
+        """What no drawing of another class may share, each CLAIM_BYTES long: why, what, and the rank."""
+        keys = (hashlib.blake2b(key.encode(), digest_size=ID_BYTES).digest() for key in self.keys)
+        ids = [b"i" + self.ink_id, *(b"k" + key for key in keys), b"p" + self.picture]
+        return [found.ljust(ID_BYTES)[:ID_BYTES] + self.rank[:RANK_BYTES] for found in ids]
 
 
 def _keyed(seed: int, category: str, data: bytes) -> bytes:
@@ -38,52 +64,78 @@ def _keyed(seed: int, category: str, data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=ID_BYTES, key=key).digest()
 
 
-class Smallest:
-    """The `keep` candidates of one class with the smallest ranks, equal ink merged."""
+def reasons(rows: Iterable[Candidate]) -> list[str]:
+    """Of candidates of one class, smallest rank first: why each is the same as one before it; "" where it is not."""
+    keys: set[str] = set()
+    pictures: set[bytes] = set()
+    found = []
+    for row in rows:
+        found.append(KEY if not keys.isdisjoint(row.keys) else PICTURE if row.picture in pictures else "")
+        keys.update(row.keys)
+        pictures.add(row.picture)
+    return found
 
-    def __init__(self, keep: int, seed: int, category: str) -> None:
+
+class Smallest:
+    """The `keep` different candidates of one class with the smallest ranks, and those that are the same as one of them.
+
+    What it holds is bounded: where very many are the same, fewer are kept.
+    """
+
+    def __init__(self, keep: int, seed: int, category: str, pictures: Pictures) -> None:
         self._keep = keep
         self._key = hashlib.blake2b(f"{seed}/{category}".encode(), digest_size=32).digest()
+        self._pictures = pictures
         self._found: dict[bytes, Candidate] = {}
         self._bound = b"\xff" * (ID_BYTES + 1)
         self._full = False
+        self._room = 2 * keep + 64
 
     def add_sketch(self, sketch: Sketch) -> None:
         """Offers one drawing."""
         ink_id = hashlib.blake2b(sketch.ink, digest_size=ID_BYTES).digest()
         rank = hashlib.blake2b(ink_id, digest_size=ID_BYTES, key=self._key).digest()
-        if rank < self._bound:
-            self._offer(Candidate(rank, ink_id, sketch.key or ink_id.hex(), sketch.ink, 1))
-        else:
-            self._full = True
+        self.add(Candidate(rank, ink_id, sketch.ink, (sketch.key,) if sketch.key else (), 1))
 
     def add(self, candidate: Candidate) -> None:
-        """Offers a candidate of this class that another worker kept."""
-        if candidate.rank < self._bound:
-            self._offer(candidate)
-        else:
+        """Offers a candidate of this class, which another worker may have kept."""
+        if candidate.rank >= self._bound:
             self._full = True
-
-    def _offer(self, candidate: Candidate) -> None:
+            return
         there = self._found.get(candidate.rank)
         if there is not None:
-            candidate = candidate._replace(key=min(there.key, candidate.key), times=there.times + candidate.times)
+            keys = there.keys
+            if candidate.keys != keys:
+                keys = tuple(sorted({*keys, *candidate.keys}))[:MOST_KEYS]
+            picture = there.picture or candidate.picture
+            candidate = candidate._replace(keys=keys, times=there.times + candidate.times, picture=picture)
         self._found[candidate.rank] = candidate
-        if len(self._found) >= 2 * self._keep + 64:
-            self._cut()
+        if len(self._found) >= self._room:
+            # A little more than is kept: a drawing that is still to come may make two candidates one.
+            self._cut(self._keep + SPARE_LEAST)
 
-    def _cut(self) -> None:
-        ranks = sorted(self._found)
-        if len(ranks) > self._keep:
+    def _cut(self, keep: int) -> None:
+        rows = self._rows()
+        different = [number for number, why in enumerate(reasons(rows)) if not why]
+        end = different[keep - 1] + 1 if len(different) >= keep else len(rows)
+        end = min(end, _HELD * self._keep + _HELD_LEAST)
+        if end < len(rows):
             self._full = True
-            self._found = {rank: self._found[rank] for rank in ranks[: self._keep]}
-            self._bound = ranks[self._keep]
+            self._bound = rows[end].rank
+        self._found = {row.rank: row for row in rows[:end]}
+        self._room = max(self._room, 2 * end)
+
+    def _rows(self) -> list[Candidate]:
+        """What is held, smallest rank first, with pictures."""
+        new = [row for row in self._found.values() if not row.picture]
+        for row, picture in zip(new, self._pictures([row.ink for row in new]), strict=True):
+            self._found[row.rank] = row._replace(picture=picture)
+        return [self._found[rank] for rank in sorted(self._found)]
 
     def value(self) -> "Candidates":
         """What was kept."""
-        self._cut()
-        rows = [self._found[rank] for rank in sorted(self._found)]
-        return Candidates(self._full, *(list(zip(*rows, strict=True)) or [()] * len(Candidate._fields)))
+        self._cut(self._keep)
+        return Candidates(full=self._full, rows=self._rows())
 
 
 def keep_of(wanted: int) -> int:
@@ -92,57 +144,76 @@ def keep_of(wanted: int) -> int:
 
 
 class Candidates(NamedTuple):
-    """Candidates of one class side by side, smallest rank first. full: there were more than are kept."""
+    """Candidates of one class, smallest rank first. full: there were more than are kept."""
 
     full: bool
-    ranks: Sequence[bytes]
-    ink_ids: Sequence[bytes]
-    keys: Sequence[str]
-    inks: Sequence[bytes]
-    times: Sequence[int]
-
-    def rows(self) -> list[Candidate]:
-        """One after the other."""
-        return list(map(Candidate, self.ranks, self.ink_ids, self.keys, self.inks, self.times))
+    rows: list[Candidate]
 
     def pack(self) -> bytes:
         """One value, for a file between the stages."""
-        return pickle.dumps(tuple(self), pickle.HIGHEST_PROTOCOL)
+        fields = enumerate(Candidate._fields)
+        return bytes([self.full]) + columns.pack({name: [row[at] for row in self.rows] for at, name in fields})
+
+
+_KINDS = {"rank": bytes, "ink_id": bytes, "ink": bytes, "keys": list, "times": int, "picture": bytes}
 
 
 def unpack(data: bytes) -> Candidates:
-    """The opposite of `Candidates.pack`; only ever given bytes that this job's own workers packed."""
-    return Candidates(*pickle.loads(data))  # noqa: S301 - between the workers of one job
+    """The opposite of `Candidates.pack`.
+
+    Raises:
+        ValueError: the bytes are no packed candidates.
+    """
+    found = columns.unpack(data[1:], _KINDS)
+    found["keys"] = list(map(tuple, found["keys"]))
+    rows = list(map(Candidate, *(found[name] for name in Candidate._fields)))
+    return Candidates(bool(data[0]) and bool(rows), rows)
+
+
+def _drawn(inks: Sequence[bytes]) -> Sequence[bytes]:
+    """What was kept has its picture."""
+    if inks:
+        raise ValueError("a candidate has no picture")
+    return ()
 
 
 def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str) -> Candidates:
     """The candidates of one class, out of those of its parts."""
     if len(parts) == 1:
         return parts[0]
-    smallest = Smallest(keep_of(wanted), seed, category)
+    smallest = Smallest(keep_of(wanted), seed, category, _drawn)
+    # Beyond what a part has kept, nothing is known of it.
+    known = min((part.rows[-1].rank for part in parts if part.full), default=b"\xff" * (ID_BYTES + 1))
     for part in parts:
-        for candidate in part.rows():
-            smallest.add(candidate)
+        for candidate in part.rows:
+            if candidate.rank <= known:
+                smallest.add(candidate)
     merged = smallest.value()
     return merged._replace(full=merged.full or any(part.full for part in parts))
 
 
-def shared_ink(ids: Iterable[tuple[str, bytes]]) -> list[tuple[bytes, list[str]]]:
-    """(class, its ink ids joined) of many classes -> (ink id, classes) of the ink that occurs in more than one."""
-    first: dict[bytes, str] = {}
-    shared: dict[bytes, list[str]] = {}
-    for category, joined in ids:
-        for at in range(0, len(joined), ID_BYTES):
-            ink_id = joined[at : at + ID_BYTES]
-            other = first.setdefault(ink_id, category)
-            if other != category:
-                shared.setdefault(ink_id, [other]).append(category)
-    return [(ink_id, sorted(categories)) for ink_id, categories in shared.items()]
+def lost(claims: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes, str]]:
+    """(class, its claims joined) of many classes -> (class, beginning of the rank, why) of candidates that share
+    something with one of another class that has a smaller rank.
+    """
+    best: dict[bytes, tuple[bytes, str]] = {}
+    found = []
+    for category, joined in claims:
+        for at in range(0, len(joined), CLAIM_BYTES):
+            what, mine = joined[at : at + ID_BYTES], (joined[at + ID_BYTES : at + CLAIM_BYTES], category)
+            there = best.setdefault(what, mine)
+            if there[1] != category:
+                best[what], (rank, loser) = sorted([there, mine])
+                found.append((loser, rank, next(why for why in WHY if why.startswith(chr(what[0])))))
+    return found
 
 
-def owner(seed: int, ink_id: bytes, categories: Iterable[str]) -> str:
-    """The one class, of those in which this ink occurs, that may take it."""
-    return min((_keyed(seed, category, ink_id), category) for category in categories)[1]
+def count(rows: Sequence[Candidate], whys: Sequence[str], last: int) -> dict[str, int]:
+    """How many drawings of the rows up to the number `last` (-1: of all) are the same as another one, by why."""
+    found = dict.fromkeys(WHY, 0)
+    for row, why in list(zip(rows, whys, strict=True))[: last + 1 or None]:
+        found[why or INK] += row.times if why else row.times - 1
+    return found
 
 
 def deal(candidates: Sequence[T], per_class: Mapping[str, int]) -> dict[str, Sequence[T]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "dataset.json"
 FORMAT = "boceto-dataset"
-VERSION = 2
+VERSION = 3
 SPLITS = ("train", "validation", "test")
 ENCODINGS = ("png", "raw")
 AGAIN = "prepare it again with --overwrite"
@@ -65,19 +65,22 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One piece of the input: its name, size in bytes, and how many drawings were read from it."""
+    """One piece of the input: its name, size in bytes, how many drawings were read from it, and its crc32c ("" where
+    it is no file).
+    """
 
     name: str
     bytes: int
     drawings: int
+    crc32c: str
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What `dataset.json` says. `digest` is over the decoded content alone: no file name, option or origin is in it.
 
-    drawings: how many were read; of these, refused: by reason; filtered: left out by an option; duplicates: how
-    many had ink that was taken already. short: class -> drawings, where they were too few.
+    drawings: how many were read; of these, refused: by reason; filtered: left out by an option; duplicates: the
+    same as one that was taken, by ink, key or picture. short: class -> drawings, where they were too few.
     """
 
     digest: str
@@ -89,7 +92,7 @@ class Manifest:
     classes: list[str]
     splits: Mapping[str, SplitInfo]
     drawings: int
-    duplicates: int
+    duplicates: Mapping[str, int]
     refused: Mapping[str, int]
     short: Mapping[str, int]
     sources: list[SourceFile]

@@ -70,7 +70,7 @@ def make_data(tmp_path) -> MakeData:
             classes=names,
             splits=splits,
             drawings=classes * (train + validation + test),
-            duplicates=0,
+            duplicates={"ink": 0, "key": 0, "picture": 0},
             refused={},
             short={},
             sources=[],

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from beam_pipelines.settings import Settings
+from boceto import storage
 from boceto.errors import SettingsError
 
 
@@ -27,6 +28,11 @@ class Part(NamedTuple):
     first: int = 0
     stop: int = 0
     named: str = ""
+
+
+def crc32c(part: Part) -> str:
+    """The checksum of a part that is a file, 8 hexadecimal digits; "" of another. Object storage knows it by itself."""
+    return storage.checksum(part.url)[1] if part.url else ""
 
 
 class Sketch(NamedTuple):

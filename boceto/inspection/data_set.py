@@ -55,7 +55,7 @@ def _facts(manifest: Manifest) -> dict[str, object]:
         "drawings_read": manifest.drawings,
         "drawings_refused": sum(manifest.refused.values()),
         "drawings_filtered": manifest.filtered,
-        "duplicates": manifest.duplicates,
+        "drawings_taken_as_the_same": sum(manifest.duplicates.values()),
     }
 
 
@@ -70,6 +70,9 @@ def _tables(manifest: Manifest, shards: list[dict[str, str]]) -> list[Table]:
     refused = [[reason, f"{count:,}"] for reason, count in manifest.refused.items() if count]
     if refused:
         tables.append(Table("refused", ["reason", "drawings"], refused))
+    same = [[why, f"{count:,}"] for why, count in manifest.duplicates.items() if count]
+    if same:
+        tables.append(Table("taken_as_the_same", ["by", "drawings"], same))
     sources = [[source.name, f"{source.bytes:,}", f"{source.drawings:,}"] for source in manifest.sources]
     if sources:
         rest = [[f"and {len(sources) - _SHOWN} more", "", ""]] if len(sources) > _SHOWN else []

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 from beam_pipelines.__main__ import main
+from beam_pipelines.select import Candidates
 from beam_pipelines.sources import synthetic
 from boceto import dataset, strokes
 
@@ -28,7 +31,7 @@ def _line(category: str, number: int, ink_of: str | None = None) -> bytes:
     drawing = [stroke.T.tolist() for stroke in strokes.unpack(synthetic.draw(5, ink_of or category, number))]
     entry = {"word": category, "drawing": drawing}
     if number % 3:  # As in the real files, some drawings have no key.
-        entry["key_id"] = str(10**15 + number)
+        entry["key_id"] = str(10**15 + zlib.crc32(f"{category}/{number}/{ink_of}".encode()))
     return json.dumps(entry).encode() + b"\n"
 
 
@@ -172,7 +175,64 @@ def test_ink_that_occurs_twice_is_taken_once_and_told(strokes_folder, tmp_path):
         data.split(name).strokes(n) for name in ("train", "test") for n in range(data.manifest.splits[name].records)
     ]
     assert len(set(inks)) == len(inks)
-    assert data.manifest.duplicates == 2
+    assert data.manifest.duplicates == {"ink": 2, "key": 0, "picture": 0}
+
+
+def _everything(folder):
+    data = dataset.load(str(folder))
+    splits = [data.split(name) for name, info in data.manifest.splits.items() if info.records]
+    keys = [key for split in splits for key in split.keys(range(len(split)))]
+    inks = [split.strokes(number) for split in splits for number in range(len(split))]
+    pictures = [image.tobytes() for split in splits for image in split.images(np.arange(len(split)))]
+    return data.manifest, keys, inks, pictures
+
+
+def test_no_two_records_share_a_key_an_ink_or_a_picture(tmp_path):
+    folder = tmp_path / "strokes"
+    folder.mkdir()
+    # Twenty drawings; the same keys with another ink; the same ink backwards (one picture); one key in another class.
+    cats, dogs = [], []
+    for number in range(20):
+        drawing = [stroke.T.tolist() for stroke in strokes.unpack(synthetic.draw(5, "star", number))]
+        backwards = [[xs[::-1], ys[::-1]] for xs, ys in drawing[::-1]]
+        other = [stroke.T.tolist() for stroke in strokes.unpack(synthetic.draw(5, "sun", number))]
+        house = [stroke.T.tolist() for stroke in strokes.unpack(synthetic.draw(5, "house", number))]
+        cats += [
+            {"word": "cat", "drawing": drawing, "key_id": f"{number}"},
+            {"word": "cat", "drawing": other, "key_id": f"{number}"},
+            {"word": "cat", "drawing": backwards},
+        ]
+        dogs.append({"word": "dog", "drawing": house, "key_id": f"{number if number < 3 else number + 100}"})
+    for name, lines in (("cat", cats), ("dog", dogs)):
+        (folder / f"{name}.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ["--train-per-class", 60, "--validation-per-class", 4, "--allow-fewer", "--no-preview"]
+    assert _prepare(folder, tmp_path / "data", *flags) == 0
+    manifest, *shared = _everything(tmp_path / "data")
+    for values in shared:
+        assert len(set(values)) == len(values)
+    assert manifest.drawings == len(shared[0]) + sum(manifest.duplicates.values())
+    assert manifest.duplicates["key"] >= 20
+    assert manifest.duplicates["picture"] > 0
+    reverse = tmp_path / "reverse"
+    reverse.mkdir()
+    (reverse / "cat-2.ndjson").write_text("".join(json.dumps(line) + "\n" for line in cats[::-2]))
+    (reverse / "cat-1.ndjson").write_text("".join(json.dumps(line) + "\n" for line in cats[-2::-2]))
+    shutil.copy(folder / "dog.ndjson", reverse / "dog.ndjson")
+    assert _prepare(reverse, tmp_path / "other", *flags) == 0
+    assert _shards(tmp_path / "other") == _shards(tmp_path / "data")
+
+
+def test_what_stands_in_a_work_file_is_never_run(strokes_folder, tmp_path, monkeypatch, capsys):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "was run"),)
+
+    for data in (pickle.dumps(Hostile()), b"\1" + pickle.dumps(Hostile()), b"", b"\1{}"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Candidates, "pack", lambda _, data=data: data)
+            assert _prepare(strokes_folder, tmp_path / "data") == 65
+        assert re.search(r"strokes-\w+-\w+ is damaged: .*; run the same command again", capsys.readouterr().err)
+    assert not (tmp_path / "was run").exists()
 
 
 def test_tensorflow_reads_the_records(strokes_folder, tmp_path):
@@ -288,7 +348,19 @@ def test_other_input_of_the_same_name_is_no_finished_data_set(strokes_folder, tm
     assert _prepare(strokes_folder, tmp_path / "data") == 0
     (strokes_folder / "sun-9.ndjson").write_bytes(_line("sun", 99))
     assert _prepare(strokes_folder, tmp_path / "data") == 2
-    assert "other prepare.input files" in capsys.readouterr().err
+    assert "other prepare.input" in capsys.readouterr().err
+
+
+def test_a_file_changed_within_its_size_is_noticed_and_a_touched_one_is_the_same(strokes_folder, tmp_path, capsys):
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    file = min(strokes_folder.glob("*.ndjson"))
+    os.utime(file, (1, 1))
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    was = file.read_bytes()
+    file.write_bytes(was.replace(b"1", b"2", 1))
+    assert _prepare(strokes_folder, tmp_path / "data") == 2
+    assert f"another {file.name}: the file was changed since, though its size is the same" in capsys.readouterr().err
+    assert _prepare(strokes_folder, tmp_path / "data", "--overwrite") == 0
 
 
 def test_a_folder_that_another_job_writes_is_left_alone(strokes_folder, tmp_path, capsys):

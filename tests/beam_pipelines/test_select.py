@@ -9,64 +9,158 @@ from beam_pipelines.sources import Sketch
 from boceto.errors import SettingsError
 
 INKS = st.lists(st.integers(0, 40).map(lambda number: b"ink %d" % number), max_size=60)
+# Few keys, inks and pictures, so that everything is the same as something. Inks 0 and 9 have the same picture.
+SKETCHES = st.lists(
+    st.builds(Sketch, st.integers(0, 40).map(lambda number: b"ink %d" % number), st.sampled_from(["", *"abcdefgh"])),
+    max_size=60,
+)
+
+
+def _pictures(inks):
+    return [b"picture %d" % (int(ink[4:]) % 9) for ink in inks]
+
+
+def _different(inks):
+    return list(inks)
+
+
+def _kept(sketches, keep=3, seed=0, category="cat", pictures=_pictures):
+    smallest = Smallest(keep, seed, category, pictures)
+    for sketch in sketches:
+        smallest.add_sketch(sketch)
+    return smallest.value()
 
 
 def _smallest(inks, keep=3, seed=0, category="cat"):
-    smallest = Smallest(keep, seed, category)
-    for number, ink in enumerate(inks):
-        smallest.add_sketch(Sketch(ink, f"{number:03}"))
-    return smallest
+    return _kept([Sketch(ink, f"{number:03}") for number, ink in enumerate(inks)], keep, seed, category, _different)
+
+
+def _taken(candidates):
+    return [row for row, why in zip(candidates.rows, select.reasons(candidates.rows), strict=True) if not why]
 
 
 @given(INKS, st.randoms())
 def test_neither_order_nor_repeats_change_the_choice(inks, random):
     shuffled = list(inks)
     random.shuffle(shuffled)
-    ranks = _smallest(inks).value().ranks
-    assert ranks == _smallest(shuffled + shuffled[:5]).value().ranks
+    ranks = [row.rank for row in _smallest(inks).rows]
+    assert ranks == [row.rank for row in _smallest(shuffled).rows]
     assert len(ranks) == min(3, len(set(inks)))
 
 
-@given(INKS, st.integers(1, 6))
-def test_parts_merged_are_the_whole(inks, parts):
-    whole = _smallest(inks, select.keep_of(3))
-    split = []
-    for part in range(parts):
-        piece = Smallest(select.keep_of(3), 0, "cat")
-        for number, ink in list(enumerate(inks))[part::parts]:
-            piece.add_sketch(Sketch(ink, f"{number:03}"))
-        split.append(select.unpack(piece.value().pack()))
-    assert select.merge(split, 3, 0, "cat") == whole.value()
+def _by_hand(sketches):
+    """The rule, plainly: an ink is taken where no ink of a smaller rank has one of its keys, or its picture."""
+    inks = {sketch.ink: {other.key for other in sketches if other.ink == sketch.ink} - {""} for sketch in sketches}
+    (rows,) = [_kept([Sketch(ink, "") for ink in inks], 100, pictures=_different).rows]
+    order = [row.ink for row in rows]
+    return [
+        ink
+        for number, ink in enumerate(order)
+        if not any(inks[ink] & inks[other] or _pictures([ink]) == _pictures([other]) for other in order[:number])
+    ]
+
+
+@given(SKETCHES, st.randoms(), st.integers(1, 12))
+def test_of_what_shares_a_key_an_ink_or_a_picture_the_smallest_rank_is_taken(sketches, random, keep):
+    shuffled = list(sketches)
+    random.shuffle(shuffled)
+    kept = _kept(sketches, keep)
+    assert kept == _kept(shuffled, keep)
+    assert [row.ink for row in _taken(kept)] == _by_hand(sketches)[:keep]
+
+
+@given(st.lists(st.integers(0, 300), max_size=600), st.randoms(), st.integers(1, 5))
+def test_what_is_taken_stays_the_same_where_much_is_thrown_away(numbers, random, keep):
+    # Each key has two inks, as where raw and simplified files lie side by side.
+    sketches = [Sketch(b"ink %d" % number, str(number // 2)) for number in numbers]
+    shuffled = list(sketches)
+    random.shuffle(shuffled)
+    kept = _kept(sketches, keep, pictures=_different)
+    assert kept == _kept(shuffled, keep, pictures=_different)
+    assert len(_taken(kept)) == min(keep, len({sketch.key for sketch in sketches}))
+
+
+@given(SKETCHES, st.integers(1, 6))
+def test_parts_merged_are_the_whole(sketches, parts):
+    keep = select.keep_of(3)
+    packed = [_kept(sketches[part::parts], keep).pack() for part in range(parts)]
+    merged = select.merge([select.unpack(data) for data in packed], 3, 0, "cat")
+    assert merged == _kept(sketches, keep)
+
+
+def test_what_is_held_is_bounded_where_everything_is_the_same():
+    smallest = Smallest(3, 0, "cat", _different)
+    for number in range(30_000):
+        smallest.add_sketch(Sketch(b"%d" % number, "one key"))
+        smallest.add_sketch(Sketch(b"one ink", str(number)))
+    kept = smallest.value()
+    assert len(kept.rows) < 5000
+    assert max(len(row.keys) for row in kept.rows) <= select.MOST_KEYS
 
 
 def test_equal_ink_keeps_the_smallest_key_and_is_counted():
-    (candidate,) = _smallest([b"a", b"a", b"a"]).value().rows()
+    (candidate,) = _smallest([b"a", b"a", b"a"]).rows
     assert (candidate.key, candidate.times) == ("000", 3)
 
 
 def test_a_drawing_without_a_key_gets_the_hash_of_its_ink():
-    smallest = Smallest(3, 0, "cat")
-    smallest.add_sketch(Sketch(b"a", ""))
-    (candidate,) = smallest.value().rows()
+    (candidate,) = _kept([Sketch(b"a", "")], pictures=_different).rows
     assert candidate.key == candidate.ink_id.hex()
+
+
+def test_empty_keys_are_no_keys():
+    assert len(_taken(_kept([Sketch(b"a", ""), Sketch(b"b", "")], pictures=_different))) == 2
+
+
+def test_what_is_the_same_is_counted_by_why():
+    rows = [
+        select.Candidate(b"1", b"", b"a", ("x",), 3, b"p"),
+        select.Candidate(b"2", b"", b"b", ("x", "y"), 2, b"q"),
+        select.Candidate(b"3", b"", b"c", ("z",), 1, b"p"),
+        select.Candidate(b"4", b"", b"d", (), 1, b"r"),
+    ]
+    whys = select.reasons(rows)
+    assert whys == ["", "key", "picture", ""]
+    assert select.count(rows, whys, -1) == {"ink": 2, "key": 2, "picture": 1}
+    assert select.count(rows, whys, 0) == {"ink": 2, "key": 0, "picture": 0}
 
 
 def test_seed_and_class_change_the_choice():
     inks = [b"ink %d" % number for number in range(100)]
-    chosen = {_smallest(inks, 5, seed, category).value().inks for seed in (0, 1) for category in ("cat", "dog")}
+    chosen = {
+        tuple(row.ink for row in _smallest(inks, 5, seed, category).rows)
+        for seed in (0, 1)
+        for category in ("cat", "dog")
+    }
     assert len(chosen) == 4
 
 
-def test_ink_of_several_classes_has_one_owner_whatever_the_order():
-    shared = select.shared_ink([("dog", b"a" * 16 + b"b" * 16), ("cat", b"b" * 16 + b"c" * 16)])
-    assert shared == [(b"b" * 16, ["cat", "dog"])]
-    assert select.owner(0, b"b" * 16, ["cat", "dog"]) == select.owner(0, b"b" * 16, ["dog", "cat"])
-    owners = {select.owner(0, b"%16d" % number, ["cat", "dog"]) for number in range(50)}
-    assert owners == {"cat", "dog"}
+@given(st.dictionaries(st.sampled_from(["cat", "dog", "eel"]), SKETCHES), st.randoms())
+def test_no_two_classes_take_what_shares_a_key_an_ink_or_a_picture(classes, random):
+    kept = {category: _taken(_kept(sketches, 30, 0, category)) for category, sketches in classes.items()}
+    claims = [(category, b"".join(claim for row in rows for claim in row.claims())) for category, rows in kept.items()]
+    lost = set(select.lost(claims))
+    random.shuffle(claims)
+    assert set(select.lost(claims)) == lost
+    gone = {(category, rank) for category, rank, _ in lost}
+    left = [row for name, rows in kept.items() for row in rows if (name, row.rank[: select.RANK_BYTES]) not in gone]
+    keys = [key for row in left for key in row.keys]
+    for shared in ([row.ink for row in left], [row.picture for row in left], keys):
+        assert len(set(shared)) == len(shared)
+    # Of each thing that is shared, a class keeps it, or has it in a drawing that it lost for another reason.
+    assert bool(left) == any(kept.values())
+
+
+def test_what_a_class_loses_is_told_with_why():
+    (cat,) = _kept([Sketch(b"ink 0", "a")], category="cat").rows
+    (dog,) = _kept([Sketch(b"ink 9", "b")], category="dog").rows
+    loser = "cat" if cat.rank > dog.rank else "dog"
+    found = select.lost([("cat", b"".join(cat.claims())), ("dog", b"".join(dog.claims()))])
+    assert [(category, why) for category, _, why in found] == [(loser, "picture")]
 
 
 def test_the_test_drawings_stay_when_training_takes_more():
-    candidates = _smallest([b"ink %d" % number for number in range(50)], 50).value().rows()
+    candidates = _smallest([b"ink %d" % number for number in range(50)], 50).rows
     small = select.deal(candidates, {"test": 5, "validation": 3, "train": 10})
     large = select.deal(candidates, {"test": 5, "validation": 3, "train": 40})
     assert small["test"] == large["test"]

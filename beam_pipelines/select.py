@@ -1,8 +1,8 @@
 """Which drawings of a class are taken, without a shuffle: each has a rank, a keyed hash, and the smallest are taken.
 
 Ranks are over the ink alone, so neither metadata nor the order or number of the input files changes the choice.
-A drawing is one by its ink, its key or its picture: of all that share one of these, only the one of the smallest rank
-may be taken. What has a smaller rank decides alone, so what is known of the smallest ranks is known for good.
+A drawing is one by its ink, its picture, or its key in its class: of all that share one of these, only the one of the
+smallest rank may be taken. Only smaller ranks decide, so what is known of the smallest ranks is known for good.
 """
 
 import difflib
@@ -53,9 +53,10 @@ class Candidate(NamedTuple):
         return self.keys[0] if self.keys else self.ink_id.hex()
 
     def claims(self) -> list[bytes]:
-        """What no drawing of another class may share, each CLAIM_BYTES long: why, what, and the rank."""
-        keys = (hashlib.blake2b(key.encode(), digest_size=ID_BYTES).digest() for key in self.keys)
-        ids = [b"i" + self.ink_id, *(b"k" + key for key in keys), b"p" + self.picture]
+        """What no drawing of another class may share, each CLAIM_BYTES long: why, what, and the rank. Without keys:
+        many people number their drawings anew in each category.
+        """
+        ids = b"i" + self.ink_id, b"p" + self.picture
         return [found.ljust(ID_BYTES)[:ID_BYTES] + self.rank[:RANK_BYTES] for found in ids]
 
 

@@ -181,7 +181,7 @@ def test_ink_that_occurs_twice_is_taken_once_and_told(strokes_folder, tmp_path):
 def _everything(folder):
     data = dataset.load(str(folder))
     splits = [data.split(name) for name, info in data.manifest.splits.items() if info.records]
-    keys = [key for split in splits for key in split.keys(range(len(split)))]
+    keys = [row for split in splits for row in zip(split.labels, split.keys(range(len(split))), strict=True)]
     inks = [split.strokes(number) for split in splits for number in range(len(split))]
     pictures = [image.tobytes() for split in splits for image in split.images(np.arange(len(split)))]
     return data.manifest, keys, inks, pictures
@@ -190,7 +190,7 @@ def _everything(folder):
 def test_no_two_records_share_a_key_an_ink_or_a_picture(tmp_path):
     folder = tmp_path / "strokes"
     folder.mkdir()
-    # Twenty drawings; the same keys with another ink; the same ink backwards (one picture); one key in another class.
+    # Twenty drawings; the same keys with another ink; the same ink backwards (one picture); keys of another class.
     cats, dogs = [], []
     for number in range(20):
         drawing = [stroke.T.tolist() for stroke in strokes.unpack(synthetic.draw(5, "star", number))]
@@ -202,7 +202,7 @@ def test_no_two_records_share_a_key_an_ink_or_a_picture(tmp_path):
             {"word": "cat", "drawing": other, "key_id": f"{number}"},
             {"word": "cat", "drawing": backwards},
         ]
-        dogs.append({"word": "dog", "drawing": house, "key_id": f"{number if number < 3 else number + 100}"})
+        dogs.append({"word": "dog", "drawing": house, "key_id": f"{number}"})
     for name, lines in (("cat", cats), ("dog", dogs)):
         (folder / f"{name}.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
     flags = ["--train-per-class", 60, "--validation-per-class", 4, "--allow-fewer", "--no-preview"]
@@ -211,7 +211,8 @@ def test_no_two_records_share_a_key_an_ink_or_a_picture(tmp_path):
     for values in shared:
         assert len(set(values)) == len(values)
     assert manifest.drawings == len(shared[0]) + sum(manifest.duplicates.values())
-    assert manifest.duplicates["key"] >= 20
+    assert manifest.duplicates["key"] == 20
+    assert manifest.splits["train"].per_class[1] + manifest.splits["validation"].per_class[1] > 10  # The dogs.
     assert manifest.duplicates["picture"] > 0
     reverse = tmp_path / "reverse"
     reverse.mkdir()

@@ -136,7 +136,7 @@ def test_seed_and_class_change_the_choice():
 
 
 @given(st.dictionaries(st.sampled_from(["cat", "dog", "eel"]), SKETCHES), st.randoms())
-def test_no_two_classes_take_what_shares_a_key_an_ink_or_a_picture(classes, random):
+def test_no_two_classes_take_what_shares_an_ink_or_a_picture(classes, random):
     kept = {category: _taken(_kept(sketches, 30, 0, category)) for category, sketches in classes.items()}
     claims = [(category, b"".join(claim for row in rows for claim in row.claims())) for category, rows in kept.items()]
     lost = set(select.lost(claims))
@@ -144,11 +144,16 @@ def test_no_two_classes_take_what_shares_a_key_an_ink_or_a_picture(classes, rand
     assert set(select.lost(claims)) == lost
     gone = {(category, rank) for category, rank, _ in lost}
     left = [row for name, rows in kept.items() for row in rows if (name, row.rank[: select.RANK_BYTES]) not in gone]
-    keys = [key for row in left for key in row.keys]
-    for shared in ([row.ink for row in left], [row.picture for row in left], keys):
+    for shared in ([row.ink for row in left], [row.picture for row in left]):
         assert len(set(shared)) == len(shared)
     # Of each thing that is shared, a class keeps it, or has it in a drawing that it lost for another reason.
     assert bool(left) == any(kept.values())
+
+
+def test_a_key_is_one_of_its_class():
+    (cat,) = _kept([Sketch(b"ink 0", "1")], category="cat").rows
+    (dog,) = _kept([Sketch(b"ink 1", "1")], category="dog").rows
+    assert not select.lost([("cat", b"".join(cat.claims())), ("dog", b"".join(dog.claims()))])
 
 
 def test_what_a_class_loses_is_told_with_why():

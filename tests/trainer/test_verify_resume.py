@@ -101,6 +101,8 @@ if found:
         sys.exit(65)
 if fault == "at once":
     last = "1"
+if run.read(folder) is None:
+    run.write(folder, dict(goal=dict(), mathematics=dict(), data_digest="data", records=8, checkpoints=[]))
 history = run.History(folder)
 history.resume(progress.step, progress.history if found else run.EMPTY)
 time.sleep(0.3 * (fault != "at once"))
@@ -116,6 +118,8 @@ for step in range(progress.step, int(last)):
     if (step + 1) % int(every) == 0 or step + 1 == int(last):
         checkpoints.save({"weights/a": weights, "weights/b": kept}, progress)
 time.sleep(0.1)
+if fault == "at once":
+    sys.exit()
 files = dict()
 for name in ("saved_model.pb", "variables/variables.data"):
     path = storage.join(folder, artefact.FOLDER, artefact.MODEL, name)

@@ -83,17 +83,26 @@ class Prometheus(Telemetry):
         return generate_latest(self._registry)
 
     def end(self, code: int, seconds: float | None, wait: Wait) -> None:
-        """Waits until all clients that scraped before have scraped again; where none has, for the first one."""
+        """Waits until all clients that scraped before have scraped again; where none has, for two scrapes: a rate
+        needs two.
+        """
         if not self._told or not self._server:
             return
         self.set(EXIT_CODE, code)
-        before, ended = set(self._server.scraped), time.monotonic()
+        before, ended = frozenset(self._server.scraped), time.monotonic()
         if seconds is None:
             seconds = LINGER if before else 0.0
-        while time.monotonic() < ended + seconds:
-            since = {client for client, when in self._server.scraped.copy().items() if when > ended}
-            if (since and since >= before) or wait(LOOK):
-                return
+        since = ended
+        for _ in range(1 if before else 2):
+            while not self._scraped(before, since):
+                if time.monotonic() >= ended + seconds or wait(LOOK):
+                    return
+            since = time.monotonic()
+
+    def _scraped(self, before: frozenset[str], since: float) -> bool:
+        """Whether some client has scraped since then, and of those before all."""
+        clients = {client for client, when in self._server.scraped.copy().items() if when > since}
+        return bool(clients) and clients >= before
 
     def close(self) -> None:
         """Ends the server and frees its port."""

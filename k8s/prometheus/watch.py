@@ -69,7 +69,8 @@ def target(port: int, component: str, run: str, namespace: str = "local") -> dic
 def configuration(targets: Path, interval: str, rules: Path = RULES) -> dict[str, Any]:
     """prometheus.yml for targets out of a file."""
     config = yaml.safe_load((HERE / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
+    # Rules look several times between two scrapes: a short program is seen by few.
+    config["global"] = {"scrape_interval": interval, "evaluation_interval": "250ms"}
     config["rule_files"] = [str(rules)]
     pods = config["scrape_configs"][0]
     del pods["kubernetes_sd_configs"]

@@ -138,8 +138,8 @@ def test_port_0_tells_nobody():
 
 
 @pytest.mark.parametrize("error", [None, DataError("the loss is nan"), OSError("no disk")], ids=str)
-def test_the_last_values_wait_for_one_scrape(port, error):
-    wait = Wait(port, "127.0.0.1")
+def test_the_last_values_wait_for_two_scrapes_where_there_was_none(port, error):
+    wait = Wait(port, "127.0.0.1", "127.0.0.1")
 
     def work():
         with serving("train", port, 30, wait) as tell:
@@ -154,7 +154,7 @@ def test_the_last_values_wait_for_one_scrape(port, error):
     else:
         work()
     assert "boceto_train_not_finite_total 1.0" in wait.seen[0]
-    assert wait.looks == 2  # No longer than that.
+    assert wait.looks == 3  # No longer than that.
     with pytest.raises(OSError, match="refused"):
         metrics(port)
 

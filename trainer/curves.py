@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -18,26 +19,55 @@ from trainer import devices
 from trainer.report import VALIDATION
 
 COPY_SECONDS = 30.0
-SUFFIX = ".boceto.v2"  # Of our event files: what else lies in the folder, or behind a link, is somebody's own.
+HYPERPARAMETERS = "_hparams_/"  # What TensorBoard's plugin calls them.
+SUFFIX = ".boceto.v3"  # Of our event files: what else lies in the folder, or behind a link, is somebody's own.
 
 
 class TensorBoard:
-    """Event files in `RUN/tensorboard`, where the package is there to define them; else nothing.
+    """Event files in `RUN/tensorboard/NAME/train` and `…/validation`, where the package is there to define them.
 
-    They hold what was done up to `progress`, and then what is written. For a run in object storage they are written
-    here and copied there every half minute and at the end. No run fails for its curves: `alert` is told.
+    A curve has the same name in both, so that TensorBoard draws one over the other; NAME is the run's, whose
+    hyperparameters stand beside them. They hold what was done up to `progress`, and then what is written. For a run in
+    object storage they are written here and copied there every half minute and at the end. No run fails for its curves:
+    `alert` is told.
     """
 
-    def __init__(self, run: str, progress: Progress, alert: Callable[[str], None], *, wanted: bool) -> None:
-        self._writer = None
-        self._target = storage.join(run, "tensorboard")
+    def __init__(
+        self,
+        run: str,
+        progress: Progress,
+        alert: Callable[[str], None],
+        *,
+        hyperparameters: Mapping[str, bool | float | str],
+        wanted: bool,
+    ) -> None:
+        self._writers: dict[str, Any] = {}
+        self._on = False
+        self._target = storage.join(run, "tensorboard", _name(run))
         self._copied = time.monotonic()
         self._folder = ""
         self._alert = alert
         if wanted and importlib.util.find_spec("tensorboard"):
+            self._on = True
             with self._trying():
                 cut(self._target, progress)
-                self._writer = tf.summary.create_file_writer(self._local_folder(), filename_suffix=SUFFIX)
+                self._root = self._local_folder()
+                self._describe(hyperparameters)
+
+    def _describe(self, hyperparameters: Mapping[str, bool | float | str]) -> None:
+        """Writes the hyperparameters, where no session before has done so."""
+        from tensorboard.plugins.hparams import api
+
+        if not any("/" not in _within(entry, self._target) for entry in _ours(self._target)):
+            with self._writer("").as_default(step=0):
+                api.hparams(dict(hyperparameters), trial_id=_name(self._target))
+            self._writer("").flush()
+
+    def _writer(self, folder: str) -> Any:
+        if folder not in self._writers:
+            path = str(Path(self._root, folder))
+            self._writers[folder] = tf.summary.create_file_writer(path, filename_suffix=SUFFIX)
+        return self._writers[folder]
 
     @contextlib.contextmanager
     def _trying(self) -> Iterator[None]:
@@ -46,7 +76,7 @@ class TensorBoard:
         except (tf.errors.OpError, OSError, BocetoError) as error:
             said = devices.said(error) if isinstance(error, tf.errors.OpError) else error
             self._alert(f"{self._target}: {said}; this session writes no more curves, and goes on without them")
-            self._writer = None
+            self._on = False
 
     def _local_folder(self) -> str:
         if storage.is_local(self._target):
@@ -57,13 +87,15 @@ class TensorBoard:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
-        if not self._writer:
+        if not self._on:
             return
         with self._trying():
-            with self._writer.as_default(step=step):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
-            self._writer.flush()
+            for name, value in values.items():
+                split, _, curve = name.partition("/")
+                with self._writer(split).as_default(step=step):
+                    tf.summary.scalar(curve, value)
+            for writer in self._writers.values():
+                writer.flush()
             if time.monotonic() - self._copied >= COPY_SECONDS:
                 self.copy()
 
@@ -82,12 +114,26 @@ def cut(folder: str, progress: Progress) -> None:
 
     Steps that are done again would else be there twice, and TensorBoard reads a file up to its first damage.
     """
-    for entry in storage.list_files(folder):
-        if entry.url.endswith(SUFFIX):
-            data = storage.read_bytes(entry.url)
-            kept = b"".join(record for record in _frames(data) if _is_of(record, progress))
-            if kept != data:
-                storage.write_bytes(entry.url, kept)
+    for entry in _ours(folder):
+        data = storage.read_bytes(entry.url)
+        validation = _within(entry, folder).startswith(VALIDATION)
+        kept = b"".join(record for record in _frames(data) if _is_of(record, progress, validation=validation))
+        if kept != data:
+            storage.write_bytes(entry.url, kept)
+
+
+def _ours(folder: str) -> list[storage.Entry]:
+    return [entry for entry in storage.list_files(folder) if entry.url.endswith(SUFFIX)]
+
+
+def _within(entry: storage.Entry, folder: str) -> str:
+    return storage.relative(entry.url, folder)
+
+
+def _name(url: str) -> str:
+    """The last part of a folder's path."""
+    path = str(storage.local_folder(url).resolve()) if storage.is_local(url) else url
+    return path.rstrip("/").rpartition("/")[2] or "run"
 
 
 def _frames(data: bytes) -> Iterator[bytes]:
@@ -102,7 +148,7 @@ def _frames(data: bytes) -> Iterator[bytes]:
         at += len(frame)
 
 
-def _is_of(frame: bytes, progress: Progress) -> bool:
+def _is_of(frame: bytes, progress: Progress, *, validation: bool) -> bool:
     event = tf.compat.v1.Event.FromString(frame[12:-4])
-    tags = [value.tag for value in event.summary.value]
-    return all(progress.covers(event.step, validation=tag.startswith(VALIDATION)) for tag in tags)
+    curves = [value for value in event.summary.value if not value.tag.startswith(HYPERPARAMETERS)]
+    return not curves or progress.covers(event.step, validation=validation)

@@ -217,7 +217,13 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
         f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, "
         f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"
     )
-    curves = TensorBoard(settings.run, progress, job.log.alert, wanted=settings.tensorboard)
+    curves = TensorBoard(
+        settings.run,
+        progress,
+        job.log.alert,
+        hyperparameters=settings.mathematics,
+        wanted=settings.tensorboard,
+    )
     return Report(job.log, history, curves, job.telemetry, source, progress.step, plan.last, devices.memory)
 
 

@@ -5,6 +5,8 @@ import resource
 
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import plugin_event_multiplexer as event_multiplexer
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from boceto import storage
 from boceto.checkpoint import Progress, Window
@@ -12,13 +14,17 @@ from trainer.curves import TensorBoard
 
 
 def points(folder):
-    """(tag, step) of every event in a folder, in order; TensorFlow reads them, which fails at any damage."""
+    """(split/tag, step) of every point in a folder, in order; TensorFlow reads them, which fails at any damage."""
     found = []
-    for path in sorted(folder.glob("*tfevents*")):
+    for path in sorted(folder.glob("*/*/*tfevents*")):
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
-            found += [(value.tag, event.step) for value in event.summary.value]
+            found += [(f"{path.parent.name}/{value.tag}", event.step) for value in event.summary.value]
     return found
+
+
+def open_board(folder, progress, told):
+    return TensorBoard(str(folder), progress, told.append, hyperparameters={"net": "sknet"}, wanted=True)
 
 
 @pytest.mark.parametrize("far", [False, True])
@@ -41,13 +47,13 @@ def test_the_events_of_a_run_that_is_killed_and_goes_on_hold_each_point_once(mak
 
 def test_events_beyond_the_checkpoint_and_a_torn_one_are_cut_off(tmp_path):
     told = []
-    board = TensorBoard(str(tmp_path), Progress(), told.append, wanted=True)
+    board = open_board(tmp_path, Progress(), told)
     for step in (2, 4, 5):
         board.write(step, {"train/loss": 1.0, "validation/loss": 1.0})
-    path = next((tmp_path / "tensorboard").iterdir())
+    path = next((tmp_path / "tensorboard").glob("*/train/*"))
     path.write_bytes(path.read_bytes() + b"torn")
     # At step 4 the window is still open: the point was one of a run that ended there.
-    TensorBoard(str(tmp_path), Progress(step=4, validated=4, window=Window(2)), told.append, wanted=True)
+    open_board(tmp_path, Progress(step=4, validated=4, window=Window(2)), told)
     left = [("train/loss", 2), ("validation/loss", 2), ("validation/loss", 4)]
     assert points(tmp_path / "tensorboard") == left
     assert told == []
@@ -55,11 +61,11 @@ def test_events_beyond_the_checkpoint_and_a_torn_one_are_cut_off(tmp_path):
 
 def test_events_that_cannot_be_written_cost_a_warning(tmp_path):
     told = []
-    board = TensorBoard(str(tmp_path), Progress(), told.append, wanted=True)
+    board = open_board(tmp_path, Progress(), told)
     board.write(1, {"train/loss": 1.0})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        size = next((tmp_path / "tensorboard").iterdir()).stat().st_size
+        size = next((tmp_path / "tensorboard").glob("*/train/*")).stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
         for step in (2, 3):
             board.write(step, {"train/loss": 1.0})
@@ -97,3 +103,21 @@ def test_a_full_disk_under_the_events_is_no_matter_of_the_devices(make_run, monk
     assert code == 0
     assert "No space left on device; this session writes no more curves" in said
     assert "memory" not in said
+
+
+def test_tensorboard_shows_the_run_by_its_name_with_one_curve_over_the_other(make_run):
+    run = make_run("first", train=16, validation=4)
+    flags = ("--epochs", "2", "--log-every", "4", "--tensorboard", "--learning-rate", "0.002")
+    assert run.train(*flags, "--max-steps", "2")[0] == 0
+    assert run.train(*flags)[0] == 0
+    events = event_multiplexer.EventMultiplexer()
+    events.AddRunsFromDirectory(str(run.folder / "tensorboard"))
+    events.Reload()
+    assert set(events.Runs()) == {"first", "first/train", "first/validation"}
+    tags = [set(events.Runs()[f"first/{split}"]["tensors"]) for split in ("train", "validation")]
+    assert tags[0] & tags[1] == {"loss", "accuracy"}
+    assert len(events.Tensors("first", "_hparams_/session_start_info")) == 1  # Over two sessions.
+    found = events.SummaryMetadata("first", "_hparams_/session_start_info").plugin_data.content
+    start = plugin_data_pb2.HParamsPluginData.FromString(found).session_start_info
+    assert start.hparams["learning_rate"].number_value == 0.002
+    assert start.hparams["net"].string_value == "sknet"

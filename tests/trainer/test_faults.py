@@ -115,7 +115,7 @@ def _bucket_goes(emulator):
             address = f"{bucket}/o/{quote(name, safe='')}"
             found = requests.get(address, params={"alt": "media"}, timeout=10)
             if found.ok:
-                kept.setdefault(name, found.content)
+                kept[name] = found.content  # Of a file that is written again meanwhile, the last.
             requests.delete(address, timeout=10)
     return kept
 

@@ -87,7 +87,7 @@ def test_a_run_that_is_asked_to_stop_at_any_moment_ends_with_75_and_goes_on(make
     assert not checkpoint.files(str(run))
     said = stopped(lambda _: list(run.glob(f"{checkpoint.FOLDER}/*/{checkpoint.COMMIT}")))
     last = max(checkpoint.files(str(run)))
-    assert f"stopped after step {last}" in said
+    assert f"stopped, step {last} of" in said
     stopped(lambda _: not _lease(run)["released"])  # Now it imports, and has something to restore.
     assert max(checkpoint.files(str(run))) >= last
     checkpoint.load(str(run), max(checkpoint.files(str(run))))

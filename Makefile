@@ -3,6 +3,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # uv must use the machine's Python and not fetch one.
 export UV_PYTHON_DOWNLOADS := never
+# An import of TensorFlow that finds no bytecode takes twice the time, and many processes import it.
+unexport PYTHONDONTWRITEBYTECODE
 SBOM := out/sbom
 IMAGES := prepare train eval emulator
 # That of the images' base, where PYTHON_IMAGE gives it; the emulator has no base.
@@ -11,7 +13,7 @@ LOCKED := prepare train gpu eval submit dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo watch test check soak bench e2e generate image sbom lock clean
+.PHONY: install demo watch test coverage check soak bench e2e generate image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -36,8 +38,11 @@ $(VENV)/bin/prometheus-kubernetes: | $(VENV)/installed
 $(VENV)/bin/prometheus: | $(VENV)/installed
 	k8s/prometheus/install.sh $(VENV)/bin
 
-test: install $(VENV)/bin/prometheus  ## All tests, with coverage.
-	$(PYTHON) -m pytest --cov --cov-report=term
+test: install $(VENV)/bin/prometheus  ## All tests, on all cores.
+	$(PYTHON) -m pytest -n logical
+
+coverage: install $(VENV)/bin/prometheus  ## The same, and which lines no test reaches.
+	$(PYTHON) -m pytest -n logical --cov --cov-report=term
 
 check: install  ## Lint, format and types.
 	$(VENV)/bin/ruff check .

@@ -1,9 +1,11 @@
 """Reads k8s/ as kubectl does."""
 
 import functools
+import os
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -25,7 +27,20 @@ def kustomize(folder):
 
 
 def render(folder):
-    return list(yaml.safe_load_all(kustomize(folder)))
+    return list(yaml.load_all(kustomize(folder), yaml.CSafeLoader))
+
+
+@functools.cache
+def _alone(component):
+    with tempfile.TemporaryDirectory() as folder:
+        base, part = (os.path.relpath(K8S / name, folder) for name in ("base/train", f"components/{component}"))
+        (Path(folder) / "kustomization.yaml").write_text(f"resources: [{base}]\ncomponents: [{part}]\n")
+        return kustomize(folder)
+
+
+def alone(component):
+    """The trainer with one component and nothing else: each works by itself."""
+    return list(yaml.load_all(_alone(component), yaml.CSafeLoader))
 
 
 def of_kind(objects, kind):

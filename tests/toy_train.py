@@ -120,6 +120,7 @@ def validation(meter, stopping, term):
     def validate():
         if meter.progress.step == term and not stopping.requested:
             faulty_store.ask_to_end()
+            assert stopping.wait(60)
         return None if stopping.requested else (1.0, ACCURACIES[meter.progress.step])
 
     return validate

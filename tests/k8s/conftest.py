@@ -1,9 +1,7 @@
-import os
-
 import api_server
 import pytest
 import yaml
-from manifests import COMPONENTS, JOBS, K8S, OVERLAYS, of_kind, render
+from manifests import COMPONENTS, JOBS, K8S, OVERLAYS, alone, of_kind, render
 
 
 def _folder(overlay, job):
@@ -51,11 +49,18 @@ def chain(request):
 
 
 @pytest.fixture(params=COMPONENTS)
-def with_component(request, tmp_path):
-    """The trainer with one component and nothing else: each works by itself."""
-    base, component = (os.path.relpath(K8S / part, tmp_path) for part in ("base/train", f"components/{request.param}"))
-    (tmp_path / "kustomization.yaml").write_text(f"resources: [{base}]\ncomponents: [{component}]\n")
-    return render(tmp_path)
+def with_component(request):
+    """The trainer with one component."""
+    return alone(request.param)
+
+
+@pytest.fixture(
+    params=[*(_folder(overlay, job) for overlay in OVERLAYS for job in JOBS), *COMPONENTS],
+    ids=lambda it: it if isinstance(it, str) else "-".join(it.parts[-2:]),
+)
+def made(request):
+    """What each folder makes, and the trainer with each component."""
+    return alone(request.param) if isinstance(request.param, str) else render(request.param)
 
 
 def _kubeconfig(path, url, **user):

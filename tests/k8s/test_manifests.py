@@ -190,21 +190,21 @@ def test_all_jobs_are_made_in_one_build(overlay):
     assert sorted(map(json.dumps, every)) == sorted(map(json.dumps, parts))
 
 
-def test_what_a_controller_owns_stands_in_no_manifest(objects, with_component):
-    for found in [*objects, *with_component]:
+def test_what_a_controller_owns_stands_in_no_manifest(made):
+    for found in made:
         assert "suspend" not in found["spec"] if found["kind"] == "Job" else True
         assert "status" not in found
 
 
-def test_what_the_api_replaces_whole_is_said_whole(objects, with_component):
+def test_what_the_api_replaces_whole_is_said_whole(made):
     """Else `kubectl apply --server-side` finds the default that is missing here a conflict."""
-    text = json.dumps([*objects, *with_component])
+    text = json.dumps(made)
     assert text.count('"fieldRef"') == len(re.findall(r'"fieldRef": \{"apiVersion": "v1"', text))
 
 
-def test_quantities_are_texts_as_the_api_keeps_them(objects, with_component):
+def test_quantities_are_texts_as_the_api_keeps_them(made):
     """A number comes back as a text, and each `kubectl apply` would change it again."""
-    for container in containers([*objects, *with_component]):
+    for container in containers(made):
         every = [value for part in container.get("resources", {}).values() for value in part.values()]
         assert all(isinstance(value, str) for value in every)
 
@@ -298,8 +298,8 @@ def test_a_programs_policy_is_for_its_own_pods_and_lets_in_one_namespaces_promet
     assert peer["podSelector"]["matchLabels"]
 
 
-def test_no_policy_lets_out_to_any_address(objects, with_component):
-    for policy in of_kind([*objects, *with_component], "NetworkPolicy"):
+def test_no_policy_lets_out_to_any_address(made):
+    for policy in of_kind(made, "NetworkPolicy"):
         for rule in policy["spec"]["egress"]:
             assert rule["to"]
             assert all(

@@ -14,13 +14,14 @@ from typing import Any, TextIO
 
 from boceto.environment import alive, leave_message
 from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED, BocetoError, Stopped
+from boceto.stores.file import was_written
 
 # What moves a terminal's cursor, clears its screen or names its window; a new line and a tab stay.
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 PLAIN_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TERMINAL_SECONDS = 0.2
-# A path that is not what it was taken for: no second try helps.
+# A path that is not what it was taken for: no second try helps, unless it could be written before.
 _WRONG_PATH = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS})
 
 
@@ -217,7 +218,8 @@ def run_check(
     except KeyboardInterrupt:
         return end(f"boceto {verb}: stopped; run the same command again", EXIT_STOPPED)
     except (OSError, MemoryError) as error:
-        if getattr(error, "filename", None) is not None and getattr(error, "errno", None) in _WRONG_PATH:
+        path = getattr(error, "filename", None)
+        if path is not None and getattr(error, "errno", None) in _WRONG_PATH and not was_written(path):
             return end(f"boceto {verb}: error: {error}; give another path", EXIT_SETTINGS)
         return end(
             f"boceto {verb}: fault: {error or type(error).__name__}; the same command may be run again", EXIT_FAULT

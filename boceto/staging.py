@@ -25,7 +25,7 @@ import google_crc32c
 from boceto import storage
 from boceto.console import clock_time
 from boceto.errors import DataError, SettingsError
-from boceto.stores.file import local_path, lock
+from boceto.stores.file import local_path, lock, note_written, was_written
 
 DEFAULT = "~/.cache/boceto"
 THREADS = 8
@@ -102,7 +102,8 @@ class Cache:
                     f"{self.setting} = {self.folder} is full; make room, or give another {_flag(self.setting)}; "
                     "copies that are whole are kept",
                 ) from error
-            if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
+            refused = isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
+            if (refused or error.errno == errno.EROFS) and not was_written(error.filename or str(self.folder)):
                 raise SettingsError(
                     f"{self.setting} = {self.folder} cannot be written: {error.strerror}; "
                     f"give another {_flag(self.setting)}"
@@ -232,6 +233,7 @@ class _Job:
                 if self._cancelled.is_set():
                     raise _Cancelled
                 with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+                    note_written(path)
                     if _take(file, path):
                         yield file
                         return

@@ -29,7 +29,7 @@ _HEARD = 0.05  # seconds until a signal has surely been seen by the thread that 
 
 @dataclass(frozen=True)
 class Fault:
-    """kind: one of KINDS. pattern: of the URL; operation: write, create, replace, delete, or "" for any.
+    """kind: one of KINDS, or "refused". pattern: of the URL; operation: write, create, replace, delete, or "" for any.
 
     at: the first matching operation that fails, from 1; times: how many do. holding: what the bytes must contain (of
     create and replace). told: a file that is made when it happens.
@@ -100,6 +100,8 @@ class FaultyStore:
             ask_to_end(self._process)
         if kind == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if kind == "refused":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), url)
         if kind == "unavailable":
             raise Unavailable(f"{url}: no right answer within 120 s (503); check the network")
         yield kind == "truncated"

@@ -22,6 +22,8 @@ _CHUNK = 1 << 20
 _HERE, _NEW = -100, 1  # AT_FDCWD and RENAME_NOREPLACE of rename(2)
 # What a file system answers that lacks an operation.
 _LACKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+# The folders that this process, or the one that it was forked from, has written to.
+_written: set[Path] = set()
 
 
 def local_path(url: str) -> Path:
@@ -150,9 +152,22 @@ def partial_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with partial.open("wb") as file:
+            note_written(path)
             yield partial, file
     finally:
         partial.unlink(missing_ok=True)
+
+
+def note_written(path: Path) -> None:
+    """Remembers that the folder of `path` could be written: see `was_written`."""
+    _written.add(path.absolute().parent)
+
+
+def was_written(path: str | bytes | int) -> bool:
+    """Whether this process has written to the folder of `path`, or to one above it. Then a refusal may pass, as that of
+    a file system that became read-only, and no other path is needed.
+    """
+    return not isinstance(path, int) and not _written.isdisjoint(Path(os.fsdecode(path)).absolute().parents)
 
 
 def _make_new(partial: Path, path: Path) -> None:

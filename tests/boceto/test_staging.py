@@ -1,5 +1,6 @@
 """Staging out of `memory://`, and, where processes are what is tested, out of an emulator."""
 
+import errno
 import json
 import os
 import signal
@@ -199,6 +200,19 @@ def test_a_folder_that_cannot_be_one_is_refused_by_its_setting(folder, tmp_path)
     for wrong in ("", "gs://bucket/cache"):
         with pytest.raises(SettingsError, match="train.cache_dir = .* is no folder of this machine"):
             staging.cache(wrong, "train.cache_dir", lambda text: None)
+
+
+def test_a_folder_that_refuses_is_a_setting_until_it_was_written_and_a_fault_then(folder, cache, monkeypatch):
+    def refused(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    url, files = folder
+    for error, match in ((SettingsError, "cache_dir = .* cannot be written: Read-only"), (OSError, "Read-only")):
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "open", refused)
+            with pytest.raises(error, match=match):
+                cache.stage(url, KEY, files)
+        cache.stage(url, KEY, files[:1])
 
 
 def test_the_home_folder_is_meant_by_a_tilde(monkeypatch):

@@ -199,6 +199,17 @@ def test_a_storage_that_stays_broken_ends_the_run_which_goes_on_once_it_is_mende
     assert ended(run) == whole
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("lease taken", 2), ("run.json begun", 1), ("middle COMMIT", 1), ("history middle", 1), ("run.json ended", 1)],
+)
+def test_a_folder_that_refuses_is_a_setting_until_it_was_written_and_a_fault_then(toy, whole, tmp_path, name, code):
+    run = str(tmp_path / "run")
+    assert toy.train(run, Fault("refused", *POINTS[name], times=99)) == code
+    assert toy.train(run) == 0
+    assert ended(run)[:3] == whole[:3]  # Lines of the history that were never written are lost.
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_faults_in_every_session_at_any_write_cost_nothing(toy, whole, tmp_path, seed):
     chance = random.Random(seed)  # noqa: S311 - no secret

@@ -13,7 +13,7 @@ LOCKED := prepare train gpu eval submit dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo watch test coverage check soak bench e2e generate image sbom lock clean
+.PHONY: install demo watch test coverage check soak foreign bench e2e generate image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -51,6 +51,9 @@ check: install  ## Lint, format and types.
 
 soak: install  ## Kills real training runs at random, KILLS (50) times, and compares what they end with.
 	$(PYTHON) tests/soak.py --kills $(or $(KILLS),50) $(if $(SEED),--seed $(SEED))
+
+foreign: install  ## Loads an export in older TensorFlows and in ONNX Runtime, in environments of their own: some GB, some minutes.
+	$(PYTHON) tests/foreign.py
 
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)

@@ -27,7 +27,7 @@ class Settings:
     test_per_class: int = option(50, help="test drawings a class", at_least=0)
     allow_fewer: bool = option(False, help="take what there is of a category with too few drawings")
     recognized: str = option("any", help="drawings to take by Google's flag", choices=("any", "only"))
-    seed: int = option(0, help="decides which categories and drawings are taken", at_least=0)
+    seed: int = option(0, help="decides which categories and drawings are taken", at_least=0, at_most=2**31 - 1)
     size: int = option(128, help="width and height of an image, pixels", at_least=8, at_most=1024)
     line_width: float = option(2.0, help="width of a stroke, pixels", at_least=0.25, at_most=256)
     margin: float = option(1.0, help="border free of ink, pixels", at_least=0, at_most=512)

@@ -23,7 +23,7 @@ FORMAT = "boceto-checkpoint"
 VERSION = 3
 ARRAYS = re.compile(r"arrays-[0-9a-z]{1,32}\.safetensors")
 _LEDGER = re.compile("[0-9a-f]{32}")
-MOST_SECONDS = 1e12  # No run takes longer.
+MOST_SECONDS = 1e12  # No run takes longer. What is read is at most half of it: a run adds to it.
 WHOLE, TORN, CORRUPT = "whole", "torn", "corrupt"
 
 
@@ -149,6 +149,7 @@ def commit(run: str, step: int) -> Commit:
     path = storage.join(folder_of(run, step), COMMIT)
     try:
         found = contract.read(Commit, contract.parse_sealed(storage.read_bytes(path), FORMAT, VERSION))
+        contract.within(0, MOST_SECONDS / 2, seconds=sum(found.progress.seconds.values()))
         if (found.step, found.progress.step) != (step, step):
             raise ValueError(f"it is of step {found.step} and progress.step {found.progress.step}, not {step}")
         if not ARRAYS.fullmatch(found.arrays.name):

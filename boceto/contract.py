@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 CLASS = TypeVar("CLASS")
-LARGEST = 2**53  # Up to it, a whole number is a float too.
+LARGEST = 2**53  # Up to it, a whole number is a float too. What is read is at most half of it: a run adds to it.
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -139,7 +139,7 @@ def _scalar(kind: type, value: Any, place: str) -> Any:
     try:
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{place} is {value}, not a finite number")
-        if kind is int and abs(value) > LARGEST:  # Larger than any count, and too large for much that counts do.
+        if kind is int and abs(value) > LARGEST / 2:  # Larger than any count, and too large for much that counts do.
             raise ValueError(f"{place} is too large")
         return kind(value)
     except OverflowError as error:
@@ -156,7 +156,7 @@ def _below(place: str, name: str) -> str:
     return name if place == "it" else f"{place}.{name}"
 
 
-def within(lowest: float, highest: float, **values: float) -> None:
+def within(lowest: float, highest: float, /, **values: float) -> None:
     """Makes sure that the values are between the two, or one of them; for a dataclass that reads its fields.
 
     Raises:

@@ -86,9 +86,11 @@ def read(path: str) -> tuple[Holder | None, str]:
     except (FileNotFoundError, NotADirectoryError):
         return None, ""
     try:
-        return contract.read(Holder, contract.parse_sealed(data, FORMAT, VERSION)), version
+        holder = contract.read(Holder, contract.parse_sealed(data, FORMAT, VERSION))
+        contract.within(0, MOST_SECONDS / 2, seconds=sum(holder.heartbeat.seconds.values()))
     except ValueError:
         return None, version
+    return holder, version
 
 
 def machine() -> str:

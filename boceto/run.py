@@ -3,6 +3,7 @@
 """
 
 import fnmatch
+import itertools
 import json
 import re
 import time
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from boceto import artefact, checkpoint, contract, storage
 from boceto.artefact import Artefact
+from boceto.checkpoint import Progress
 from boceto.errors import DataError
 
 DESCRIPTION = "run.json"
@@ -26,6 +28,7 @@ FIELDS = {
     "records": int,
     "checkpoints": list[int],
 }
+ATTEMPTS = "attempts.jsonl"
 EMPTY = "0" * 32  # The chain of a history without a line.
 _LINE = re.compile(r'(\{.+), "chain": "([0-9a-f]{32})"\}')
 
@@ -184,13 +187,14 @@ class History:
         self._lines: list[str] = []
         self._chain = EMPTY
 
-    def resume(self, step: int, head: str) -> None:
-        """Takes up the lines up to the one whose chain is `head`, which the checkpoint of `step` says was the last; ""
-        where it could not be written: those up to `step`. What lies beyond belongs to steps that are done again.
+    def resume(self, progress: Progress) -> None:
+        """Takes up the lines up to the one that `progress` says was the last; where that could not be written, those of
+        what was done by then. What lies beyond belongs to steps that are done again.
 
         Raises:
             DataError: a line was changed, or there is none with that chain: lines were removed.
         """
+        step, head = progress.step, progress.history if progress.step else EMPTY
         try:
             lines = history(self._run)
             if lines is None and head not in {"", EMPTY}:
@@ -204,7 +208,8 @@ class History:
             raise DataError(
                 f"{self._path} is damaged: {error}; put it back, or remove it to go on without its lines"
             ) from error
-        kept = [line for line in lines or () if line.step <= step]
+        done = lambda line: progress.covers(line.step, validation="validation_loss" in line.entry)  # noqa: E731 - as short
+        kept = list(lines or ()) if head else list(itertools.takewhile(done, lines or ()))
         self._lines, self._chain = [line.text for line in kept], kept[-1].chain if kept else EMPTY
         self.flush()
 

@@ -142,7 +142,7 @@ def train(stopping, log, asked):
         entry = {"goal": {}, "mathematics": {}, "data_digest": "data", "records": 8, "result": None}
         described.begin(entry, progress.step)
         history = runs.History(run, alert=log.alert)
-        history.resume(progress.step, progress.history if found else runs.EMPTY)
+        history.resume(progress)
         source = Source()
         plan = Plan(settings, source, LAST, asked["max_steps"] or LAST)
         batches = Ahead(calls(progress.step, plan.last, 1, plan.ends_call), source.read, 1)

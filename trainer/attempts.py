@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from boceto import lease, storage
+from boceto import run as runs
 from boceto.environment import is_watched
 from boceto.errors import BocetoError
 from trainer import cluster, environment
 
-NAME = "attempts.jsonl"
 MOST = 1000  # Lines that are kept.
 TRIES = 5
 SECONDS = 2.0  # The program does not end later than that for it.
@@ -44,7 +44,7 @@ class Attempt:
     def _keep(self, entry: Mapping[str, Any]) -> None:
         with contextlib.suppress(BocetoError, OSError):
             if self.run and (is_watched() or _held_by_us(self.run)):
-                _append(storage.join(self.run, NAME), json.dumps(entry).encode() + b"\n")
+                _append(storage.join(self.run, runs.ATTEMPTS), json.dumps(entry).encode() + b"\n")
 
 
 def _tell(entry: Mapping[str, Any]) -> None:

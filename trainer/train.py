@@ -205,7 +205,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
         progress.step,
     )
     history = runs.History(settings.run, alert=job.log.alert, confirm=job.lease.confirm)
-    history.resume(progress.step, progress.history if progress.step else runs.EMPTY)
+    history.resume(progress)
     job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
     job.telemetry.set(telemetry.REPLICAS, replicas)
     job.telemetry.set(telemetry.STEP, progress.step)

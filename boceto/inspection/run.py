@@ -1,10 +1,11 @@
 """A run: its description, checkpoints, history and lease, its artefact and its scores."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from boceto import checkpoint, lease, storage
+from boceto import checkpoint, contract, lease, storage
 from boceto import run as runs
 from boceto.console import clock_time
 from boceto.errors import DataError
@@ -16,6 +17,8 @@ MARKS = (runs.DESCRIPTION, f"{checkpoint.FOLDER}/*", lease.NAME, runs.HISTORY)
 
 
 _LOOKS = 3
+_ATTEMPT = {"pod": str, "started": str, "ended": str, "code": int, "message": str}
+_SHOWN, _WIDE = 5, 80  # Attempts, and letters of what one said.
 
 
 def look(url: str, tell: Tell) -> Found:
@@ -38,6 +41,7 @@ def _look(url: str, tell: Tell) -> Found:
     lines = _history(found)
     found.details |= {"checkpoints": rows, "lease": _lease(found), "history_lines": len(lines or ())}
     found.details["seconds"] = _seconds(run, found.details["lease"])
+    found.details["attempts"] = _attempts(found)
     found.tables = _tables(found.details)
     _below(found, tell)
     compare(found, run, newest, lines)
@@ -142,6 +146,21 @@ def _history(found: Found) -> list[runs.Line] | None:
         return None
 
 
+def _attempts(found: Found) -> list[dict[str, Any]]:
+    """How the attempts at the run ended, as far as it is written down."""
+    path = storage.join(found.url, runs.ATTEMPTS)
+    attempts: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for number, text in enumerate(storage.read_bytes(path).splitlines(), 1):
+            try:
+                entry = contract.decode(text)
+                attempts.append({name: contract.field(entry, name, kind) for name, kind in _ATTEMPT.items()})
+            except ValueError as error:
+                found.damaged.append(f"{path} is damaged: line {number}: {error}; remove it, no program reads it")
+                break
+    return attempts
+
+
 def _seconds(run: Mapping[str, Any] | None, holder: Mapping[str, Any]) -> dict[str, float]:
     """Where the time went, as it was last heard of."""
     heard: dict[str, float] = holder.get("seconds") or (run or {}).get("seconds") or {}
@@ -159,6 +178,10 @@ def _tables(details: Mapping[str, Any]) -> list[Table]:
     spent = [[name, clock_time(value), f"{value / total:.1%}"] for name, value in seconds.items()]
     if spent:
         tables.append(Table("time over all sessions", ["activity", "time", "share"], spent))
+    if attempts := details["attempts"][-_SHOWN:]:
+        title = f"last {len(attempts)} of {len(details['attempts'])} attempts"
+        ends = [[str(value).partition("\n")[0][:_WIDE] for value in attempt.values()] for attempt in attempts]
+        tables.append(Table(title, list(_ATTEMPT), ends, len(_ATTEMPT)))
     holder = {name: str(value) for name, value in details["lease"].items() if name != "seconds"}
     tables.append(Table("lease", list(holder), [list(holder.values())], len(holder)))
     return tables

@@ -371,6 +371,26 @@ def test_who_holds_the_lease(run, changes, state):
     assert look(run).details["lease"]["state"] == state
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [(b"{", "line 8: "), (b'{"code": "1"}', "line 8: pod is missing"), (b"[]", "line 8: it is \\[\\], not an object")],
+)
+def test_how_attempts_ended_is_shown_and_checked(run, capsys, line, said):
+    end = {"pod": "a", "started": "s", "ended": "e"}
+    ends = [{**end, "code": code, "message": f"end {code}\nmore"} for code in range(7)]
+    path = storage.join(run, runs.ATTEMPTS)
+    storage.write_bytes(path, "".join(json.dumps(end) + "\n" for end in ends).encode())
+    assert main([run, "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["attempts"] == ends
+    assert "last 5 of 7 attempts" in told.err
+    assert [f"end {code}" in told.err for code in range(7)] == [False] * 2 + [True] * 5
+    assert "more" not in told.err
+    storage.write_bytes(path, storage.read_bytes(path) + line + b"\n")
+    (damage,) = look(run).damaged
+    assert re.search(rf"attempts.jsonl is damaged: {said}", damage)
+
+
 @pytest.mark.parametrize("place", ["empty", "other", "nowhere"])
 def test_what_is_nothing_of_ours_is_told_with_what_was_looked_for(tmp_path, capsys, place):
     (tmp_path / "empty").mkdir()

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from boceto import run, storage
+from boceto.checkpoint import Progress, Window
 from boceto.errors import DataError, Stopped
 
 
@@ -61,7 +62,7 @@ def test_a_field_of_another_type_is_named(url, change, message):
 
 def test_the_history_is_cut_behind_the_restored_step(url):
     history = run.History(url)
-    history.resume(0, run.EMPTY)
+    history.resume(Progress())
     assert history.head == run.EMPTY
     heads = []
     for step in (1, 2, 2, 3):
@@ -69,19 +70,41 @@ def test_the_history_is_cut_behind_the_restored_step(url):
         heads.append(history.head)
     history.flush()
     again = run.History(url)
-    again.resume(2, "")  # It could not be written then.
+    again.resume(Progress(2))  # It could not be written then.
     assert lines(url) == [{"step": 1}, {"step": 2}, {"step": 2}]
-    again.resume(2, heads[1])
+    again.resume(Progress(2, history=heads[1]))
     assert lines(url) == [{"step": 1}, {"step": 2}]
     again.add({"step": 3, "loss": 0.5})
     again.flush()
     assert lines(url)[-1] == {"step": 3, "loss": 0.5}
 
 
+LOGGED, VALIDATED = {"step": 4, "loss": 1.0}, {"step": 4, "validation_loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("progress", "every", "kept"),
+    [
+        (Progress(4, window=Window(1)), [LOGGED, VALIDATED], []),
+        (Progress(4), [LOGGED, VALIDATED], [LOGGED]),
+        (Progress(4, window=Window(1), validated=4), [VALIDATED, LOGGED], [VALIDATED]),
+        (Progress(4, validated=4), [LOGGED, VALIDATED], [LOGGED, VALIDATED]),
+    ],
+)
+def test_the_lines_of_an_end_are_cut_where_no_checkpoint_names_its_last_line(url, progress, every, kept):
+    history = run.History(url)
+    first = {"step": 2, "validation_loss": 1.0}
+    for line in (first, *every):
+        history.add(line)
+    history.flush()
+    run.History(url).resume(progress)
+    assert lines(url) == [first, *kept]
+
+
 def test_lines_reach_the_file_within_seconds(url):
     now = [0.0]
     history = run.History(url, lambda: now[0])
-    history.resume(0, run.EMPTY)
+    history.resume(Progress())
     history.add({"step": 1})
     assert lines(url) == []
     now[0] = run.FLUSH_SECONDS
@@ -95,7 +118,7 @@ def test_lines_reach_the_file_within_seconds(url):
 def test_a_damaged_history_is_refused(url, line):
     storage.write_bytes(storage.join(url, run.HISTORY), run.line(run.EMPTY, {"step": 1}).text.encode() + b"\n" + line)
     with pytest.raises(DataError, match=r"history.jsonl is damaged: line 2.*put it back, or remove it"):
-        run.History(url).resume(1, "")
+        run.History(url).resume(Progress(1))
 
 
 @pytest.fixture
@@ -124,13 +147,13 @@ def test_every_change_of_a_history_is_noticed(url, chained):
     for changed in changes(storage.read_bytes(path)):
         storage.write_bytes(path, changed)
         with pytest.raises(DataError, match=r"history.jsonl is damaged"):
-            run.History(url).resume(5, chained.head)
+            run.History(url).resume(Progress(5, history=chained.head))
 
 
 def test_a_history_that_is_gone_is_told_and_begins_anew(url, chained):
     said = []
     storage.delete(storage.join(url, run.HISTORY))
-    run.History(url, alert=said.append).resume(5, chained.head)
+    run.History(url, alert=said.append).resume(Progress(5, history=chained.head))
     assert "history.jsonl is missing: what it said up to step 5 is lost" in said[0]
     assert lines(url) == []
 

@@ -8,13 +8,14 @@ import threading
 
 import pytest
 
+from boceto import run as runs
 from boceto import storage
 from trainer import attempts
 from trainer.attempts import Attempt
 
 
 def _lines(run):
-    return [json.loads(line) for line in storage.read_bytes(storage.join(str(run), attempts.NAME)).splitlines()]
+    return [json.loads(line) for line in storage.read_bytes(storage.join(str(run), runs.ATTEMPTS)).splitlines()]
 
 
 @pytest.fixture

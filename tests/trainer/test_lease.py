@@ -97,7 +97,23 @@ def test_a_clock_that_was_set_back_or_forward_changes_nothing(run):
             lease.confirm()
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"format": "boceto-lease", "version": 1, "process": "x"}'])
+def resealed(**heartbeat):
+    """The lease of a holder elsewhere, with these numbers in its heartbeat."""
+    entry = dataclasses.asdict(Holder("token", "far", "", 7, "1", TERM, 0.0, released=True, heartbeat=Heartbeat()))
+    return contract.sealed(entry | {"heartbeat": heartbeat})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b'{"format": "boceto-lease", "version": 1, "process": "x"}',
+        resealed(seconds={"computing": 1e12}),
+        resealed(seconds={"computing": 4e11, "waiting": 4e11}),
+        resealed(sessions=2**53),
+    ],
+)
 def test_one_that_cannot_be_read_is_taken_over_after_a_term(run, text):
     storage.write_bytes(storage.join(run, NAME), text)
     said = []

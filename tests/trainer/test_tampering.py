@@ -39,7 +39,7 @@ def _toy(job):
     records = job.data.manifest.splits["train"].records
     job.description.begin({**job.described, "parameters": 5, "records": records, "result": None}, progress.step)
     history = runs.History(settings.run, alert=job.log.alert, confirm=job.lease.confirm)
-    history.resume(progress.step, progress.history if progress.step else runs.EMPTY)
+    history.resume(progress)
     saver = Saver(checkpoints, state, job.log, job.telemetry, 3)
     saver.saved = progress.step
     job.lease.heartbeat = lambda: dataclasses.replace(job.lease.before, step=progress.step, saved=saver.saved)

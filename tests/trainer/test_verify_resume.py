@@ -104,7 +104,7 @@ if fault == "at once":
 if run.read(folder) is None:
     run.write(folder, dict(goal=dict(), mathematics=dict(), data_digest="data", records=8, checkpoints=[]))
 history = run.History(folder)
-history.resume(progress.step, progress.history if found else run.EMPTY)
+history.resume(progress)
 time.sleep(0.3 * (fault != "at once"))
 for step in range(progress.step, int(last)):
     weights = weights + np.float32(0.1) * (step + 1)

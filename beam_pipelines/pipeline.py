@@ -8,6 +8,7 @@ carries their names, and what must not be the same in two classes. Pixels exist 
 is shared between workers but that folder. A stage that runs twice writes the same file again, or one of another name.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -89,14 +90,21 @@ class Job:
     def read_strokes(self, take: Callable[[bytes], T], name: str, first: int = 0, size: int = -1) -> T:
         """What `take` makes of `size` bytes, from `first` on, of a file of strokes."""
         try:
-            with storage.open_file(self.strokes_file(name)) as file:
+            with storage.open_file(self.strokes_file(name)) as file, self.told_as_damaged(name):
                 file.seek(first)
                 return take(file.read(size))
         except FileNotFoundError:
             self.check_owner()
             raise
+
+    @contextlib.contextmanager
+    def told_as_damaged(self, *names: str) -> Iterator[None]:
+        """Makes a ValueError in the block, over the content of these files of strokes, one that names them."""
+        try:
+            yield
         except ValueError as error:
-            raise DataError(f"{self.strokes_file(name)} is damaged: {error}; run the same command again") from error
+            files = ", ".join(map(self.strokes_file, names))
+            raise DataError(f"{files} is damaged: {error}; run the same command again") from error
 
     def rasteriser(self) -> Rasteriser:
         """How this job draws."""
@@ -243,7 +251,7 @@ class Write(beam.DoFn):
         if problem:
             return
         self._job.check_owner()
-        (split, shard), places = element
+        (split, shard), places = element[0], list(element[1])
         rows = sorted(row for place in places for row in self._rows(place))
         settings = self._job.settings
         rasteriser = self._job.rasteriser()
@@ -252,7 +260,8 @@ class Write(beam.DoFn):
         batches = (Drawings(labels, keys, inks) for _, labels, keys, inks in parts)
         pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)  # Fresh memory for each batch costs more.
         drawn = ((batch, rasteriser.draw(batch.inks, pixels)) for batch in batches)
-        written, per_class = writer.write(split, shard, self._job.shards[split], drawn)
+        with self._job.told_as_damaged(*sorted({name for name, _, size in places if size})):
+            written, per_class = writer.write(split, shard, self._job.shards[split], drawn)
         if settings.metrics_port:
             report = json.dumps({"records": written.records}).encode()
             storage.write_bytes(self._job.work_file(f"{SHARD}-{split}-{shard}.json"), report)
@@ -260,10 +269,13 @@ class Write(beam.DoFn):
 
     def _rows(self, place: Place) -> Iterator[Row]:
         name, first, size = place
-        if not size:
-            return iter(())
-        found = self._job.read_strokes(lambda data: columns.unpack(data, _ROW), name, first, size)
-        return zip(*found.values(), strict=True)
+        return iter(self._job.read_strokes(self._unpacked, name, first, size) if size else ())
+
+    def _unpacked(self, data: bytes) -> list[Row]:
+        found = columns.unpack(data, _ROW)
+        if not set(found["labels"]) <= set(range(len(self._job.classes))):
+            raise ValueError("a label is none of the classes")
+        return list(zip(*found.values(), strict=True))
 
 
 def problem_of(reads: Iterable[str], counts: Iterable[str], job: Job) -> str:

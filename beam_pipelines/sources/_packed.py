@@ -1,7 +1,8 @@
 """The text of a file, packed by gzip (RFC 1952) or not, in pieces.
 
 Of a packed file, a member counts once its checksum has passed: damage can turn a drawing into another that nobody drew.
-So a packed file is read twice. A file that merely ends too early has no checksum; what is there is used.
+So a packed file is read twice. A file that merely ends too early has no checksum; what is there is used. Nobody knows
+how much is missing: it counts as much as is there.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ BOM = b"\xef\xbb\xbf"
 GZIP = 31  # zlib's window bits for a gzip header and trailer, which are checked.
 _BUFFER, _PIECE = 1 << 18, 1 << 16
 _LINE = 130  # Packed bytes of a drawing, about, where a file does not tell.
+UNKNOWN = "how much is missing is not known, and counts as much as is there"
 _WHOLE, _CUT, _DAMAGED, _BEHIND = "whole", "truncated_file", "damaged_file", "trailing_bytes"
 
 
@@ -111,9 +113,9 @@ def _check(file: BinaryIO) -> tuple[int, Loss | None]:
             usable, good = unpacked, lines
     size = file.seek(0, io.SEEK_END)
     if state == _CUT and not _ends_in_a_trailer(file, unpacked - usable):
-        lost = int(bool(last) and not last.endswith(b"\n"))
-        told = f"the file ends at byte {size:,}, before its data does; how much is missing is not known; fetch it again"
-        return unpacked, Loss(_CUT, lost, told)
+        all_lines = unpacked > usable and last.endswith(b"\n")  # Then its checksum alone is missing, most likely.
+        told = f"the file ends at byte {size:,}, before its data does; {UNKNOWN}; fetch it again"
+        return unpacked, Loss(_CUT, 0 if all_lines else max(1, lines), told)
     if state == _WHOLE:
         return usable, None
     # What is lost has as many lines a packed byte as what can be read.

@@ -18,7 +18,7 @@ import orjson
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Filtered, Item, Part, Refused, Sketch
 from beam_pipelines.sources._names import agree, category_of, is_hidden, normal, word_of
-from beam_pipelines.sources._packed import BOM, Loss, opened, text
+from beam_pipelines.sources._packed import BOM, UNKNOWN, Loss, opened, text
 from beam_pipelines.sources._simplified import TooLong, pack_simplified
 from boceto import storage, strokes
 from boceto.errors import SettingsError
@@ -29,6 +29,7 @@ _RAW_AXES = 3  # x, y and time
 MAX_RAW = 2.0**53  # Beyond this, a float does not hold every whole pixel.
 MAX_COORDINATE = 255
 MAX_KEY = 64
+_CUT = "truncated_file"
 _REQUESTS = 16  # Files whose first lines are looked at side by side.
 _WILD = re.compile(r"[*?\[]")
 _HEADER = struct.Struct("<Q2sbIH")
@@ -141,7 +142,8 @@ def _read_lines(lines: Iterable[bytes], loss: Loss | None, category: str, only_r
                 yield _sketch(line, category, only_recognized)
             except _Refusal as refusal:
                 if loss is None or not isinstance(line, _CutOff):  # The loss tells of that line.
-                    yield Refused(number, refusal.reason, _shown(line), refusal.what)
+                    lost = number if refusal.reason == _CUT else 1
+                    yield Refused(number, refusal.reason, _shown(line), refusal.what, lost)
     if loss:
         yield Refused(number + 1, loss.reason, "", loss.what, loss.lines)
 
@@ -186,7 +188,7 @@ def _why_no_json(line: bytes, error: orjson.JSONDecodeError) -> _Refusal:
     if number := re.search(rb"[\[,]\s*(-?(?:NaN|Infinity))\b", line):
         return _Refusal("not_finite", f"a number is {number[1].decode()}")
     if isinstance(line, _CutOff) and not line.rstrip().endswith(b"}"):
-        return _Refusal("truncated_file", "the file ends within this line; fetch it again")
+        return _Refusal(_CUT, f"the file ends within this line; {UNKNOWN}; fetch it again")
     return _Refusal("broken_json", f"{error.msg} at sign {error.colno}")
 
 
@@ -287,7 +289,8 @@ def _read_binary(file: BinaryIO, only_recognized: bool) -> Iterator[Item]:  # no
         try:
             yield _binary_sketch(file, header, only_recognized)
         except EOFError:
-            yield Refused(number, "truncated_file", header.hex(), "the file ends within this record; fetch it again")
+            what = f"the file ends within this record; {UNKNOWN}; fetch it again"
+            yield Refused(number, _CUT, header.hex(), what, number)
             return
         except _Refusal as refusal:
             yield Refused(number, refusal.reason, header.hex(), refusal.what)

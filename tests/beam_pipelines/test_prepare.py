@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from beam_pipelines import columns
 from beam_pipelines.__main__ import main
 from beam_pipelines.select import Candidates
 from beam_pipelines.sources import synthetic
-from boceto import dataset, strokes
+from boceto import dataset, storage, strokes
 
 CLASSES = ("circle", "star", "sun")
 PER_CLASS = 30
@@ -236,6 +237,30 @@ def test_what_stands_in_a_work_file_is_never_run(strokes_folder, tmp_path, monke
     assert not (tmp_path / "was run").exists()
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "why"),
+    [
+        ("labels", len(CLASSES), "a label is none of the classes"),
+        ("labels", -1, "a label is none of the classes"),
+        ("inks", b"\xff\xff", "a stroke is cut off"),
+        ("keys", 7, "its column 'keys' is no list of str"),
+    ],
+)
+def test_a_damaged_file_between_deal_and_write_is_told_in_words(  # noqa: PLR0913, PLR0917
+    strokes_folder, tmp_path, monkeypatch, capsys, column, value, why
+):
+    pack = columns.pack
+
+    def harmed(rows):
+        return pack({**rows, column: (value, *rows[column][1:])} if "labels" in rows else rows)
+
+    monkeypatch.setattr(columns, "pack", harmed)
+    assert _prepare(strokes_folder, tmp_path / "data") == 65
+    error = capsys.readouterr().err
+    assert re.search(rf"/_work/strokes-\w+-\w+ is damaged: {why}; run the same command again", error)
+    assert "Traceback" not in error
+
+
 def test_tensorflow_reads_the_records(strokes_folder, tmp_path):
     assert _prepare(strokes_folder, tmp_path / "data") == 0
     split = dataset.load(str(tmp_path / "data")).split("train")
@@ -264,6 +289,29 @@ def test_bad_lines_are_told_and_do_not_stop_the_job(strokes_folder, tmp_path):
         ("sun-1.ndjson", 2, "not_utf8"),
     ]
     assert dataset.load(str(tmp_path / "data")).manifest.refused == {"no_strokes": 1, "not_utf8": 1}
+
+
+def test_packed_input_in_object_storage_is_as_on_this_machine_whole_or_not(strokes_folder, tmp_path, emulator, capsys):
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    there = f"{emulator.bucket}/in"
+    whole = {path.name: path.read_bytes() for path in strokes_folder.iterdir()}
+    for name, data in whole.items():
+        storage.write_bytes(f"{there}/{name}", data)
+    assert _prepare(there, f"{emulator.bucket}/data") == 0
+    for name, data in _shards(tmp_path / "data").items():
+        assert storage.read_bytes(f"{emulator.bucket}/data/{name}") == data
+    star = bytearray(whole["star.ndjson.gz"])
+    star[len(star) // 2] ^= 4
+    storage.write_bytes(f"{there}/star-1.ndjson.gz", bytes(star))
+    storage.write_bytes(f"{there}/sun-1.ndjson.gz", whole["sun.ndjson.gz"][: len(whole["sun.ndjson.gz"]) // 2])
+    capsys.readouterr()
+    assert _prepare(there, f"{emulator.bucket}/more") == 65
+    told = re.search(r"(\d+) of (\d+) drawings are bad.*with --max-refused (0\.\d+)", capsys.readouterr().err)
+    assert 20 < int(told[1]) < int(told[2]) / 3
+    assert _prepare(there, f"{emulator.bucket}/more", "--max-refused", told[3]) == 0
+    refused = dataset.load(f"{emulator.bucket}/more").manifest.refused
+    assert sorted(refused) == ["damaged_file", "truncated_file"]
+    assert min(refused.values()) > 5
 
 
 def test_too_many_bad_lines_fail_the_job_and_a_rerun_starts_clean(strokes_folder, tmp_path):

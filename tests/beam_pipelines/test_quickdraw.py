@@ -89,8 +89,9 @@ def test_a_gzip_that_ends_too_early_gives_every_whole_line_and_says_so(tmp_path,
     whole = zlib.decompressobj(31).decompress(packed[:cut]).count(b"\n")
     *items, last = _read(tmp_path, "cat.ndjson.gz", packed[:cut])
     assert last.reason == "truncated_file"
-    assert last.lost in {0, 1}  # A part of a line, where there is one.
     assert abs(len(items) - whole) <= 1
+    # Where the text ends with a line, only its checksum is missing; else nobody knows how much.
+    assert last.lost == (0 if len(items) == len(MANY) else max(1, len(items)))
     assert [item.key for item in items] == [entry["key_id"] for entry in MANY[: len(items)]]
 
 
@@ -119,6 +120,15 @@ def test_the_members_before_a_damaged_one_are_used(tmp_path):
     assert last.what == "its gzip data is damaged behind the first 1,000 lines; fetch it again"
 
 
+def test_a_file_cut_in_its_second_member_counts_as_half_missing(tmp_path):
+    one, two = gzip.compress(_lines(*MANY[:200])), gzip.compress(_lines(*MANY[200:300]))
+    for cut in (-1, 5, 12, len(two) // 2):
+        *items, last = _read(tmp_path, "cat.ndjson.gz", one + two[:cut])
+        assert [item.key for item in items] == [entry["key_id"] for entry in MANY[: len(items)]]
+        assert (last.reason, last.lost) == ("truncated_file", 0 if cut == -1 else len(items))
+        assert len(items) >= 200
+
+
 def test_several_members_and_what_is_behind_them(tmp_path):
     text = _lines(*MANY)
     members = b"".join(gzip.compress(text[at : at + 50_000]) for at in range(0, len(text), 50_000))
@@ -143,8 +153,9 @@ def test_a_name_that_says_packed_and_content_that_is_not(tmp_path):
 
 
 def test_a_last_line_that_breaks_off_is_no_bad_line(tmp_path):
-    items = _read(tmp_path, "cat.ndjson", _lines(GOOD, GOOD)[:-20])
-    assert [getattr(item, "reason", "") for item in items] == ["", "truncated_file"]
+    items = _read(tmp_path, "cat.ndjson", _lines(*MANY)[:-20])
+    assert [item.key for item in items[:-1]] == [entry["key_id"] for entry in MANY[:-1]]
+    assert (items[-1].reason, items[-1].lost) == ("truncated_file", len(MANY))  # Nobody knows how much is missing.
     items = _read(tmp_path, "cat.ndjson", _lines(GOOD, GOOD)[:-1])
     assert [item.key for item in items] == ["12", "12"]
 
@@ -317,7 +328,7 @@ def test_a_binary_file_cut_anywhere_is_refused_at_its_record(tmp_path, cut):
     one = _binary(GOOD["drawing"], 12)
     items = _read(tmp_path, "cat.bin", one + one[:cut])
     assert isinstance(items[0], Sketch)
-    assert (items[1].line, items[1].reason) == (2, "truncated_file")
+    assert (items[1].line, items[1].reason, items[1].lost) == (2, "truncated_file", 2)
 
 
 @pytest.mark.parametrize(

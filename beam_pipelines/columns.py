@@ -2,6 +2,7 @@
 byte of them is ever run, whoever wrote it.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,18 +41,17 @@ def unpack(data: bytes, kinds: Mapping[str, type]) -> dict[str, list[Any]]:
         head = orjson.loads(body[_SIZE:at])
         found = dict(head["plain"])
         for name, sizes in head["sizes"].items():
-            found[name] = []
-            for size in sizes:
-                found[name].append(body[at : at + size])
-                at += size
+            ends = list(itertools.accumulate(sizes, initial=at))
+            found[name] = [body[begin:end] for begin, end in itertools.pairwise(ends)]
+            at = ends[-1]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"it holds no columns: {error}") from error
     columns = {name: found.get(name) for name in kinds}
     for name, kind in kinds.items():
         values = columns[name]
-        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        if not isinstance(values, list) or not set(map(type, values)) <= {kind}:
             raise ValueError(f"its column {name!r} is no list of {kind.__name__}")
-        if kind is list and not all(isinstance(text, str) for value in values for text in value):
+        if kind is list and not set(map(type, itertools.chain.from_iterable(values))) <= {str}:
             raise ValueError(f"its column {name!r} holds more than texts")
     if at != len(body) or len({len(values) for values in columns.values() if values is not None}) > 1:
         raise ValueError("its columns are cut off or differ in length")

@@ -1,6 +1,6 @@
 """The Beam job: parts -> candidates of a class -> drawings of a shard -> shards -> `dataset.json`.
 
-    parts ─ Read ─▶ (class, file) ─ group, Merge ─▶ Deal ─▶ (shard, place in a file) ─ Write ─▶ Commit
+    parts ─ Read ─▶ (class, file) ─ group, Merge, Claim ─▶ Deal ─▶ (shard, place in a file) ─ Write ─▶ Commit
               └─ what was read and refused ──────────┴─ counts ─▶ verdict ─────┘
 
 The strokes (some 100 bytes a drawing) pass from stage to stage in files of the output's work folder; the runner
@@ -46,7 +46,7 @@ SPREAD = 32
 # Strokes that a worker holds before it writes them to a file of all shards, bytes.
 HELD = 64 << 20
 _BUCKETS = 16
-_READ, _COUNTS, _CLAIMS = "read", "counts", "claims"
+_READ, _COUNTS, _PROBES = "read", "counts", "probes"
 _ROW = {"ranks": bytes, "labels": int, "keys": str, "inks": bytes}
 
 ShardKey = tuple[str, int]  # split and number
@@ -120,8 +120,8 @@ class Read(beam.DoFn):
     def process(self, part: Part) -> Iterator[Any]:
         """Reads one part. Its refused lines go to a file of their own: they may be many."""
         settings = self._job.settings
-        pictures = self._job.rasteriser().pictures
-        smallest = Smallest(select.keep_of(settings.wanted), settings.seed, part.category, pictures)
+        drawer = self._job.rasteriser()
+        smallest = Smallest(select.keep_of(settings.wanted), settings.seed, part.category, drawer)
         read = 0
         refused: dict[str, int] = {}
         filtered: dict[str, int] = {}
@@ -155,14 +155,25 @@ def _file_name(part: str) -> str:
     return hashlib.blake2b(part.encode(), digest_size=12).hexdigest()
 
 
-def _candidates(job: Job, category: str, names: Iterable[str]) -> select.Candidates:
-    """The candidates of one class, out of the files of its parts."""
-    parts = [job.read_strokes(select.unpack, name) for name in names]
-    return select.merge(parts, job.settings.wanted, job.settings.seed, category)
+def _candidates(job: Job, category: str, names: Iterable[str]) -> tuple[select.Candidates, list[str]]:
+    """The candidates of one class, out of the files of its parts, and why each is the same as one before it."""
+    parts, drawer = [job.read_strokes(select.unpack, name) for name in names], job.rasteriser()
+    with job.told_as_damaged(*names):
+        found = select.merge(parts, job.settings.wanted, job.settings.seed, category, drawer)
+        return found, select.reasons(found.rows, drawer)
+
+
+def _bucketed(category: str, values: Iterable[bytes], at: int) -> Iterator[tuple[int, tuple[str, bytes]]]:
+    """A class's values -> (bucket by their byte `at`, (class, values joined))."""
+    buckets: dict[int, list[bytes]] = {}
+    for value in values:
+        buckets.setdefault(value[at] % _BUCKETS, []).append(value)
+    for bucket, mine in buckets.items():
+        yield bucket, (category, b"".join(mine))
 
 
 class Merge(beam.DoFn):
-    """(class, files of its parts) -> the same; beside it, what of it no other class may have, by bucket."""
+    """(class, files of its parts) -> the same; beside it, the probes of its pictures, by bucket."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -170,14 +181,32 @@ class Merge(beam.DoFn):
     def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Any]:
         """Looks at one class's candidates."""
         category, names = element[0], list(element[1])
-        rows = _candidates(self._job, category, names).rows
-        buckets: dict[int, list[bytes]] = {}
-        for row, why in zip(rows, select.reasons(rows), strict=True):
-            for claim in () if why else row.claims():
-                buckets.setdefault(claim[1] % _BUCKETS, []).append(claim)
-        for bucket, claims in buckets.items():
-            yield pvalue.TaggedOutput(_CLAIMS, (bucket, (category, b"".join(claims))))
+        (_, rows), whys = _candidates(self._job, category, names)
+        probes = (row.probe for row, why in zip(rows, whys, strict=True) if not why)
+        for bucket in _bucketed(category, probes, 0):
+            yield pvalue.TaggedOutput(_PROBES, bucket)
         yield category, names
+
+
+class Claim(beam.DoFn):
+    """(class, files of its parts) -> what of it no other class may have, by bucket. Where no other class has a probe of
+    it, none has its ink or its picture.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, element: tuple[str, list[str]], shared: list[tuple[str, bytes]]) -> Iterator[Any]:
+        """Draws what may be in other classes too."""
+        category, names = element
+        mine = {probe for owner, probe in shared if owner == category}
+        if mine:
+            (_, rows), whys = _candidates(self._job, category, names)
+            found = [row for row, why in zip(rows, whys, strict=True) if not why and row.probe in mine]
+            with self._job.told_as_damaged(*names):
+                pictures = self._job.rasteriser().pictures([row.ink for row in found])
+            claims = (claim for row, picture in zip(found, pictures, strict=True) for claim in row.claims(picture))
+            yield from _bucketed(category, claims, 1)
 
 
 class Deal(beam.DoFn):
@@ -195,8 +224,7 @@ class Deal(beam.DoFn):
         """Deals one class's drawings out over the shards of each split, evenly."""
         category, names = element
         settings = self._job.settings
-        full, rows = _candidates(self._job, category, names)
-        whys = select.reasons(rows)
+        (full, rows), whys = _candidates(self._job, category, names)
         elsewhere = {rank: why for loser, rank, why in sorted(lost, reverse=True) if loser == category}
         whys = [why or elsewhere.get(row.rank[: select.RANK_BYTES], "") for row, why in zip(rows, whys, strict=True)]
         mine = [number for number, why in enumerate(whys) if not why]
@@ -441,10 +469,18 @@ def build(pipeline: beam.Pipeline, job: Job, parts: Iterable[Part]) -> None:
     merged = (
         read.candidates
         | "ByClass" >> beam.GroupByKey()
-        | "Merge" >> beam.ParDo(Merge(job)).with_outputs(_CLAIMS, main="merged")
+        | "Merge" >> beam.ParDo(Merge(job)).with_outputs(_PROBES, main="merged")
+    )
+    shared = (
+        merged[_PROBES]
+        | "ByProbe" >> beam.GroupByKey()
+        | "Shared" >> beam.FlatMap(lambda bucket: select.shared(bucket[1]))
     )
     lost = (
-        merged[_CLAIMS] | "ByClaim" >> beam.GroupByKey() | "Lost" >> beam.FlatMap(lambda bucket: select.lost(bucket[1]))
+        merged.merged
+        | "Claim" >> beam.ParDo(Claim(job), pvalue.AsList(shared))
+        | "ByClaim" >> beam.GroupByKey()
+        | "Lost" >> beam.FlatMap(lambda bucket: select.lost(bucket[1]))
     )
     dealt = merged.merged | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(lost)).with_outputs(_COUNTS, main="pieces")
     once = pipeline | "Once" >> beam.Create([None])

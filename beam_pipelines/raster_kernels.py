@@ -12,10 +12,11 @@ from boceto.kernels import kernel
 
 
 @kernel()
-def draw(inks, starts, inset, coverage, images):
+def draw(inks, starts, inset, coverage, images, step):
     """Draws B drawings, packed strokes inks[starts[i]:starts[i + 1]], into the zeroed images, uint8[B, S, S].
 
-    inset: distance of the outermost points from the border, in 1/256 pixels.
+    inset: distance of the outermost points from the border, in 1/256 pixels. step: rows that are multiples of it
+    are drawn.
 
     Returns whether all strokes are whole; where they are not, nothing is read beyond them.
     """
@@ -39,9 +40,9 @@ def draw(inks, starts, inset, coverage, images):
                 ys[point] = shift_y + (np.int64(inks[at + count + point]) - top) * room // extent
             at += 2 * count
             if count == 1:
-                _segment(images[number], coverage, xs[0], ys[0], xs[0], ys[0])
+                _segment(images[number], coverage, step, xs[0], ys[0], xs[0], ys[0])
             for point in range(1, count):
-                _segment(images[number], coverage, xs[point - 1], ys[point - 1], xs[point], ys[point])
+                _segment(images[number], coverage, step, xs[point - 1], ys[point - 1], xs[point], ys[point])
     return True
 
 
@@ -72,7 +73,7 @@ def _bounds(inks, begin, end):
 
 
 @kernel()
-def _segment(image, coverage, ax, ay, bx, by):
+def _segment(image, coverage, step, ax, ay, bx, by):
     """Draws the segment from a to b with round ends; what is there stays where it is brighter."""
     size = image.shape[0]
     reach = _root((coverage.size - 1) << 6)  # 1/1024 square pixels -> 1/256 pixels
@@ -86,7 +87,7 @@ def _segment(image, coverage, ax, ay, bx, by):
     first_row = max(0, (min(ay, by) - reach + 127) >> 8)
     last_row = min(size - 1, (max(ay, by) + reach - 128) >> 8)
     left, right = min(ax, bx) - reach, max(ax, bx) + reach
-    for row in range(first_row, last_row + 1):
+    for row in range((first_row + step - 1) // step * step, last_row + 1, step):
         ry = (row << 8) + 128 - ay
         low, high = left, right
         if uy:

@@ -8,8 +8,9 @@ smallest rank may be taken. Only smaller ranks decide, so what is known of the s
 import difflib
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from beam_pipelines import columns
 from beam_pipelines.settings import Settings
@@ -18,9 +19,6 @@ from boceto import storage
 from boceto.errors import SettingsError
 
 T = TypeVar("T")
-# B packed drawings -> for each, bytes that are equal where the pictures are.
-Pictures = Callable[[Sequence[bytes]], Sequence[bytes]]
-
 ID_BYTES = 16
 # Candidates kept beyond those wanted, to stand in for drawings that turn out to belong to another class.
 SPARE_SHARE, SPARE_LEAST = 0.05, 32
@@ -31,7 +29,18 @@ MOST_KEYS = 64
 # Of a rank, what tells the candidates of a class apart.
 RANK_BYTES = 8
 CLAIM_BYTES = ID_BYTES + RANK_BYTES
+PROBE_BYTES = 8
 INK, KEY, PICTURE = WHY = ("ink", "key", "picture")
+
+
+class Drawer(Protocol):
+    """B packed drawings -> for each, bytes that are equal where the pictures are."""
+
+    def pictures(self, inks: Sequence[bytes]) -> Sequence[bytes]:
+        """Equal nowhere else."""
+
+    def probes(self, inks: Sequence[bytes]) -> Sequence[bytes]:
+        """Cheaper, PROBE_BYTES long, and equal for some whose pictures are not."""
 
 
 class Candidate(NamedTuple):
@@ -45,18 +54,18 @@ class Candidate(NamedTuple):
     ink: bytes
     keys: tuple[str, ...]
     times: int
-    picture: bytes = b""
+    probe: bytes = b""
 
     @property
     def key(self) -> str:
         """The smallest of its keys; without any, the hash of its ink."""
         return self.keys[0] if self.keys else self.ink_id.hex()
 
-    def claims(self) -> list[bytes]:
+    def claims(self, picture: bytes) -> list[bytes]:
         """What no drawing of another class may share, each CLAIM_BYTES long: why, what, and the rank. Without keys:
         many people number their drawings anew in each category.
         """
-        ids = b"i" + self.ink_id, b"p" + self.picture
+        ids = b"i" + self.ink_id, b"p" + picture
         return [found.ljust(ID_BYTES)[:ID_BYTES] + self.rank[:RANK_BYTES] for found in ids]
 
 
@@ -65,15 +74,22 @@ def _keyed(seed: int, category: str, data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=ID_BYTES, key=key).digest()
 
 
-def reasons(rows: Iterable[Candidate]) -> list[str]:
-    """Of candidates of one class, smallest rank first: why each is the same as one before it; "" where it is not."""
+def reasons(rows: Sequence[Candidate], drawer: Drawer) -> list[str]:
+    """Of candidates of one class, smallest rank first: why each is the same as one before it; "" where it is not.
+
+    Only those whose probes agree are drawn whole.
+    """
+    times = Counter(row.probe for row in rows)
+    unclear = [row for row in rows if times[row.probe] > 1]
+    drawn = dict(zip((row.rank for row in unclear), drawer.pictures([row.ink for row in unclear]), strict=True))
     keys: set[str] = set()
     pictures: set[bytes] = set()
     found = []
     for row in rows:
-        found.append(KEY if not keys.isdisjoint(row.keys) else PICTURE if row.picture in pictures else "")
+        picture = row.probe + drawn.get(row.rank, b"")
+        found.append(KEY if not keys.isdisjoint(row.keys) else PICTURE if picture in pictures else "")
         keys.update(row.keys)
-        pictures.add(row.picture)
+        pictures.add(picture)
     return found
 
 
@@ -83,10 +99,10 @@ class Smallest:
     What it holds is bounded: where very many are the same, fewer are kept.
     """
 
-    def __init__(self, keep: int, seed: int, category: str, pictures: Pictures) -> None:
+    def __init__(self, keep: int, seed: int, category: str, drawer: Drawer) -> None:
         self._keep = keep
         self._key = hashlib.blake2b(f"{seed}/{category}".encode(), digest_size=32).digest()
-        self._pictures = pictures
+        self._drawer = drawer
         self._found: dict[bytes, Candidate] = {}
         self._bound = b"\xff" * (ID_BYTES + 1)
         self._full = False
@@ -108,8 +124,8 @@ class Smallest:
             keys = there.keys
             if candidate.keys != keys:
                 keys = tuple(sorted({*keys, *candidate.keys}))[:MOST_KEYS]
-            picture = there.picture or candidate.picture
-            candidate = candidate._replace(keys=keys, times=there.times + candidate.times, picture=picture)
+            probe = there.probe or candidate.probe
+            candidate = candidate._replace(keys=keys, times=there.times + candidate.times, probe=probe)
         self._found[candidate.rank] = candidate
         if len(self._found) >= self._room:
             # A little more than is kept: a drawing that is still to come may make two candidates one.
@@ -117,7 +133,7 @@ class Smallest:
 
     def _cut(self, keep: int) -> None:
         rows = self._rows()
-        different = [number for number, why in enumerate(reasons(rows)) if not why]
+        different = [number for number, why in enumerate(reasons(rows, self._drawer)) if not why]
         end = different[keep - 1] + 1 if len(different) >= keep else len(rows)
         end = min(end, _HELD * self._keep + _HELD_LEAST)
         if end < len(rows):
@@ -127,10 +143,10 @@ class Smallest:
         self._room = max(self._room, 2 * end)
 
     def _rows(self) -> list[Candidate]:
-        """What is held, smallest rank first, with pictures."""
-        new = [row for row in self._found.values() if not row.picture]
-        for row, picture in zip(new, self._pictures([row.ink for row in new]), strict=True):
-            self._found[row.rank] = row._replace(picture=picture)
+        """What is held, smallest rank first, with probes."""
+        new = [row for row in self._found.values() if not row.probe]
+        for row, probe in zip(new, self._drawer.probes([row.ink for row in new]), strict=True):
+            self._found[row.rank] = row._replace(probe=probe)
         return [self._found[rank] for rank in sorted(self._found)]
 
     def value(self) -> "Candidates":
@@ -156,7 +172,7 @@ class Candidates(NamedTuple):
         return bytes([self.full]) + columns.pack({name: [row[at] for row in self.rows] for at, name in fields})
 
 
-_KINDS = {"rank": bytes, "ink_id": bytes, "ink": bytes, "keys": list, "times": int, "picture": bytes}
+_KINDS = {"rank": bytes, "ink_id": bytes, "ink": bytes, "keys": list, "times": int, "probe": bytes}
 
 
 def unpack(data: bytes) -> Candidates:
@@ -171,18 +187,11 @@ def unpack(data: bytes) -> Candidates:
     return Candidates(bool(data[0]) and bool(rows), rows)
 
 
-def _drawn(inks: Sequence[bytes]) -> Sequence[bytes]:
-    """What was kept has its picture."""
-    if inks:
-        raise ValueError("a candidate has no picture")
-    return ()
-
-
-def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str) -> Candidates:
+def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str, drawer: Drawer) -> Candidates:
     """The candidates of one class, out of those of its parts."""
     if len(parts) == 1:
         return parts[0]
-    smallest = Smallest(keep_of(wanted), seed, category, _drawn)
+    smallest = Smallest(keep_of(wanted), seed, category, drawer)
     # Beyond what a part has kept, nothing is known of it.
     known = min((part.rows[-1].rank for part in parts if part.full), default=b"\xff" * (ID_BYTES + 1))
     for part in parts:
@@ -191,6 +200,19 @@ def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str) ->
                 smallest.add(candidate)
     merged = smallest.value()
     return merged._replace(full=merged.full or any(part.full for part in parts))
+
+
+def shared(probes: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """(class, its probes joined) of many classes -> (class, probe) where another class has that probe too."""
+    first: dict[bytes, str] = {}
+    found = set()
+    for category, joined in probes:
+        for at in range(0, len(joined), PROBE_BYTES):
+            probe = joined[at : at + PROBE_BYTES]
+            there = first.setdefault(probe, category)
+            if there != category:
+                found |= {(there, probe), (category, probe)}
+    return sorted(found)
 
 
 def lost(claims: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes, str]]:

@@ -360,11 +360,14 @@ def load(url: str, cache: staging.Cache | None = None) -> DataSet:
 
     Raises:
         DataError: there is none, it is unfinished, or its manifest is damaged.
+        SettingsError: it is a file.
     """
     path = storage.join(url, MANIFEST)
     try:
         text = storage.read_bytes(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except NotADirectoryError as error:
+        raise SettingsError(f"{url} is a file; give the folder of a data set") from error
+    except FileNotFoundError as error:
         unfinished = storage.list_files(url)
         state = "holds an unfinished data set" if unfinished else "does not exist or is empty"
         raise DataError(f"{url} {state}: there is no {MANIFEST}; run `boceto prepare --output {url}`") from error

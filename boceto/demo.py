@@ -111,6 +111,7 @@ def demo(settings: Settings, console: Console) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(storage.read_bytes(path))
         console.line(f"{settings.output} holds a finished demo already; `make demo FRESH=1` or --fresh starts afresh")
     else:
+        storage.check_writable(settings.output, "demo.output")
         results = _chain(settings, console)
         storage.write_bytes(path, json.dumps(results).encode())
         console.line(f"the whole chain took {clock_time(time.monotonic() - started)}")

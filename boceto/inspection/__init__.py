@@ -78,14 +78,16 @@ def look(url: str, tell: Tell) -> Found:
     """
     entries = storage.list_files(url)
     names = [storage.relative(entry.url, url) for entry in entries]
-    if len(entries) == 1 and entries[0].url.rpartition("/")[2] == url.rpartition("/")[2]:
-        url = storage.parent(url)  # A file stands for its folder.
+    is_file = len(entries) == 1 and entries[0].url.rpartition("/")[2] == url.rpartition("/")[2]
+    folder = storage.parent(url) if is_file else url  # A file stands for its folder.
     every = kinds()
     for kind in every.values():
         if any(fnmatch.fnmatch(name, mark) for name in names for mark in kind.MARKS):
-            return kind.look(url, tell)
+            return kind.look(folder, tell)
     marks = "; ".join(f"{name.replace('_', ' ')}: {', '.join(kind.MARKS)}" for name, kind in every.items())
-    there = f"holds {len(names)} other files" if names else "does not exist or is empty"
+    there = (
+        "is another file" if is_file else f"holds {len(names)} other files" if names else "does not exist or is empty"
+    )
     raise SettingsError(f"{url} {there}; looked for ({marks}); give the folder of one of these")
 
 

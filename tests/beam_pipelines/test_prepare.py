@@ -300,15 +300,15 @@ def test_packed_input_in_object_storage_is_as_on_this_machine_whole_or_not(strok
     assert _prepare(there, f"{emulator.bucket}/data") == 0
     for name, data in _shards(tmp_path / "data").items():
         assert storage.read_bytes(f"{emulator.bucket}/data/{name}") == data
-    star = bytearray(whole["star.ndjson.gz"])
+    star, sun = bytearray(whole["star.ndjson.gz"]), whole["sun.ndjson.gz"]
     star[len(star) // 2] ^= 4
-    storage.write_bytes(f"{there}/star-1.ndjson.gz", bytes(star))
-    storage.write_bytes(f"{there}/sun-1.ndjson.gz", whole["sun.ndjson.gz"][: len(whole["sun.ndjson.gz"]) // 2])
+    storage.write_bytes(f"{there}/star.ndjson.gz", whole["star.ndjson.gz"] + star)
+    storage.write_bytes(f"{there}/sun-1.ndjson.gz", sun[: len(sun) // 2])
     capsys.readouterr()
     assert _prepare(there, f"{emulator.bucket}/more") == 65
-    told = re.search(r"(\d+) of (\d+) drawings are bad.*with --max-refused (0\.\d+)", capsys.readouterr().err)
-    assert 20 < int(told[1]) < int(told[2]) / 3
-    assert _prepare(there, f"{emulator.bucket}/more", "--max-refused", told[3]) == 0
+    told = re.search(r"with --max-refused (0\.\d+)", capsys.readouterr().err)
+    assert 0.1 < float(told[1]) < 0.5
+    assert _prepare(there, f"{emulator.bucket}/more", "--max-refused", told[1]) == 0
     refused = dataset.load(f"{emulator.bucket}/more").manifest.refused
     assert sorted(refused) == ["damaged_file", "truncated_file"]
     assert min(refused.values()) > 5

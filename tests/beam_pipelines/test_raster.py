@@ -89,3 +89,17 @@ def test_ink_at_the_border_stays_inside():
     # Width 40 at 32 pixels and no margin would reach beyond every side; the kernel must clip, not write elsewhere.
     drawn = Rasteriser(32, 20.0, 0.0).draw([strokes.pack([[[0, 255, 0, 255], [0, 255, 255, 0]]])] * 3)
     assert (drawn[0] == drawn[2]).all()
+
+
+@pytest.mark.parametrize("ink", ["white", "black"])
+@pytest.mark.parametrize("size", [28, 64, 128])
+def test_a_probe_is_the_same_where_the_picture_is_and_tells_most_others_apart(size, ink):
+    rasteriser = Rasteriser(size, ink=ink)
+    inks = [synthetic.draw(5, category, number) for category in ("star", "sun") for number in range(50)]
+    # The last point drawn twice: another ink of the same picture.
+    again = [strokes.pack([[*xs, xs[-1]], [*ys, ys[-1]]] for xs, ys in (s.T.tolist() for s in strokes.unpack(each)))
+             for each in inks]  # fmt: skip
+    assert rasteriser.probes(again) == rasteriser.probes(inks)
+    assert len(set(rasteriser.probes(inks))) == len(set(rasteriser.pictures(inks))) == len(inks)
+    rows = rasteriser.draw(inks, np.full((len(inks), size, size), 7, np.uint8), 4)[:, ::4]
+    assert (rows == rasteriser.draw(inks)[:, ::4]).all()

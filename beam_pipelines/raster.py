@@ -16,7 +16,7 @@ from beam_pipelines import raster_kernels
 from boceto.errors import SettingsError
 
 _BATCH = 32
-_PROBED = 32  # Rows of an image that a probe draws, about.
+_PROBED = 16  # Rows of an image that a probe draws, about.
 _FINE = 1024  # squared distances are looked up in 1/1024 square pixels
 
 

@@ -77,6 +77,10 @@ def _segment(image, coverage, step, ax, ay, bx, by):
     """Draws the segment from a to b with round ends; what is there stays where it is brighter."""
     size = image.shape[0]
     reach = _root((coverage.size - 1) << 6)  # 1/1024 square pixels -> 1/256 pixels
+    first_row = (max(0, (min(ay, by) - reach + 127) >> 8) + step - 1) // step * step
+    last_row = min(size - 1, (max(ay, by) + reach - 128) >> 8)
+    if first_row > last_row:
+        return
     dx, dy = bx - ax, by - ay
     # The 24 more bits keep the direction's error far below what 128 or 1024 pixels of length could show.
     length = _root((dx * dx + dy * dy) << 16)
@@ -84,10 +88,8 @@ def _segment(image, coverage, step, ax, ay, bx, by):
     if length:
         ux, uy = (dx << 24) // length, (dy << 24) // length
     end = length << 8  # along the segment, in 1/65536 of 1/256 pixels
-    first_row = max(0, (min(ay, by) - reach + 127) >> 8)
-    last_row = min(size - 1, (max(ay, by) + reach - 128) >> 8)
     left, right = min(ax, bx) - reach, max(ax, bx) + reach
-    for row in range((first_row + step - 1) // step * step, last_row + 1, step):
+    for row in range(first_row, last_row + 1, step):
         ry = (row << 8) + 128 - ay
         low, high = left, right
         if uy:

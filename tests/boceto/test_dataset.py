@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,3 +146,24 @@ def test_a_shard_that_is_deleted_under_a_reader_stays_readable(make_data, tmp_pa
     before = train.images(numbers)
     (tmp_path / "data" / name).unlink()
     assert (train.images(numbers) == before).all()
+
+
+def test_more_shards_than_the_process_may_open_are_refused_in_words(make_data):
+    script = (
+        "import resource, sys\n"
+        "from boceto import dataset\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "try:\n"
+        "    dataset.load(sys.argv[1]).split('train')\n"
+        "except dataset.SettingsError as error:\n"
+        "    print(error)\n"
+    )
+    words = [sys.executable, "-c", script, make_data(classes=1, train=60, test=60, shards=60)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "this process may have 40 files open, and the data set has more shards; raise the limit (ulimit -n)" in said
+
+
+def test_a_file_is_no_data_set(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="file is a file; give the folder of a data set"):
+        dataset.load(str(tmp_path / "file"))

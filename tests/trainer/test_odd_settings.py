@@ -1,8 +1,5 @@
 """Settings that cannot lead to what they ask for are refused at the start, in words."""
 
-import resource
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -60,20 +57,6 @@ def test_an_export_that_is_a_link_is_refused_and_left_alone(make_run, tmp_path, 
     assert (run.folder / "export").is_symlink()
     assert dangles or (mine / "kept").read_text() == "kept"
     (run.folder / "export").unlink()
-    assert run.train("--max-steps", "1")[0] == 0
-
-
-def test_more_shards_than_the_process_may_open_are_refused_in_words(make_run):
-    run = make_run(classes=1, train=100, shards=100)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = len(list(Path("/proc/self/fd").iterdir())) + 50
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
-    try:
-        code, said = run.train("--max-steps", "1")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert code == 2
-    assert f"this process may have {most} files open, and the data set has more shards; raise the limit (ulimit" in said
     assert run.train("--max-steps", "1")[0] == 0
 
 

@@ -49,8 +49,8 @@ check: install  ## Lint, format and types.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-soak: install  ## Kills real training runs at random, KILLS (50) times, and compares what they end with.
-	$(PYTHON) tests/soak.py --kills $(or $(KILLS),50) $(if $(SEED),--seed $(SEED))
+soak: install  ## Kills real training runs of NET (sknet) at random, KILLS (50) times, and compares what they end with.
+	$(PYTHON) tests/soak.py --kills $(or $(KILLS),50) $(if $(NET),--net $(NET)) $(if $(SEED),--seed $(SEED))
 
 foreign: install  ## Loads an export in older TensorFlows and in ONNX Runtime, in environments of their own: some GB, some minutes.
 	$(PYTHON) tests/foreign.py

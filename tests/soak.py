@@ -1,6 +1,6 @@
 """Real `boceto train` processes, killed at random moments until they are through: `make soak`.
 
-Each run must end with the arrays and the ledger of one that nobody touched.
+Each run must end with the arrays, ledger, history, export and TensorBoard's points of one that nobody touched.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 
 from boceto import checkpoint
+from trainer import sameness
 
-SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--no-tensorboard", "--readers", "2")
-FLAGS = (*SMALL, "--epochs", "4", "--save-every", "5", "--log-every", "5")
+SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--tensorboard", "--readers", "2")
+# No save, log point or validation falls on another one: the sums of each lie over a kill.
+FLAGS = (*SMALL, "--epochs", "4", "--save-every", "5", "--log-every", "3", "--validation-share", "0.2")
 _TRAIN = (sys.executable, "-m", "boceto", "train")
 _LOOK = 0.005
 
@@ -26,6 +28,28 @@ def last_of(run):
     step = max(checkpoint.files(str(run)))
     commit, arrays = checkpoint.load(str(run), step)
     return step, commit.progress.ledger, {name: array.tobytes() for name, array in arrays.items()}
+
+
+def points(folder):
+    """(split/tag, step) of every point in a folder, in order; TensorFlow reads them, which fails at any damage."""
+    import tensorflow as tf
+
+    found = []
+    for path in sorted(folder.glob("*/*/*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            found += [(f"{path.parent.name}/{value.tag}", event.step) for value in event.summary.value]
+    return found
+
+
+def differences(whole, run):
+    """What differs between what two runs have ended with, in words."""
+    found = sameness.compare_told(str(whole), str(run))[1]
+    if last_of(whole) != last_of(run):
+        found.append("the last checkpoint")
+    if sorted(points(whole / "tensorboard")) != sorted(points(run / "tensorboard")):
+        found.append("TensorBoard's points")
+    return found
 
 
 def session(command, run, chance, startup):
@@ -50,14 +74,13 @@ def _names(run):
     return sorted(path.name for path in (run / checkpoint.FOLDER).rglob("*")) if run.exists() else []
 
 
-def soak(data, folder, kills, seed):
+def soak(data, folder, kills, seed, net="sknet"):
     """Kills at least `kills` processes; returns (kills, runs that ended). Raises AssertionError where one differs."""
     chance = random.Random(seed)  # noqa: S311 - no secret
-    command = [*_TRAIN, "--data", data, *FLAGS, "--run"]
+    command = [*_TRAIN, "--data", data, "--net", net, *FLAGS, "--run"]
     began = time.monotonic()
     subprocess.run([*command, folder / "whole"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     startup = time.monotonic() - began
-    wanted = last_of(folder / "whole")
     killed, runs = 0, 0
     while killed < kills:
         run = folder / f"run-{runs}"
@@ -69,7 +92,8 @@ def soak(data, folder, kills, seed):
                 status = subprocess.run([*command, run], check=False, capture_output=True).returncode
             assert status in {0, -signal.SIGKILL}, f"seed {seed}, kill {killed}, {run}: exit status {status}"
             killed += status == -signal.SIGKILL
-        assert last_of(run) == wanted, f"seed {seed}, kill {killed}: {run} differs"
+        other = differences(folder / "whole", run)
+        assert not other, f"seed {seed}, kill {killed}: {run} differs: {'; '.join(other)}"
         runs += 1
     return killed, runs
 
@@ -77,6 +101,7 @@ def soak(data, folder, kills, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--net", default="sknet")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     asked = parser.parse_args()
     began = time.monotonic()
@@ -87,7 +112,7 @@ def main():
         size = ["--classes", "3", "--train-per-class", "40", "--test-per-class", "2", "--size", "16", "--workers", "1"]
         subprocess.run([*prepare, *size], check=True)
         print(f"seed {asked.seed}", flush=True)
-        killed, runs = soak(str(data), folder, asked.kills, asked.seed)
+        killed, runs = soak(str(data), folder, asked.kills, asked.seed, asked.net)
     print(f"seed {asked.seed}: {killed} kills by signal 9, {runs} runs, {time.monotonic() - began:.0f} s, all equal")
 
 

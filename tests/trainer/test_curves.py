@@ -5,22 +5,13 @@ import resource
 
 import pytest
 import tensorflow as tf
+from soak import points
 from tensorboard.backend.event_processing import plugin_event_multiplexer as event_multiplexer
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from boceto import storage
 from boceto.checkpoint import Progress, Window
 from trainer.curves import TensorBoard
-
-
-def points(folder):
-    """(split/tag, step) of every point in a folder, in order; TensorFlow reads them, which fails at any damage."""
-    found = []
-    for path in sorted(folder.glob("*/*/*tfevents*")):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            found += [(f"{path.parent.name}/{value.tag}", event.step) for value in event.summary.value]
-    return found
 
 
 def open_board(folder, progress, told):

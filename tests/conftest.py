@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from hypothesis import settings as hypothesis_settings
 from beam_pipelines.shards import Drawings, ShardWriter
 from boceto import storage, strokes
 from boceto.dataset import MANIFEST, Manifest, SplitInfo, content_digest
+from trainer import nets
+
+nets.__path__.append(str(Path(__file__).parent / "small_nets"))
 
 # The first example of a test may compile a kernel.
 hypothesis_settings.register_profile("boceto", deadline=None)

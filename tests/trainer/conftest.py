@@ -31,7 +31,7 @@ class TrainedRun:
 
     def __init__(self, folder: Path, data: str, capsys) -> None:
         self.folder = folder
-        self.flags = ["--data", data, "--run", str(folder), *SMALL]
+        self.flags = ["--data", data, "--run", str(folder), "--net", "small", *SMALL]
         self._capsys = capsys
 
     def train(self, *flags: str) -> tuple[int, str]:

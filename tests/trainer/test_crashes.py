@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from faulty_store import ERRORS, KILLS, KINDS, Fault
 
@@ -250,25 +249,30 @@ REAL = {
 }
 
 
+in_peace = []  # What a real run without a fault ends with, once.
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_a_fault_in_a_real_run_costs_nothing(make_run, name):
     statuses, fault = REAL[name]
     flags = ("--epochs", "2", "--keep", "1")
-    run, other = make_run("run"), make_run("whole")
+    run = make_run("run")
+    if not in_peace:
+        other = make_run("whole")
+        assert other.train(*flags)[0] == 0
+        in_peace[:] = last_of(other)
     done = subprocess.run(
         [sys.executable, TESTS / "faulty_boceto.py", fault.to_json(), "train", *run.flags, *flags],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode in statuses, done.stderr
     assert run.train(*flags)[0] == 0
-    assert other.train(*flags)[0] == 0
-    last = other.steps()[-1]
-    found, wanted = run.arrays(last), other.arrays(last)
-    assert found.keys() == wanted.keys()
-    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
-    assert _ledger(run, last) == _ledger(other, last)
+    assert last_of(run) == in_peace
     artefact.verify(str(run.folder), artefact.load(str(run.folder)))
 
 
-def _ledger(run, step):
-    return checkpoint.commit(str(run.folder), step).progress.ledger
+def last_of(run):
+    """[the last step, its arrays, its ledger]."""
+    step = run.steps()[-1]
+    arrays = {name: array.tobytes() for name, array in run.arrays(step).items()}
+    return [step, arrays, checkpoint.commit(str(run.folder), step).progress.ledger]

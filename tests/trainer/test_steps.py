@@ -27,7 +27,7 @@ def make(replicas, *, frozen=True, **values):
     strategy = devices.strategy(replicas)
     spec = Spec(3, 16, 16, 1 / 16, 8, wanted.dropout, wanted.precision)
     with strategy.scope():
-        model = nets.build("sknet", spec)
+        model = nets.build("small", spec)
         for layer in model.layers:
             if frozen and isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False

@@ -30,7 +30,7 @@ def equal(first, second):
 
 def test_stopped_and_gone_on_is_the_same_to_the_bit(make_run):
     whole, parts = make_run("whole", train=16, validation=4), make_run("parts")
-    flags = [*RECIPE, "--epochs", "4", "--save-every", "4"]
+    flags = [*RECIPE, "--net", "sknet", "--epochs", "4", "--save-every", "4"]
     assert whole.train(*flags)[0] == 0
     assert parts.train(*flags, "--max-steps", "10")[0] == 0
     assert parts.steps()[-1] == 10
@@ -288,7 +288,8 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("trainer"
 
 def test_the_artefact_needs_neither_keras_nor_our_nets(make_run, tmp_path):
     run = make_run(train=16, validation=4)
-    assert run.train("--epochs", "2", "--ema", "0.5", "--precision", "bfloat16")[0] == 0
+    flags = ("--net", "sknet", "--epochs", "2", "--ema", "0.5", "--precision", "bfloat16")
+    assert run.train(*flags)[0] == 0
     described = artefact.load(str(run.folder))
     data = dataset.load(str(tmp_path / "data"))
     assert described.classes == data.manifest.classes
@@ -332,7 +333,7 @@ def test_logs_and_run_json(make_run):
 def test_the_command_itself_with_xla_on_two_replicas(make_run):
     # A process of its own: XLA excludes the determinism that the other tests have switched on in this one.
     plain, compiled = make_run("plain"), make_run("compiled")
-    flags = ["--epochs", "1", "--log-every", "1", "--replicas", "2"]
+    flags = ["--epochs", "1", "--log-every", "1", "--replicas", "2", "--net", "sknet"]
     assert plain.train(*flags)[0] == 0
     command = [sys.executable, "-m", "boceto", "train", *compiled.flags, *flags, "--xla", "on", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

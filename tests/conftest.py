@@ -124,7 +124,7 @@ def emulator(_emulator_server, monkeypatch):
     import requests
 
     name = f"strokes-{next(_NUMBERS)}"
-    requests.post(f"{_emulator_server.url}/storage/v1/b", json={"name": name}, timeout=10).raise_for_status()
+    requests.post(f"{_emulator_server.url}/storage/v1/b", json={"name": name}, timeout=60).raise_for_status()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", _emulator_server.url)
     storage._of_scheme.cache_clear()
     yield Emulator(_emulator_server.url, f"gs://{name}")

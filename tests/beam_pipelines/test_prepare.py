@@ -442,7 +442,7 @@ def running(tmp_path):
 def test_a_request_to_stop_ends_all_of_it_in_one_line(running, request_to_stop):
     process, workers, folder = running
     process.send_signal(request_to_stop)
-    error = process.communicate(timeout=30)[1]
+    error = process.communicate(timeout=300)[1]
     assert process.returncode == 75
     lines = [line for line in error.splitlines() if not line.startswith(("preparing ", "read "))]  # Progress.
     assert lines == ["boceto prepare: stopped; run the same command again"]
@@ -453,7 +453,7 @@ def test_a_request_to_stop_ends_all_of_it_in_one_line(running, request_to_stop):
 def test_a_worker_that_is_killed_ends_the_job_in_one_line(running):
     process, workers, folder = running
     os.kill(workers[0], signal.SIGKILL)
-    error = process.communicate(timeout=30)[1]
+    error = process.communicate(timeout=300)[1]
     assert process.returncode == 1
     assert len(error.splitlines()) == 2
     assert "a worker process ended with -9" in error

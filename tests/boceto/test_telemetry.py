@@ -17,7 +17,7 @@ from boceto.telemetry import METRICS
 
 def metrics(port, client="127.0.0.1", path="/metrics"):
     address = "::1" if ":" in client else "127.0.0.1"
-    connection = http.client.HTTPConnection(address, port, timeout=20, source_address=(client, 0))
+    connection = http.client.HTTPConnection(address, port, timeout=120, source_address=(client, 0))
     with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().read().decode()
@@ -88,7 +88,7 @@ def test_a_taken_port_is_refused(port):
 
 
 def ask(port, words=b""):
-    connection = socket.create_connection(("127.0.0.1", port), 30)
+    connection = socket.create_connection(("127.0.0.1", port), 120)
     connection.sendall(words)
     return connection
 
@@ -100,7 +100,7 @@ def test_silent_connections_keep_nobody_out(port):
         silent = [stack.enter_context(ask(port)) for _ in range(3 * metrics_server.MOST)]
         assert "boceto_train_steps_total 0.0" in metrics(port)
         assert silent[0].recv(1) == b""  # The oldest had to make room.
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while threading.active_count() > before + metrics_server.MOST and time.monotonic() < until:
             time.sleep(0.05)
         assert threading.active_count() <= before + metrics_server.MOST
@@ -112,7 +112,7 @@ def test_who_asks_a_byte_at_a_time_is_ended_in_the_end(port, monkeypatch):
         tell.serve()
         slow = stack.enter_context(ask(port, b"GET /metrics HTTP/1.1\r\n"))
         slow.settimeout(0.1)
-        until, ended = time.monotonic() + 20, False
+        until, ended = time.monotonic() + 120, False
         while time.monotonic() < until and not ended:
             with contextlib.suppress(TimeoutError):
                 slow.sendall(b"x")  # Each byte comes in time; the whole does not.

@@ -110,18 +110,18 @@ def _bucket_goes(emulator):
     """Deletes the bucket with all that is in it; returns what was in it."""
     bucket = f"{emulator.url}/storage/v1/b/{emulator.bucket[5:]}"
     kept = {}
-    while requests.delete(bucket, timeout=10).status_code != 200:
-        for name in [item["name"] for item in requests.get(f"{bucket}/o", timeout=10).json().get("items", ())]:
+    while requests.delete(bucket, timeout=60).status_code != 200:
+        for name in [item["name"] for item in requests.get(f"{bucket}/o", timeout=60).json().get("items", ())]:
             address = f"{bucket}/o/{quote(name, safe='')}"
-            found = requests.get(address, params={"alt": "media"}, timeout=10)
+            found = requests.get(address, params={"alt": "media"}, timeout=60)
             if found.ok:
                 kept[name] = found.content  # Of a file that is written again meanwhile, the last.
-            requests.delete(address, timeout=10)
+            requests.delete(address, timeout=60)
     return kept
 
 
 def _bucket_comes_back(emulator, kept):
-    requests.post(f"{emulator.url}/storage/v1/b", json={"name": emulator.bucket[5:]}, timeout=10).raise_for_status()
+    requests.post(f"{emulator.url}/storage/v1/b", json={"name": emulator.bucket[5:]}, timeout=60).raise_for_status()
     del kept["run/lease.json"]  # It names this process, which a run of its own would have ended with.
     for name, content in kept.items():
         storage.write_bytes(storage.join(emulator.bucket, name), content)

@@ -37,7 +37,7 @@ def test_the_seconds_of_a_run_that_is_killed_are_those_of_its_processes(make_dat
     told = json.loads((run / "run.json").read_text())
     assert set(told["seconds"]) == set(ACTIVITIES)
     # Within 2 %, but for what a busy machine takes to start and to reap four processes.
-    assert sum(told["seconds"].values()) == pytest.approx(spent, rel=0.02, abs=1.5)
+    assert sum(told["seconds"].values()) == pytest.approx(spent, rel=0.02, abs=4)
     assert told["seconds"]["lost"] > 0
     assert 0 < told["goodput"] < 1
 

@@ -173,7 +173,7 @@ def test_a_lease_of_elsewhere_is_watched_for_its_term(run, look):
 
     def renew():
         while not over.wait(0.2):
-            elsewhere(run, renewed=time.time())
+            elsewhere(run, renewed=time.time(), term=60.0)
 
     renewing = threading.Thread(target=renew)
     renewing.start()

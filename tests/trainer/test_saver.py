@@ -91,8 +91,8 @@ def test_at_most_one_is_under_way(make):
     saver, checkpoints, *_ = make()
     checkpoints.go.clear()
     saver.save(Progress(step=1))
-    threading.Timer(0.2, checkpoints.go.set).start()
     began = time.monotonic()
+    threading.Timer(0.2, checkpoints.go.set).start()
     saver.save(Progress(step=2))
     assert time.monotonic() - began > 0.15
     saver.settle()

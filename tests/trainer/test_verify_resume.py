@@ -194,7 +194,7 @@ def test_who_is_killed_by_someone_else_was_not_killed_by_us(data, tmp_path):
 
 def test_a_child_does_not_outlive_an_error():
     script = "import json, os, sys, time\n"
-    script += "print(json.dumps({'message': 'progress', 'step': os.getpid()}), file=sys.stderr)\ntime.sleep(60)"
+    script += "print(json.dumps({'message': 'progress', 'step': os.getpid()}), file=sys.stderr)\ntime.sleep(600)"
     seen = []
 
     def fails(step):
@@ -204,7 +204,7 @@ def test_a_child_does_not_outlive_an_error():
     began = time.monotonic()
     with pytest.raises(DataError):
         kills.Child((sys.executable, "-c", script)).run(fails)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 300
     assert not Path(f"/proc/{seen[0]}").exists()
 
 

@@ -111,4 +111,4 @@ def test_tensorboard_shows_the_run_by_its_name_with_one_curve_over_the_other(mak
     found = events.SummaryMetadata("first", "_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(found).session_start_info
     assert start.hparams["learning_rate"].number_value == 0.002
-    assert start.hparams["net"].string_value == "sknet"
+    assert start.hparams["net"].string_value == "small"

@@ -14,7 +14,7 @@ from boceto.stores import gs
 from boceto.stores._gs_link import Patience
 from trainer import batches
 
-LONG = ("--epochs", "400")  # More than it takes to be hit; were it not, the run would end with 0.
+LONG = ("--epochs", "4000")  # More than it takes to be hit; were it not, the run would end with 0.
 
 
 @contextlib.contextmanager

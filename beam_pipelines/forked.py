@@ -130,6 +130,7 @@ def forked_workers(count: int) -> Iterator[str]:
         threading.excepthook = before
     finally:
         over.set()
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # As above: of workers that are gone.
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)

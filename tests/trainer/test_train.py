@@ -168,17 +168,17 @@ def test_another_data_set_is_refused(make_run, make_data):
 
 def test_replicas_learn_the_same_and_a_torn_checkpoint_is_skipped(make_run):
     run = make_run()
-    assert run.train("--epochs", "2", "--replicas", "2", "--net", "skresnet")[0] == 0
+    assert run.train("--epochs", "2", "--replicas", "2")[0] == 0
     (run.folder / "checkpoints" / f"{6:010}" / "COMMIT").unlink()
     shutil.rmtree(run.folder / "export")
-    code, said = run.train("--epochs", "2", "--replicas", "4", "--net", "skresnet")
+    code, said = run.train("--epochs", "2", "--replicas", "4")
     assert code == 0
     assert "0000000006 is torn" in said
     assert "goes on after step 3 of 6" in said
     for step in (3, 6):
         (run.folder / "checkpoints" / f"{step:010}" / "COMMIT").unlink()
     (run.folder / "run.json").unlink()
-    code, said = run.train("--epochs", "2", "--net", "skresnet")
+    code, said = run.train("--epochs", "2")
     assert code == 65
     assert "none is whole" in said
 

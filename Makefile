@@ -39,10 +39,10 @@ $(VENV)/bin/prometheus: | $(VENV)/installed
 	k8s/prometheus/install.sh $(VENV)/bin
 
 test: install $(VENV)/bin/prometheus  ## All tests, on all cores.
-	$(PYTHON) -m pytest -n logical
+	$(PYTHON) -m pytest -n logical --dist worksteal
 
 coverage: install $(VENV)/bin/prometheus  ## The same, and which lines no test reaches.
-	$(PYTHON) -m pytest -n logical --cov --cov-report=term
+	$(PYTHON) -m pytest -n logical --dist worksteal --cov --cov-report=term
 
 check: install  ## Lint, format and types.
 	$(VENV)/bin/ruff check .

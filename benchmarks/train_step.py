@@ -20,7 +20,7 @@ import numpy as np
 
 from boceto import dataset
 from boceto.console import quiet, table
-from trainer import environment
+from trainer import environment, losses
 
 environment.prepare()
 with quiet():
@@ -94,7 +94,8 @@ class Ours:
 
     def __init__(self, strategy: Any, model: Any, source: Source, settings: Settings) -> None:
         learned = state.create(strategy, model, settings)
-        self._steps = Steps(learned, model, settings, xla=devices.gpus())
+        loss = losses.find(settings.loss, "", Spec(model.output["logits"].shape[1]))
+        self._steps = Steps(learned, model, settings, loss, xla=devices.gpus())
         endless = calls(0, 1 << 40, 1, lambda _: False)
         self.batches = Ahead(endless, self._read, settings.readers)
         self._source = source
@@ -123,11 +124,16 @@ def seconds(run: Round, steps: int) -> float:
 def measure(name: str, source: Source, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one net."""
     manifest = source.split.manifest
+    strategy = devices.strategy(0)
     settings = Settings(
-        data=args.data, run="", batch_size=args.batch_size, precision=args.precision, readers=args.readers
+        data=args.data,
+        run="",
+        batch_size=args.batch_size,
+        precision=args.precision,
+        readers=args.readers,
+        groups=strategy.num_replicas_in_sync,
     )
     spec = Spec(len(manifest.classes), manifest.height, manifest.width, args.width, precision=args.precision)
-    strategy = devices.strategy(0)
     first = source.read(Call(0, 1))
     with strategy.scope():
         models = [nets.build(name, spec) for _ in range(2)]

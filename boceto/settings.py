@@ -191,6 +191,21 @@ def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "sett
     return cls(**values)
 
 
+def from_text(cls: type[T], text: str, where: str) -> T:
+    """`cls` from "name=value, name=value".
+
+    Raises:
+        SettingsError: as `build`, or the text has another form.
+    """
+    given: dict[str, str] = {}
+    for part in filter(None, map(str.strip, text.replace("\n", ",").split(","))):
+        name, is_there, value = (word.strip() for word in part.partition("="))
+        if not is_there:
+            raise SettingsError(f"{where} = {text!r}: {part!r} has no value; write name=value, name=value")
+        given[name] = value
+    return build(cls, where, given, where)
+
+
 def to_flags(settings: Any) -> list[str]:
     """The command line that says `settings` again: `["--epochs", "30", "--no-flip", ...]`."""
     words: list[str] = []

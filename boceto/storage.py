@@ -9,7 +9,6 @@ import functools
 import glob
 import importlib
 import os
-import pkgutil
 import shutil
 import uuid
 import weakref
@@ -19,7 +18,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from boceto import stores
+from boceto import lookup, stores
 from boceto.errors import DataError, SettingsError
 from boceto.stores import Changed, Entry, Progress, Sink, Stat, Store, Unavailable
 from boceto.stores import file as local
@@ -38,7 +37,7 @@ def _of_scheme(scheme: str) -> Store:
 
 def schemes() -> set[str]:
     """What an URL may begin with."""
-    return {module.name for module in pkgutil.iter_modules(stores.__path__) if not module.name.startswith("_")}
+    return set(lookup.names(stores.__name__))
 
 
 def _store(url: str) -> Store:

@@ -15,7 +15,7 @@ from boceto.dataset import Manifest
 from boceto.errors import EXIT_SETTINGS, BocetoError, SettingsError
 from trainer import limits
 from trainer.checkpoints import Checkpoints, check_fits, newest_whole
-from trainer.settings import Settings, check_batch, check_last, check_patience
+from trainer.settings import Settings, check_groups, check_last, check_patience
 
 if TYPE_CHECKING:
     from trainer.footprint import Footprint
@@ -102,7 +102,7 @@ class Checks:
 
     def _look_at_batch(self) -> str:
         self._needs("devices")
-        check_batch(self._settings.batch_size, self._replicas)
+        check_groups(self._settings.batch_size, self._settings.groups or self._replicas, self._replicas)
         each = self._settings.batch_size // self._replicas
         return f"{self._settings.batch_size} records a step, {each} a device"
 

@@ -1,7 +1,7 @@
 """The devices a run computes on: every GPU, else one CPU device, or as many logical CPU devices as asked for."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -20,14 +20,22 @@ def memory() -> dict[str, dict[str, int]]:
     return {name: tf.config.experimental.get_memory_info(name) for name in names}
 
 
-def strategy(replicas: int) -> tf.distribute.MirroredStrategy:
+def strategy(
+    replicas: int, groups: int = 0, alert: Callable[[str], None] = lambda _: None
+) -> tf.distribute.MirroredStrategy:
     """One replica a GPU, one on the CPU where there is none, or `replicas` on logical CPU devices.
+
+    The number of GPUs in use is a power of two and at most `groups`, where that is not 0; others are left idle.
 
     Raises:
         SettingsError: TensorFlow was already started in this process with fewer devices.
     """
     if not replicas and (found := tf.config.list_logical_devices("GPU")):
-        return tf.distribute.MirroredStrategy([device.name for device in found])
+        used = 1 << (min(len(found), groups or len(found)).bit_length() - 1)
+        if used < len(found):
+            why = f"the run has {groups} groups" if used == groups else "a run uses 1, 2, 4, ... of them"
+            alert(f"{used} of {len(found)} GPUs are used: {why}")
+        return tf.distribute.MirroredStrategy([device.name for device in found[:used]])
     replicas = replicas or 1
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or ("CPU:0",)) < replicas:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from boceto.dataset import Manifest
 from boceto.tensors import Arrays
-from trainer import devices, nets
+from trainer import devices, losses, nets
 from trainer import state as states
 from trainer.nets import Spec
 from trainer.settings import Settings
@@ -83,7 +83,8 @@ def measure(settings: Settings, manifest: Manifest, spec: Spec, replicas: int) -
     """
     with devices.fitting_net(settings), tf.device("CPU:0"):
         model = nets.build(settings.net, spec)
-        state = states.create(tf.distribute.get_strategy(), model, settings)
+        loss = losses.find(settings.loss, settings.loss_options, spec)
+        state = states.create(tf.distribute.get_strategy(), model, settings, loss.weights)
         return Footprint(settings, manifest, replicas, state.arrays(), _outputs(model))
 
 

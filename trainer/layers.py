@@ -1,10 +1,8 @@
-"""What the nets are made of, under the design's names: convolution, pool, sum, and the classifier at the end."""
+"""Blocks that the nets share, and facts about the layers of any net."""
 
-import hashlib
-from typing import Any
+from collections.abc import Iterator
 
 import keras
-import tensorflow as tf
 
 from trainer.nets import Spec
 
@@ -16,14 +14,8 @@ def _policy(spec: Spec) -> str:
     return "float32" if spec.precision == "float32" else f"mixed_{spec.precision}"
 
 
-def _initialiser(spec: Spec, name: str) -> keras.initializers.Initializer:
-    """Glorot's uniform; its seed is a function of the run's seed and the layer's name alone."""
-    hashed = hashlib.blake2b(f"{spec.seed}/{name}".encode(), digest_size=4)
-    return keras.initializers.GlorotUniform(seed=int.from_bytes(hashed.digest(), "little") & 0x7FFFFFFF)
-
-
 def image(spec: Spec) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """(the input uint8[B, H, W, 1], its pixels float32[B, H, W, 1] in 0..1)."""
+    """-> (the input uint8[B, H, W, 1], its pixels float32[B, H, W, 1] in 0..1)."""
     pixels = keras.Input((spec.height, spec.image_width, 1), dtype="uint8", name="images")
     # In float32: 255ths are not exact in the short formats.
     return pixels, keras.layers.Rescaling(1 / 255, dtype="float32", name="rescale")(pixels)
@@ -33,13 +25,7 @@ def conv(x: keras.KerasTensor, name: str, channels: int, spec: Spec) -> keras.Ke
     """float[B, H, W, C] -> float[B, H, W, `channels` at width 1]: 3x3, stride 1, no bias, batch norm, ReLU."""
     policy = _policy(spec)
     convolution = keras.layers.Conv2D(
-        spec.channels(channels),
-        3,
-        padding="same",
-        use_bias=False,
-        kernel_initializer=_initialiser(spec, name),
-        dtype=policy,
-        name=name,
+        spec.channels(channels), 3, padding="same", use_bias=False, dtype=policy, name=name
     )
     norm = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=policy, name=f"{name}_bn")
     return keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(norm(convolution(x)))
@@ -56,55 +42,55 @@ def add(x: keras.KerasTensor, y: keras.KerasTensor, name: str, spec: Spec) -> ke
 
 
 def classifier(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
-    """The end of every net: flatten, fc_1 with ReLU (the embedding), dropout, and fc_2, which is linear.
+    """The end of both nets: flatten, fc_1 with ReLU (the embedding), dropout, and fc_2, which is linear.
 
     fc_2 computes in float32 under every precision, so that logits and loss do.
     """
-    x = keras.layers.Flatten(dtype=_policy(spec), name="flatten")(x)
-    x = keras.layers.Dense(
-        spec.embedding,
-        activation="relu",
-        kernel_initializer=_initialiser(spec, "fc_1"),
-        dtype=_policy(spec),
-        name="fc_1",
-    )(x)
+    policy = _policy(spec)
+    x = keras.layers.Flatten(dtype=policy, name="flatten")(x)
+    x = keras.layers.Dense(spec.embedding, activation="relu", dtype=policy, name="fc_1")(x)
     embedding = keras.layers.Activation("linear", dtype="float32", name="embedding")(x)
-    kept = KeyedDropout(spec.dropout, dtype="float32", name="dropout")(embedding) if spec.dropout else embedding
-    logits = keras.layers.Dense(
-        spec.classes, kernel_initializer=_initialiser(spec, "fc_2"), dtype="float32", name="fc_2"
-    )(kept)
+    kept = keras.layers.Dropout(spec.dropout, dtype="float32", name="dropout")(embedding) if spec.dropout else embedding
+    logits = keras.layers.Dense(spec.classes, dtype="float32", name="fc_2")(kept)
     return keras.Model(image, {"logits": logits, "embedding": embedding}, name=name)
 
 
-class KeyedDropout(keras.layers.Layer):
-    """Dropout whose mask is a function of its weight `key`, int32[3]: seed, step, and the replica's first row.
+def every_layer(model: keras.Model) -> Iterator[keras.Layer]:
+    """All layers of a net, those inside other layers too."""
+    yield from model._flatten_layers(include_self=False)  # noqa: SLF001 - Keras has no public way
 
-    The mask is drawn for the global batch and cut to the replica's rows, so it is the same on any number of replicas.
+
+# Layers without weights that cost no multiplication worth counting.
+_FREE = (
+    "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling2D",
+    "BatchNormalization", "Concatenate", "Cropping2D", "Dropout", "ELU", "Flatten", "GaussianDropout",
+    "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "InputLayer",
+    "LayerNormalization", "LeakyReLU", "Maximum", "MaxPooling2D", "Minimum", "Multiply", "PReLU", "Permute",
+    "RMSNormalization", "ReLU", "Rescaling", "Reshape", "Softmax", "SpatialDropout2D", "Subtract",
+    "UnitNormalization", "UpSampling2D", "ZeroPadding2D",
+)  # fmt: skip
+
+
+def multiply_accumulates(model: keras.Model) -> int | None:
+    """Counts the multiply-accumulate operations of one image: those of convolutions and dense layers.
+
+    Returns None where the net has a layer of another kind, whose operations are not known here.
     """
-
-    def __init__(self, rate: float, **options: Any) -> None:
-        super().__init__(**options)
-        self.rate = rate
-        self.key = self.add_weight(shape=(3,), initializer="zeros", dtype="int32", trainable=False, name="key")
-
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:  # noqa: FBT001, FBT002 - Keras's own signature
-        """float32[B, D] -> float32[B, D]."""
-        if not training:
-            return x
-        key = tf.convert_to_tensor(self.key.value)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        # By name, so that CPU and GPU draw the same. (XLA has a layout of its own: its masks are others.)
-        draws = tf.random.stateless_uniform([tf.shape(x)[0] * replicas, x.shape[1]], key[:2], alg="philox")
-        mine = tf.slice(draws, tf.stack([key[2], 0]), tf.shape(x))
-        return tf.where(mine >= self.rate, x / (1 - self.rate), 0.0)
-
-
-def multiply_accumulates(model: keras.Model) -> int:
-    """Multiply-accumulates an image of the convolutions and dense layers."""
     total = 0
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            total += layer.output.shape[1] * layer.output.shape[2] * layer.kernel.shape.num_elements()
+        kind = type(layer).__name__
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+            height, width = layer.output.shape[1:3]
+            total += height * width * layer.kernel.shape.num_elements()
+        elif isinstance(layer, keras.layers.SeparableConv2D):
+            height, width = layer.output.shape[1:3]
+            kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
+            total += height * width * sum(kernel.shape.num_elements() for kernel in kernels)
         elif isinstance(layer, keras.layers.Dense):
-            total += layer.kernel.shape.num_elements()
+            rows = 1
+            for size in layer.output.shape[1:-1]:
+                rows *= size
+            total += rows * layer.kernel.shape.num_elements()
+        elif not (kind in _FREE and type(layer).__module__.startswith("keras.")):
+            return None
     return int(total)

@@ -18,7 +18,7 @@ from trainer.accounts import Accounts
 from trainer.checkpoints import NotFinite
 from trainer.lease import Lease, held
 from trainer.log import Log
-from trainer.settings import Settings, check_batch, check_patience, check_same
+from trainer.settings import Settings, check_groups, check_patience, check_same
 from trainer.stop import Stop
 
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
@@ -30,7 +30,7 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
     Raises:
         BocetoError: as it says.
     """
-    check_batch(settings.batch_size, settings.replicas or 1)
+    check_groups(settings.batch_size, settings.groups or settings.replicas or 1, settings.replicas or 1)
     with serving("train", settings.metrics_port, settings.metrics_linger, stop.wait) as telemetry:
         telemetry.serve()
         return _run(settings, log, stop, accounts, telemetry)

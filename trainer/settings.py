@@ -9,7 +9,7 @@ from boceto import staging, telemetry, waiting
 from boceto.dataset import Manifest
 from boceto.errors import SettingsError
 from boceto.settings import option
-from trainer import nets
+from trainer import losses, nets
 
 # What may differ between the parts of one run: it changes how the run goes on, not what a step computes.
 FREE = frozenset(
@@ -54,10 +54,17 @@ class Settings:
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     net: str = option("sknet", help="net", choices=nets.names())
     width: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
-    embedding: int = option(1024, help="width of fc_1", at_least=1)
-    dropout: float = option(0.0, help="share of fc_1 dropped in training, 0..0.95", at_least=0, at_most=0.95)
+    embedding: int = option(1024, help="size of the embedding", at_least=1)
+    dropout: float = option(0.0, help="dropout rate of the embedding in training, 0..0.95", at_least=0, at_most=0.95)
     epochs: int = option(30, help="passes over the training records", at_least=1)
     batch_size: int = option(256, help="records a step, over all replicas", at_least=1, at_most=2**20)
+    groups: int = option(
+        0,
+        help="groups of a batch, each with its own statistics, a power of two that the replicas divide; 0: as the run "
+        "began, at first the number of replicas",
+        at_least=0,
+        at_most=64,
+    )
     seed: int = option(0, help="seed of weights, order, augmentation and dropout", at_least=0, at_most=2**31 - 1)
     optimizer: str = option("adam", help="optimizer", choices=("adam", "adamw", "sgd"))
     learning_rate: float = option(1e-3, help="highest learning rate", at_least=0)
@@ -65,7 +72,8 @@ class Settings:
     weight_decay: float = option(0.0, help="decoupled decay of kernels, times the learning rate", at_least=0)
     schedule: str = option("constant", help="learning rate after the warm-up", choices=("constant", "cosine"))
     warmup_steps: int = option(0, help="steps of linear warm-up", at_least=0)
-    label_smoothing: float = option(0.0, help="probability spread over all classes", at_least=0, at_most=0.9)
+    loss: str = option("cross_entropy", help="loss", choices=losses.names())
+    loss_options: str = option("", help="settings of the loss, as name=value, name=value")
     clip_norm: float = option(0.0, help="highest global norm of the gradients; 0: no clipping", at_least=0)
     ema: float = option(0.0, help="decay of the weights' moving average; 0: none", at_least=0, at_most=0.99999)
     precision: str = option("float32", help="precision of the layers", choices=("float32", "bfloat16", "float16"))
@@ -122,6 +130,8 @@ def check_same(before: Mapping[str, Any], settings: Settings) -> None:
         SettingsError: one differs.
     """
     for name, value in settings.mathematics.items():
+        if name == "groups" and not value:
+            continue  # As the run began.
         if name in before and before[name] != value:
             why = " and the cosine schedule depends on it" if name == "epochs" else ""
             raise SettingsError(
@@ -161,13 +171,21 @@ def check_last(step: int, last: int, settings: Settings) -> None:
         )
 
 
-def check_batch(size: int, replicas: int) -> None:
-    """Refuses a batch that does not divide over the replicas, and says which sizes do.
+def check_groups(batch: int, groups: int, replicas: int) -> None:
+    """Checks that a batch divides over the groups, and the groups over the replicas.
 
     Raises:
-        SettingsError: it does not.
+        SettingsError: one does not; the message says which numbers do.
     """
-    if size % replicas:
-        below = size // replicas * replicas
-        sizes = f"{below} or {below + replicas}" if below else str(replicas)
-        raise SettingsError(f"train.batch_size = {size} does not divide over {replicas} replicas; use {sizes}")
+    for name, number in (("groups", groups), ("replicas", replicas)):
+        if number & (number - 1):
+            below = 1 << (number.bit_length() - 1)
+            raise SettingsError(f"train.{name} = {number} is no power of two; use {below} or {2 * below}")
+    if groups % replicas:
+        raise SettingsError(
+            f"train.groups = {groups} do not divide over {replicas} replicas; use --replicas {groups} or fewer"
+        )
+    if batch % groups:
+        below = batch // groups * groups
+        sizes = f"{below} or {below + groups}" if below else str(groups)
+        raise SettingsError(f"train.batch_size = {batch} does not divide over {groups} groups; use {sizes}")

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -17,19 +18,21 @@ from trainer.settings import Settings
 
 FIRST_LOSS_SCALE = 2.0**15
 _COPIERS = 4
+LOSS = "loss"
 
 
-def is_key(variable: keras.Variable) -> bool:
-    """Whether this is the key of a dropout, which is no state: each step sets it anew."""
-    return variable.name == "key"
+def is_seed(variable: keras.Variable) -> bool:
+    """Returns whether a variable is a seed of Keras, which is no state of a run: each step sets it anew."""
+    return bool(variable.name == "seed_generator_state")
 
 
 @dataclass(frozen=True)
 class State:
     """Variables by kind; each is one tf.Variable a replica.
 
-    weights: trainable. statistics: batch norm's. slots: the optimizer's, by name, each like weights. average: the
-    moving average of the weights, or nothing. scale: the loss scale and the steps since it changed, or nothing.
+    weights: what is trained: the net's by their path, and the loss's by `loss/<name>`. statistics: what else the net
+    keeps, as batch norm's means and variances. slots: the optimizer's, by name, each like weights. average: the moving
+    average of the weights, or nothing. scale: the loss scale and the steps since it changed, or nothing.
     """
 
     strategy: tf.distribute.Strategy
@@ -99,32 +102,37 @@ class State:
                     copy.assign(value)
 
 
-def create(strategy: tf.distribute.Strategy, model: keras.Model, settings: Settings) -> State:
-    """The state of a run at step 0; `model` was built under `strategy`'s scope."""
+def create(
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    settings: Settings,
+    of_loss: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+) -> State:
+    """The state of a run at step 0; `model` was built under `strategy`'s scope. of_loss: the loss's weights by name."""
     weights = {variable.path: variable.value for variable in model.trainable_variables}
-    kept = [variable for variable in model.non_trainable_variables if not is_key(variable)]
+    kept = [variable for variable in model.non_trainable_variables if not is_seed(variable)]
     with strategy.scope():
+        weights |= {f"{LOSS}/{name}": _variable(value, name) for name, value in of_loss.items()}
         slots = {
             slot: {name: _like(weight, slot) for name, weight in weights.items()}
             for slot in optimizers.SLOTS[settings.optimizer]
         }
-        average = {name: _copy(weight) for name, weight in weights.items()} if settings.ema else {}
+        average = {name: _variable(weight.numpy(), "average") for name, weight in weights.items()}
         scaled = settings.precision == "float16"
         scale = {
             "value": tf.Variable(FIRST_LOSS_SCALE, trainable=False, name="loss_scale"),
             "steps": tf.Variable(0, trainable=False, name="loss_scale_steps"),
         }
     statistics = {variable.path: variable.value for variable in kept}
-    return State(strategy, weights, statistics, slots, average, scale if scaled else {})
+    return State(strategy, weights, statistics, slots, average if settings.ema else {}, scale if scaled else {})
 
 
 def _like(weight: tf.Variable, name: str) -> tf.Variable:
     return tf.Variable(lambda: tf.zeros(weight.shape), trainable=False, name=name)
 
 
-def _copy(weight: tf.Variable) -> tf.Variable:
-    value = weight.numpy()
-    return tf.Variable(lambda: tf.constant(value), trainable=False, name="average")
+def _variable(value: NDArray[Any], name: str) -> tf.Variable:
+    return tf.Variable(lambda: tf.constant(value), trainable=False, name=name)
 
 
 def served(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

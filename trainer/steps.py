@@ -1,19 +1,29 @@
-"""What a step computes: `train` and `evaluate` over all replicas, as compiled functions of the state and a batch."""
+"""What a step computes, as compiled functions of the state and a batch: `train` and `evaluate`.
+
+A global batch is cut into a fixed number of groups (`train.groups`) of consecutive rows. Batch norm's statistics and
+dropout's masks are a group's own. R replicas compute groups / R groups each, one after the other, and everything is
+summed as one binary tree over the groups: the lower levels on a replica, the upper ones after an all-gather. So a run
+ends with the same bits on any number of replicas that divides the number of groups.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from trainer import augment, devices, layers, optimizers
 from trainer.batches import Batches
+from trainer.losses import Loss, cross_entropy
+from trainer.nets import stable_hash
 from trainer.settings import Settings
-from trainer.state import State, is_key
+from trainer.state import LOSS, State, is_seed
 
 SCALE_STEPS = 2000  # Steps without an overflow after which the loss scale doubles.
+_LARGEST_SEED = 2**31 - 1
 
 
 class Placed(NamedTuple):
@@ -26,25 +36,24 @@ class Placed(NamedTuple):
     draws: Any
 
 
-def losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Logits float32[B, C], labels int64[B] -> cross entropy float32[B]; `smoothing` is spread over all classes."""
-    log_probabilities = tf.nn.log_softmax(logits)
-    hit = tf.gather(log_probabilities, labels, axis=1, batch_dims=1)
-    return -(1 - smoothing) * hit - smoothing * tf.reduce_mean(log_probabilities, axis=1)
-
-
 class Steps:
     """The compiled functions of one run."""
 
-    def __init__(self, state: State, model: keras.Model, settings: Settings, *, xla: bool) -> None:
+    def __init__(self, state: State, model: keras.Model, settings: Settings, loss: Loss, *, xla: bool) -> None:
         self._state = state
         self._strategy = state.strategy
         self._model = model
         self._settings = settings
+        self._loss = loss
+        self._own_groups = settings.groups // state.strategy.num_replicas_in_sync  # Of each replica.
+        self._seeds = _seeds(model, settings.seed)
+        self._momentum = _momentum(model)
         # Only forward and backward: what works on variables of several devices stays outside of XLA.
-        self._gradients = tf.function(self._differentiate, jit_compile=True) if xla else self._differentiate
+        self._gradients = tf.function(self._differentiate, jit_compile=xla)
         self._train = tf.function(self._train_call, reduce_retracing=True)
         self._evaluate = tf.function(self._evaluate_batch)
+        # Grappler would rewrite a tree of additions into one sum, whose order depends on the number of replicas.
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
     def cut(self, array: NDArray[Any]) -> Any:
         """Cuts an array [K, B, ...] over the replicas along axis 1 and puts the parts on their devices."""
@@ -59,19 +68,24 @@ class Steps:
         return self._strategy.experimental_distribute_values_from_function(part)
 
     def place(self, batches: Batches) -> Placed:
-        """Global batches on their devices."""
+        """Puts global batches on their devices."""
         with self._fitting:
             return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.draws))
 
     def train(self, batches: Placed, step: int, rates: Sequence[float]) -> tf.Tensor:
-        """K steps from `step` on, at `rates`: -> float32[K, 3], each step's loss, right answers and gradients' norm."""
-        with self._fitting:
-            return self._train(*batches, tf.constant(step), tf.constant(rates, tf.float32))
+        """Does K steps from `step` on, at the learning rates float[K].
 
-    def evaluate(self, batch: Placed, counted: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """One batch (K = 1), whose rows weigh `counted` float32[1, b]: -> (sum of losses, right answers), float32[]."""
+        Returns float32[K, 3]: each step's loss, number of correct answers, and norm of the gradients.
+        """
         with self._fitting:
-            return self._evaluate(batch.images, batch.labels, counted)
+            return self._train(*batches, tf.constant(step, tf.int64), tf.constant(rates, tf.float32))
+
+    def evaluate(self, batch: Placed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Evaluates one batch (K = 1) -> (cross entropy, 1 where the answer is correct), float64[B] each."""
+        with self._fitting:
+            parts = self._strategy.experimental_local_results(self._evaluate(batch.images, batch.labels))
+        found = np.concatenate([part.numpy() for part in parts], axis=1, dtype=np.float64)
+        return found[0], found[1]
 
     @property
     def _fitting(self) -> AbstractContextManager[None]:
@@ -80,7 +94,7 @@ class Steps:
     def _train_call(self, images: Any, labels: Any, draws: Any, step: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
         scalars = tf.TensorArray(tf.float32, tf.size(rates), element_shape=[3])
         for number in tf.range(tf.size(rates)):
-            now = step + number
+            now = step + tf.cast(number, tf.int64)
             parts = self._strategy.run(self._replica, (images, labels, draws, number, now))
             gradients, statistics, scalar = (self._strategy.experimental_local_results(part) for part in parts)
             norm = self._apply(gradients, statistics, rates[number], now)
@@ -90,24 +104,67 @@ class Steps:
     def _replica(
         self, images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, number: tf.Tensor, step: tf.Tensor
     ) -> tuple[Any, ...]:
-        """One replica's share of one step: gradients and statistics, the same on all replicas when it returns."""
-        context = tf.distribute.get_replica_context()
+        """One replica's groups of one step. Returns gradients, statistics and scalars over all groups of all replicas:
+        (loss, number of correct answers) float32[2].
+        """
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group * self._own_groups
         pixels = images[number]
         if draws.shape[-1]:
             pixels = augment.augmented(pixels, draws[number], self._settings)
-        first = context.replica_id_in_sync_group * tf.shape(pixels)[0]
-        key = tf.stack([self._settings.seed, step, first])
-        model = self._model
-        weights = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
-        others = [key if is_key(variable) else variable.value for variable in model.non_trainable_variables]
-        others = [tf.convert_to_tensor(value) for value in others]
+        weights = [tf.convert_to_tensor(variable) for variable in self._state.weights.values()]
         scale = tf.convert_to_tensor(self._state.scale["value"]) if self._state.scale else tf.constant(1.0)
-        gradients, statistics, scalars = self._gradients(weights, others, pixels, labels[number], scale)
-        gradients, scalars = context.all_reduce(tf.distribute.ReduceOp.SUM, (gradients, scalars))
-        if statistics:
-            # Statistics that stay as they were read have no device of their own, which all_reduce needs.
-            statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(value) for value in statistics])
-        return gradients, statistics, scalars
+        groups = zip(tf.split(pixels, self._own_groups), tf.split(labels[number], self._own_groups), strict=True)
+        found = [
+            self._gradients(weights, self._others(step, first + group), *rows, scale)
+            for group, rows in enumerate(groups)
+        ]
+        gradients, statistics, scalars = zip(*found, strict=True)
+        summed = self._sum([[*each, scalar] for each, scalar in zip(gradients, scalars, strict=True)])
+        return summed[:-1], self._merged(statistics), summed[-1]
+
+    def _others(self, step: tf.Tensor, group: Any) -> list[tf.Tensor]:
+        """The values of the net's variables that are not trained, for one group of one step."""
+        key = step * self._settings.groups + tf.cast(group, tf.int64)
+        return [
+            self._seed(self._seeds[variable.path], key, variable.dtype)
+            if is_seed(variable)
+            else tf.convert_to_tensor(variable.value)
+            for variable in self._model.non_trainable_variables
+        ]
+
+    @staticmethod
+    def _seed(own: int, key: tf.Tensor, dtype: str) -> tf.Tensor:
+        # The algorithm by name, so that CPU and GPU draw the same.
+        found = tf.random.stateless_uniform([1], [own, key], 0, _LARGEST_SEED, tf.int32, alg="philox")
+        return tf.cast(tf.concat([found, [0]], 0), dtype)
+
+    def _sum(self, parts: Sequence[Sequence[tf.Tensor]]) -> list[tf.Tensor]:
+        """Sums lists of float32 tensors, a list a group of this replica, over all groups of all replicas."""
+        own = [_tree(each) for each in zip(*parts, strict=True)]
+        replicas = self._strategy.num_replicas_in_sync
+        if replicas == 1 or not own:
+            return own
+        flat = tf.concat([tf.reshape(each, [-1]) for each in own], 0)
+        gathered = tf.distribute.get_replica_context().all_gather(flat[None], axis=0)
+        total = _tree([gathered[replica] for replica in range(replicas)])
+        pieces = tf.split(total, [each.shape.num_elements() for each in own])
+        return [tf.reshape(piece, each.shape) for piece, each in zip(pieces, own, strict=True)]
+
+    def _merged(self, groups: Sequence[Sequence[tf.Tensor]]) -> list[tf.Tensor]:
+        """The statistics of all groups: the mean of floats; of other kinds, as counters, those of the first group."""
+        floats = [number for number, value in enumerate(groups[0]) if value.dtype.is_floating]
+        sums = self._sum([[tf.cast(group[number], tf.float32) for number in floats] for group in groups])
+        means = dict(zip(floats, sums, strict=True))
+        return [
+            tf.cast(means[number] / self._settings.groups, value.dtype) if number in means else self._first(value)
+            for number, value in enumerate(groups[0])
+        ]
+
+    def _first(self, value: tf.Tensor) -> tf.Tensor:
+        """The value on the first replica."""
+        if self._strategy.num_replicas_in_sync == 1:
+            return value
+        return tf.distribute.get_replica_context().all_gather(value[None], axis=0)[0]
 
     def _differentiate(
         self,
@@ -117,20 +174,26 @@ class Steps:
         labels: tf.Tensor,
         scale: tf.Tensor,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-        """A replica's gradients, divided by the rows of all replicas; the new statistics; its (loss, right answers)."""
-        rows = images.shape[0] * self._strategy.num_replicas_in_sync
+        """One group's share of the global batch's gradients; its statistics; its (loss, correct answers) float32[2]."""
+        size, of_net = images.shape[0], len(self._model.trainable_variables)
+        names = [name.partition("/")[2] for name in self._state.weights if name.startswith(f"{LOSS}/")]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            outputs, changed = self._model.stateless_call(weights, others, images, training=True)
-            loss = tf.reduce_sum(losses(outputs["logits"], labels, self._settings.label_smoothing)) / rows
+            outputs, changed, added = self._model.stateless_call(
+                weights[:of_net], others, images, training=True, return_losses=True
+            )
+            of_loss = dict(zip(names, weights[of_net:], strict=True))
+            losses = self._loss.call(outputs, labels, of_loss)
+            mean = tf.reduce_sum(losses) / (size * self._settings.groups)
+            loss = tf.add_n([mean, *(term / self._settings.groups for term in added)])
             scaled = loss * scale
-        gradients = tape.gradient(scaled, weights)
-        answers = tf.argmax(outputs["logits"], axis=1)
-        # One float32 for both: TensorFlow reduces int32 on the host alone.
-        scalars = tf.stack([loss, tf.reduce_sum(tf.cast(answers == labels, tf.float32))])
+        gradients = tape.gradient(scaled, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        correct = tf.cast(tf.argmax(outputs["logits"], axis=1) == labels, tf.float32)
         variables = self._model.non_trainable_variables
-        statistics = [value for variable, value in zip(variables, changed, strict=True) if not is_key(variable)]
-        return gradients, statistics, scalars
+        statistics = [
+            tf.identity(value) for variable, value in zip(variables, changed, strict=True) if not is_seed(variable)
+        ]
+        return gradients, statistics, tf.stack([loss, tf.reduce_sum(correct)])
 
     def _apply(self, gradients: Any, statistics: Any, rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Updates every replica's variables; the replicas' gradients are the same, and their norm is returned."""
@@ -168,26 +231,54 @@ class Steps:
         for name, weight, own, gradient in zip(state.weights, weights, slots, gradients, strict=True):
             optimizers.update(settings, weight, name, own, gradient, rate, step)
         done = tf.cast(step, tf.float32)
-        # Both kinds of moving average begin as plain means: those of a short run would otherwise stay near the start.
-        share = tf.maximum(1.0, 1 / ((1 - layers.BATCH_NORM_MOMENTUM) * (done + 1)))
-        for variable, value in zip(state.local(replica, state.statistics), statistics, strict=True):
-            variable.assign_add((value - variable) * share)
+        variables = state.local(replica, state.statistics)
+        for name, variable, value in zip(state.statistics, variables, statistics, strict=True):
+            momentum = self._momentum.get(name)
+            if momentum is None:
+                variable.assign(value)
+                continue
+            # A plain mean at first: in a short run, the statistics would otherwise stay near their start.
+            variable.assign_add((value - variable) * tf.maximum(1.0, 1 / ((1 - momentum) * (done + 1))))
         share = 1 - tf.minimum(settings.ema, (1 + done) / (10 + done))
         for average, weight in zip(state.local(replica, state.average), weights, strict=False):
             average.assign_sub((average - weight) * share)
 
-    def _evaluate_batch(self, images: Any, labels: Any, counted: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        parts = self._strategy.run(self._evaluate_replica, (images, labels, counted))
-        loss, right = (self._strategy.reduce("SUM", part, axis=None) for part in parts)
-        return loss, right
+    def _evaluate_batch(self, images: Any, labels: Any) -> Any:
+        return self._strategy.run(self._evaluate_replica, (images, labels))
 
-    def _evaluate_replica(
-        self, images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _evaluate_replica(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """-> float32[2, b]: cross entropy, and 1 where the answer is correct. In groups, as a step."""
         source: Mapping[str, tf.Variable] = self._state.average or self._state.weights
         weights = [tf.convert_to_tensor(variable) for variable in source.values()]
+        weights = weights[: len(self._model.trainable_variables)]
         others = [tf.convert_to_tensor(variable.value) for variable in self._model.non_trainable_variables]
-        outputs, _ = self._model.stateless_call(weights, others, images[0], training=False)
-        loss = losses(outputs["logits"], labels[0], 0.0)
-        right = tf.argmax(outputs["logits"], axis=1) == labels[0]
-        return tf.reduce_sum(loss * counted[0]), tf.reduce_sum(tf.cast(right, tf.float32) * counted[0])
+        found = []
+        groups = zip(tf.split(images[0], self._own_groups), tf.split(labels[0], self._own_groups), strict=True)
+        for rows, wanted in groups:
+            outputs, _ = self._model.stateless_call(weights, others, rows, training=False)
+            loss = cross_entropy.loss(outputs, wanted, {}, cross_entropy.Options())
+            found.append(tf.stack([loss, tf.cast(tf.argmax(outputs["logits"], axis=1) == wanted, tf.float32)]))
+        return tf.concat(found, axis=1)
+
+
+def _tree(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum of a power of two of tensors, in an order that is always the same."""
+    parts = list(parts)
+    while len(parts) > 1:
+        parts = [parts[at] + parts[at + 1] for at in range(0, len(parts), 2)]
+    return parts[0]
+
+
+def _seeds(model: keras.Model, seed: int) -> dict[str, int]:
+    """A number for each seed variable of a net, by its path: a function of (seed, layer path, place in the layer)."""
+    return {
+        generator.state.path: stable_hash(seed, layer.path, number)
+        for layer in layers.every_layer(model)
+        for number, generator in enumerate(layer._seed_generators)  # noqa: SLF001 - Keras has no public way
+    }
+
+
+def _momentum(model: keras.Model) -> dict[str, float]:
+    """The momentum of batch norm's statistics, by their path."""
+    norms = [each for each in layers.every_layer(model) if isinstance(each, keras.layers.BatchNormalization)]
+    return {variable.path: norm.momentum for norm in norms for variable in norm.non_trainable_variables}

@@ -19,7 +19,7 @@ from boceto.errors import BocetoError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
-from trainer import augment, cluster, devices, environment, export, layers, loop, nets
+from trainer import augment, cluster, devices, environment, export, layers, loop, losses, nets
 from trainer import state as states
 from trainer.accounts import Accounts
 from trainer.batches import Ahead, Call, Source, calls
@@ -32,7 +32,7 @@ from trainer.meter import Meter
 from trainer.nets import Spec
 from trainer.report import Report
 from trainer.saver import Saver
-from trainer.settings import Settings, check_batch, check_last
+from trainer.settings import Settings, check_groups, check_last
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
 from trainer.validation import Held, divide, validate
@@ -59,32 +59,25 @@ def run(job: Job) -> dict[str, Any]:
     Raises:
         BocetoError: as it says.
     """
-    settings = job.settings
-    strategy, xla = _devices(settings)
     source, held = _records(job)
-    total = source.steps(settings.epochs)
-    plan = Plan(settings, source, total, min(total, settings.max_steps or total))
-    checkpoints = Checkpoints(
-        settings.run,
-        job.data.manifest.digest,
-        settings.mathematics,
-        settings.batch_size,
-        settings.keep,
-        settings.keep_every,
-        job.lease.confirm,
-        lambda steps: job.description.add(checkpoints=steps),
-    )
+    total = source.steps(job.settings.epochs)
     job.stop.check()
     with job.accounts.spending("restoring"):
-        restored = _restored(job, checkpoints)
-        check_last(restored[0].step if restored else 0, plan.last, settings)
+        restored = _restored(job)
+    strategy, xla, settings = _devices(job, restored)
+    job = dataclasses.replace(job, settings=settings)
+    plan = Plan(settings, source, total, min(total, settings.max_steps or total))
+    check_last(restored[0].step if restored else 0, plan.last, settings)
+    checkpoints = _checkpoints(job)
+    of_net = spec(settings, job.data.manifest)
+    loss = losses.find(settings.loss, settings.loss_options, of_net)
     with devices.fitting_net(settings):
         with strategy.scope():
-            model = nets.build(settings.net, spec(settings, job.data.manifest))
-        state = states.create(strategy, model, settings)
+            model = nets.build(settings.net, of_net)
+        state = states.create(strategy, model, settings, loss.weights)
     progress = _begin(job, plan, state, restored)
     report = _report(job, plan, model, progress, strategy.num_replicas_in_sync)
-    steps = Steps(state, model, settings, xla=xla)
+    steps = Steps(state, model, settings, loss, xla=xla)
 
     def read(call: Call) -> tuple[Placed, Sequence[bytes]]:
         batches = source.read(call)
@@ -137,15 +130,32 @@ def parameters(model: keras.Model) -> int:
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-def _devices(settings: Settings) -> tuple[tf.distribute.MirroredStrategy, bool]:
-    """-> (the strategy, whether to compile with XLA)."""
-    strategy = devices.strategy(settings.replicas)
-    check_batch(settings.batch_size, strategy.num_replicas_in_sync)
+def _checkpoints(job: Job) -> Checkpoints:
+    settings = job.settings
+    return Checkpoints(
+        settings.run,
+        job.data.manifest.digest,
+        settings.mathematics,
+        settings.batch_size,
+        settings.keep,
+        settings.keep_every,
+        job.lease.confirm,
+        lambda steps: job.description.add(checkpoints=steps),
+    )
+
+
+def _devices(job: Job, restored: tuple[Commit, Arrays] | None) -> tuple[tf.distribute.MirroredStrategy, bool, Settings]:
+    """-> (the strategy, whether to compile with XLA, the settings with the number of groups)."""
+    settings = job.settings
+    groups = settings.groups or (restored[0].settings["groups"] if restored else 0)
+    strategy = devices.strategy(settings.replicas, groups, job.log.alert)
+    groups = groups or strategy.num_replicas_in_sync
+    check_groups(settings.batch_size, groups, strategy.num_replicas_in_sync)
     gpu = devices.gpus() and not settings.replicas
     xla, deterministic = devices.modes(settings.xla, settings.deterministic, gpu=gpu)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    return strategy, xla
+    return strategy, xla, dataclasses.replace(settings, groups=groups)
 
 
 def _records(job: Job) -> tuple[Source, Held | None]:
@@ -162,8 +172,8 @@ def _records(job: Job) -> tuple[Source, Held | None]:
     return source, held
 
 
-def _restored(job: Job, checkpoints: Checkpoints) -> tuple[Commit, Arrays] | None:
-    found = checkpoints.newest(job.log)
+def _restored(job: Job) -> tuple[Commit, Arrays] | None:
+    found = _checkpoints(job).newest(job.log)
     if found:
         check_fits(found[0], job.data.manifest.digest, job.settings)
         if not job.description.begun:
@@ -196,6 +206,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
     job.description.begin(
         {
             **job.described,
+            "mathematics": settings.mathematics,
             "parameters": parameters(model),
             "multiply_accumulates": layers.multiply_accumulates(model),
             "records": len(source),

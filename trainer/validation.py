@@ -41,17 +41,17 @@ def validate(steps: Steps, held: Held, settings: Settings, stop: Stop) -> tuple[
     count = len(held.numbers)
     calls = [Call(number, number + 1) for number in range(-(-count // size))]
 
-    def read(call: Call) -> tuple[Placed, object]:
+    def read(call: Call) -> Placed:
         rows = np.arange(call.first * size, call.last * size)
         records = held.numbers[np.minimum(rows, count - 1)]  # The last batch is filled up with rows that do not count.
         images, labels = held.split.images(records), held.split.labels[records].astype(np.int64)
-        placed = steps.place(Batches(images[None], labels[None], np.zeros((1, size, 0), np.float32)))
-        return placed, steps.cut((rows < count).astype(np.float32)[None])
+        return steps.place(Batches(images[None], labels[None], np.zeros((1, size, 0), np.float32)))
 
     sums = np.zeros(2)
-    for _, (placed, counted) in Ahead(calls, read, settings.readers):
+    for call, placed in Ahead(calls, read, settings.readers):
         if stop.requested:
             return None
-        sums += [float(value) for value in steps.evaluate(placed, counted)]
-    loss, right = (sums / count).tolist()
-    return loss, right
+        # On the host and in the order of the records: a sum over replicas would depend on their number.
+        sums += [values[: count - call.first * size].sum() for values in steps.evaluate(placed)]
+    loss, accuracy = (sums / count).tolist()
+    return loss, accuracy

@@ -26,6 +26,7 @@ DESCRIPTION = (
     "The settings are those of `boceto train`, small, with what is random or remembered switched on."
 )
 COMMAND = (sys.executable, "-m", "boceto", "train")
+_DIGITS = 3  # Of a number of replicas.
 REFERENCE, KILLED = "reference", "killed"
 _OF_TRAINING = {field.name for field in dataclasses.fields(training.Settings)}
 
@@ -45,14 +46,17 @@ class Settings(training.Settings):
     save_every: int = option(5, help="steps between checkpoints", at_least=1)
     batch_size: int = option(16, help="records a step, over all replicas", at_least=1)
     width: float = option(0.125, help="multiplier of the conv channels", at_least=0.01, at_most=16)
-    embedding: int = option(64, help="width of fc_1", at_least=1)
-    dropout: float = option(0.2, help="share of fc_1 dropped in training, 0..0.95", at_least=0, at_most=0.95)
+    embedding: int = option(64, help="size of the embedding", at_least=1)
+    dropout: float = option(0.2, help="dropout rate of the embedding in training, 0..0.95", at_least=0, at_most=0.95)
     ema: float = option(0.9, help="decay of the weights' moving average; 0: none", at_least=0, at_most=0.99999)
     flip: bool = option(True, help="augmentation: mirror half of the drawings")
     deterministic: str = option(
         "on", help="bit-exact operations; on GPUs runs are equal only with on", choices=("auto", "on", "off")
     )
     readers: int = option(2, help="threads that read and decode", at_least=1, at_most=256)
+    replicas: str = option(  # type: ignore[assignment]  # A number a session.
+        "0", help="replicas of the sessions in turn, as 4,2,1, the run in peace with the first; 0: as in a training"
+    )
     epochs: int = fixed(1)
     max_steps: int = fixed(0)
     patience: int = fixed(0)
@@ -64,9 +68,22 @@ class Settings(training.Settings):
     metrics_linger: float | None = fixed(0.0)
     tensorboard: bool = fixed(False)
 
-    def of_training(self, run: str, records: int) -> training.Settings:
-        """The settings of the training at `run`, over that many records."""
+    @property
+    def each_replicas(self) -> list[int]:
+        """The numbers of replicas.
+
+        Raises:
+            SettingsError: they are no list of numbers.
+        """
+        parts = self.replicas.split(",")
+        if not all(part.strip().isdecimal() and len(part) <= _DIGITS for part in parts):
+            raise SettingsError(f"verify-resume.replicas = {self.replicas!r} is no list of numbers; write 4,2,1")
+        return [int(part) for part in parts]
+
+    def of_training(self, run: str, records: int, replicas: int) -> training.Settings:
+        """The settings of the training at `run`, over that many records, with that many replicas."""
         values = {name: getattr(self, name) for name in _OF_TRAINING}
+        values |= {"replicas": replicas, "groups": self.groups or max(self.each_replicas)}
         epochs = 1 + int(self.steps * self.batch_size / max(1, records * (1 - self.validation_share)))
         return training.Settings(**values | {"run": run, "max_steps": self.steps, "epochs": epochs})
 
@@ -142,17 +159,20 @@ def verify(
         )
     started = time.monotonic()
     with _work(settings, console) as work:
-        commands = {
-            name: [*command, *to_flags(settings.of_training(storage.join(work.url, name), records))]
+        reference, killed = (
+            [
+                [*command, *to_flags(settings.of_training(storage.join(work.url, name), records, replicas))]
+                for replicas in settings.each_replicas
+            ]
             for name in (REFERENCE, KILLED)
-        }
+        )
         console.line(f"{settings.net}: {settings.steps} steps in peace, then with {settings.kills} kills, seed {seed}")
         told = math.lcm(settings.save_every, settings.log_every)  # Steps between saves that the log tells of.
-        session, pace = kills.measure(commands[REFERENCE], storage.join(work.url, REFERENCE), told)
+        session, pace = kills.measure(reference[0], storage.join(work.url, REFERENCE), told)
         _check_done(session)
         plan = kills.plan(settings.kills, settings.steps, told, seed)
-        hits = _kill(commands[KILLED], storage.join(work.url, KILLED), plan, pace, console)
-        last = Child(commands[KILLED]).run()
+        hits = _kill(killed, storage.join(work.url, KILLED), plan, pace, console)
+        last = Child(killed[len(hits) % len(killed)]).run()
         _check_done(last)
         resumed = sum(session.restored > 0 for session in (*(hit.session for hit in hits), last))
         if not resumed:
@@ -179,11 +199,11 @@ def verify(
     return result, NotEqual(wrong) if differences else None
 
 
-def _kill(command: Sequence[str], run: str, plan: Sequence[Kill], pace: Pace, console: Console) -> list[Hit]:
-    """Trains with these kills."""
+def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], pace: Pace, console: Console) -> list[Hit]:
+    """Trains with these kills, with the commands in turn."""
     hits: list[Hit] = []
     for number, kill in enumerate(plan, 1):
-        session = Child(command, kill, pace).run()
+        session = Child(commands[len(hits) % len(commands)], kill, pace).run()
         if not session.was_killed:
             _not_killed(session, number, len(plan))
         states = {step: checkpoint.state(run, step, urls)[0] for step, urls in checkpoint.files(run).items()}

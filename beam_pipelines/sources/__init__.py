@@ -5,14 +5,11 @@ A source module has
     read(part, settings) -> Iterator[Item]    its drawings; each bad one is an item that says why it is refused
 """
 
-import importlib
-import pkgutil
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from beam_pipelines.settings import Settings
-from boceto import storage
-from boceto.errors import SettingsError
+from boceto import lookup, storage
 
 
 class Part(NamedTuple):
@@ -75,7 +72,7 @@ class Source(Protocol):
 
 def names() -> list[str]:
     """The sources there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return lookup.names(__name__)
 
 
 def load(name: str) -> Source:
@@ -84,7 +81,4 @@ def load(name: str) -> Source:
     Raises:
         SettingsError: there is none.
     """
-    if name not in names():
-        raise SettingsError(f"prepare.source = {name!r} is unknown; choose one of {', '.join(names())}")
-    source: Source = importlib.import_module(f"{__name__}.{name}")
-    return source
+    return cast("Source", lookup.find(__name__, name, "prepare.source"))

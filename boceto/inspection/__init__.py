@@ -4,13 +4,11 @@ The folder is the registry: a new file is a new kind. Nothing here changes or re
 """
 
 import fnmatch
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from boceto import storage
+from boceto import lookup, storage
 from boceto.errors import SettingsError
 
 # Told how far things are.
@@ -66,8 +64,7 @@ class Kind(Protocol):
 
 def kinds() -> dict[str, Kind]:
     """The modules, by name."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-    return {name: cast("Kind", importlib.import_module(f"{__name__}.{name}")) for name in names}
+    return {name: cast("Kind", module) for name, module in lookup.modules(__name__).items()}
 
 
 def look(url: str, tell: Tell) -> Found:

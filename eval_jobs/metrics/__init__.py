@@ -3,10 +3,9 @@
 `value(merge(a, b)) == value(of everything)`, whatever the order and the parts.
 """
 
-import importlib
-import pkgutil
 from typing import Any, Protocol
 
+from boceto import lookup
 from eval_jobs.means import Bootstrap
 
 
@@ -31,8 +30,7 @@ class Metric(Protocol):
 
 def find() -> dict[str, Metric]:
     """Every metric by the name of its file, sorted."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return {name: importlib.import_module(f"{__name__}.{name}").METRIC for name in names}
+    return {name: module.METRIC for name, module in lookup.modules(__name__).items()}
 
 
 def reading(kind: type[Any]) -> dict[str, Metric]:

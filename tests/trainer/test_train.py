@@ -21,7 +21,7 @@ from trainer.settings import Settings, check_batch
 
 # Everything random or remembered at once, so that one comparison covers them all. 48 records are 6 steps an epoch.
 RECIPE = ["--dropout", "0.3", "--flip", "--shift", "0.1", "--ema", "0.9", "--clip-norm", "1"]
-RECIPE += ["--label-smoothing", "0.1", "--weight-decay", "0.01"]
+RECIPE += ["--loss-options", "label_smoothing=0.1", "--weight-decay", "0.01"]
 
 
 def equal(first, second):

@@ -1,18 +1,30 @@
-"""The nets, one file each: `build(spec) -> keras.Model`, uint8[B, H, W, 1] -> logits float32[B, C], embedding
-float32[B, D]. The folder is the registry: a new file is a new net, under the file's name.
+"""The nets: one file a net, found by its name. A net's file has `build(spec) -> keras.Model`.
+
+The model maps `uint8[B, H, W, 1]` to a dict with `logits` float32[B, C] and `embedding` float32[B, D]. Its layers may
+be any of Keras's.
 """
 
-import importlib
-import pkgutil
+import contextlib
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from boceto.errors import SettingsError
+from boceto import lookup
+
+if TYPE_CHECKING:
+    import keras
+
+_BEFORE_INITIALIZER = 1  # Positional arguments of `add_weight` before `initializer`.
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a net is built from. `width` multiplies the conv channels; 1 and an embedding of 1024 are the design's."""
+    """What a net is built for.
+
+    classes: C. height, image_width: pixels of the input. width: multiplies the channels of the convolutions.
+    embedding: D. dropout: the dropout rate of the embedding. precision: of the layers. seed: of the weights.
+    """
 
     classes: int
     height: int = 128
@@ -30,15 +42,53 @@ class Spec:
 
 def names() -> list[str]:
     """The nets there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return lookup.names(__name__)
 
 
-def build(name: str, spec: Spec) -> Any:
-    """The net `name` as a keras.Model with the outputs `logits` and `embedding`.
+def build(name: str, spec: Spec) -> "keras.Model":
+    """Builds a net. Two builds of one spec have the same layer names and the same weights.
 
     Raises:
         SettingsError: there is no such net.
     """
-    if name not in names():
-        raise SettingsError(f"train.net = {name!r} is unknown; the nets are {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}").build(spec)
+    module = lookup.find(__name__, name, "train.net")
+    from keras.src.utils import naming  # Keras 3.15 has no public way to number unnamed layers from 0 again.
+
+    naming.reset_uids()
+    with _seeded(spec.seed):
+        model: keras.Model = module.build(spec)
+    return model
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """In this block, the initial value of a weight is a function of (seed, layer path, weight name) alone.
+
+    Every layer of Keras makes its weights with `keras.Layer.add_weight`, which is replaced here for a while.
+    """
+    import keras
+
+    original = keras.Layer.add_weight
+
+    def add_weight(layer: keras.Layer, *args: Any, initializer: Any = None, **options: Any) -> Any:
+        dtype = options.get("dtype") or layer.variable_dtype
+        if initializer is None and len(args) <= _BEFORE_INITIALIZER and keras.backend.is_float_dtype(dtype):
+            initializer = "glorot_uniform"  # As Keras, but with a seed.
+        if initializer is not None:
+            found = keras.initializers.get(initializer)
+            if hasattr(found, "seed"):
+                own = stable_hash(seed, layer.path, options.get("name"))
+                initializer = type(found).from_config({**found.get_config(), "seed": own})
+        return original(layer, *args, initializer=initializer, **options)
+
+    keras.Layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = original
+
+
+def stable_hash(*parts: object) -> int:
+    """A number in 0..2^31-1 that is a function of the parts' text alone."""
+    hashed = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=4)
+    return int.from_bytes(hashed.digest(), "little") & 0x7FFFFFFF

@@ -82,5 +82,5 @@ def test_every_net_of_the_folder(name, precision):
 
 
 def test_an_unknown_net_says_which_there_are():
-    with pytest.raises(SettingsError, match=r"train.net = 'vgg' is unknown; the nets are .*sknet, skresnet"):
+    with pytest.raises(SettingsError, match=r"train.net = 'vgg' is unknown; choose one of .*sknet, skresnet"):
         nets.build("vgg", Spec(classes=2))

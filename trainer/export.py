@@ -24,8 +24,10 @@ class Served(tf.Module):
     def __init__(self, model: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()
         learned = {variable.path for variable in model.trainable_variables}
-        self._variables = [
-            tf.Variable(arrays[variable.path], name=variable.name, trainable=variable.path in learned)
+        self._variables = [  # A seed of Keras is no state, and has no array: at inference, nothing is random.
+            tf.Variable(
+                arrays.get(variable.path, variable.numpy()), name=variable.name, trainable=variable.path in learned
+            )
             for variable in model.variables
         ]
         position = {variable.path: number for number, variable in enumerate(model.variables)}

@@ -79,7 +79,7 @@ def multiply_accumulates(model: keras.Model) -> int | None:
     total = 0
     for layer in model.layers:
         kind = type(layer).__name__
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+        if type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
             height, width = layer.output.shape[1:3]
             total += height * width * layer.kernel.shape.num_elements()
         elif isinstance(layer, keras.layers.SeparableConv2D):

@@ -46,7 +46,7 @@ class Steps:
         self._settings = settings
         self._loss = loss
         self._own_groups = settings.groups // state.strategy.num_replicas_in_sync  # Of each replica.
-        self._seeds = _seeds(model, settings.seed)
+        self._seeds = seeds(model, settings.seed)
         self._momentum = _momentum(model)
         # Only forward and backward: what works on variables of several devices stays outside of XLA.
         self._gradients = tf.function(self._differentiate, jit_compile=xla)
@@ -269,7 +269,7 @@ def _tree(parts: Sequence[tf.Tensor]) -> tf.Tensor:
     return parts[0]
 
 
-def _seeds(model: keras.Model, seed: int) -> dict[str, int]:
+def seeds(model: keras.Model, seed: int) -> dict[str, int]:
     """A number for each seed variable of a net, by its path: a function of (seed, layer path, place in the layer)."""
     return {
         generator.state.path: stable_hash(seed, layer.path, number)

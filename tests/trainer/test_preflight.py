@@ -102,7 +102,7 @@ def test_a_net_that_no_memory_holds(look):
 def test_a_batch_that_does_not_divide(look):
     code, checks, said = look("--replicas", "3")
     assert code == 2
-    assert failed(checks) == {"batch": "train.batch_size = 8 does not divide over 3 replicas; use 6 or 9"}
+    assert failed(checks) == {"batch": "train.groups = 3 is no power of two; use 2 or 4"}
     assert unchecked(checks) == ["memory"]
     assert "needs: batch" in said
 

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from eval_jobs.__main__ import main as evaluate
 from trainer import cluster, nets, state
 from trainer.batches import Source
 from trainer.nets import Spec
-from trainer.settings import Settings, check_batch
+from trainer.settings import Settings, check_groups
 
 # Everything random or remembered at once, so that one comparison covers them all. 48 records are 6 steps an epoch.
 RECIPE = ["--dropout", "0.3", "--flip", "--shift", "0.1", "--ema", "0.9", "--clip-norm", "1"]
@@ -168,13 +169,17 @@ def test_another_data_set_is_refused(make_run, make_data):
 
 def test_replicas_learn_the_same_and_a_torn_checkpoint_is_skipped(make_run):
     run = make_run()
-    assert run.train("--epochs", "2", "--replicas", "2")[0] == 0
+    flags = ["--epochs", "2"]
+    assert run.train(*flags, "--replicas", "4")[0] == 0
+    undisturbed = run.arrays(6)
     (run.folder / "checkpoints" / f"{6:010}" / "COMMIT").unlink()
     shutil.rmtree(run.folder / "export")
-    code, said = run.train("--epochs", "2", "--replicas", "4")
+    code, said = run.train(*flags, "--replicas", "2")
     assert code == 0
     assert "0000000006 is torn" in said
     assert "goes on after step 3 of 6" in said
+    assert all((array == undisturbed[name]).all() for name, array in run.arrays(6).items())
+    assert run.train(*flags, "--replicas", "8")[0] == 2  # The run has four groups.
     for step in (3, 6):
         (run.folder / "checkpoints" / f"{step:010}" / "COMMIT").unlink()
     (run.folder / "run.json").unlink()
@@ -259,12 +264,20 @@ def test_what_no_device_has_memory_for_is_refused_in_one_line(make_run, flag, me
     assert said.splitlines()[-1].startswith(f"boceto train: error: {message}")
 
 
-def test_batch_sizes_that_do_not_divide():
-    with pytest.raises(SettingsError, match=r"train.batch_size = 100 does not divide over 8 replicas; use 96 or 104"):
-        check_batch(100, 8)
-    with pytest.raises(SettingsError, match=r"use 8$"):
-        check_batch(3, 8)
-    check_batch(96, 8)
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((100, 8, 4), "train.batch_size = 100 does not divide over 8 groups; use 96 or 104"),
+        ((3, 8, 8), "train.batch_size = 3 does not divide over 8 groups; use 8"),
+        ((96, 2, 4), "train.groups = 2 do not divide over 4 replicas; use --replicas 2 or fewer"),
+        ((96, 6, 2), "train.groups = 6 is no power of two; use 4 or 8"),
+        ((96, 8, 3), "train.replicas = 3 is no power of two; use 2 or 4"),
+    ],
+)
+def test_batches_groups_and_replicas_that_do_not_divide(numbers, message):
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+        check_groups(*numbers)
+    check_groups(96, 8, 4)
 
 
 def test_the_settings_of_the_assignment():

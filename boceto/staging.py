@@ -1,10 +1,10 @@
-"""Brings files of object storage to this machine once, whole and verified, for all its processes.
+"""Copies files of object storage to this machine once, whole and verified, for all its processes.
 
     CACHE/<data set digest>/<crc32c>-<name>             a verified copy
-    CACHE/<data set digest>/<crc32c>-<name>.partial     the beginning of one, locked by the process that writes it
+    CACHE/<data set digest>/<crc32c>-<name>.lock        locked by the process that makes the copy
+    CACHE/<data set digest>/<crc32c>-<name>.*.partial   what a download that was killed has left
 
-A copy gets its name when size and checksum are the expected ones, and is never changed afterwards: what has that name
-was whole. One that was cut off is gone on with, by whoever needs it next.
+A copy gets its name when its size and checksum are the expected ones, and is never changed afterwards.
 """
 
 import contextlib
@@ -18,19 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import google_crc32c
+from typing import NamedTuple
 
 from boceto import storage
 from boceto.console import clock_time
 from boceto.errors import DataError, SettingsError
-from boceto.stores.file import local_path, lock, note_written, was_written
+from boceto.stores.file import local_path, lock, note_written, partial_file, was_written
 
 DEFAULT = "~/.cache/boceto"
 THREADS = 8
-CHUNK = 8 << 20
-PARTIAL = ".partial"
 _SAFE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 _CRC = re.compile(r"[0-9a-f]{8}")
 _LOOK_SECONDS = 0.2
@@ -59,10 +55,10 @@ class Cache:
     tell: Callable[[str], None]
 
     def stage(self, url: str, key: str, files: Sequence[File], *, verify: bool = True) -> list[Path]:
-        """Sees to it that copies of `files`, which are in the folder `url`, are in the cache; returns their paths.
+        """Copies `files`, which are in the folder `url`, unless they are in the cache; returns the paths of the copies.
 
-        Copies of the same `key` are shared by all processes. With `verify`, every byte of those already there is
-        checked, and a damaged one replaced; else their sizes.
+        Copies of the same `key` are shared by all processes. With `verify`, every byte of the copies that are there is
+        checked, and damaged copies are replaced; without, only their sizes are checked.
 
         Raises:
             SettingsError: the cache cannot be written, or its disk has too little room.
@@ -74,20 +70,19 @@ class Cache:
             if not (_SAFE.fullmatch(file.name) and _CRC.fullmatch(file.crc32c) and _SAFE.fullmatch(key)):
                 raise DataError(f"{url} lists {file.name!r} with crc32c {file.crc32c!r}, which is no name of a file")
         folder = self.folder / key
-        job = _Job(url, folder, verify=verify)
+        transfer = _Transfer(url, folder, verify=verify)
         with self._explained():
             folder.mkdir(parents=True, exist_ok=True)
-            self._check_room(files, job)
-            job.run(files, self.tell)
-        return [job.place(file) for file in files]
+            self._check_room(url, sum(file.size for file in files if not transfer.is_there(file)))
+            transfer.run(files, self.tell)
+        return [transfer.place(file) for file in files]
 
-    def _check_room(self, files: Sequence[File], job: "_Job") -> None:
-        needed = sum(job.missing(file) for file in files)
+    def _check_room(self, url: str, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise SettingsError(
                 f"{self.setting} = {self.folder} has {free:,} bytes free, {needed:,} more are needed for the copy of "
-                f"{job.url}; make room, or give another {_flag(self.setting)}"
+                f"{url}; make room, or give another {_flag(self.setting)}"
             )
 
     @contextlib.contextmanager
@@ -131,40 +126,37 @@ def _flag(setting: str) -> str:
 
 
 class _Cancelled(Exception):  # noqa: N818 - it is no error
-    """Another thread has failed, or the caller wants no more."""
+    """Another thread has failed, or the caller has ended the copying."""
 
 
-class _Job:
-    """One call of `stage`: several threads, each with a file, and the one that waits for them and tells."""
+class _Transfer:
+    """One call of `stage`: threads that copy a file each, and the caller's thread, which waits and reports."""
 
     def __init__(self, url: str, folder: Path, *, verify: bool) -> None:
-        self.url = url
+        self._url = url
         self._folder = folder
         self._verify = verify
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
-        self._done = 0
-        self._fetched = 0
-        self._waiting = 0
+        self._done, self._fetched, self._waiting = 0, 0, 0  # Bytes, bytes, threads.
 
     def place(self, file: File) -> Path:
-        """Where the copy of `file` is."""
+        """The path of a copy."""
         return self._folder / f"{file.crc32c}-{file.name}"
 
-    def missing(self, file: File) -> int:
-        """How many bytes of `file` are still to be brought."""
-        if _size(self.place(file)) == file.size:
-            return 0
-        return file.size - min(file.size, max(0, _size(self._partial(file))))
+    def is_there(self, file: File) -> bool:
+        """Returns whether there is a copy of the right size."""
+        place = self.place(file)
+        return place.exists() and place.stat().st_size == file.size
 
     def run(self, files: Sequence[File], tell: Callable[[str], None]) -> None:
-        """Brings the files; raises what first went wrong, once no thread writes any more.
+        """Copies the files; raises the first error.
 
-        A thread that waits for a storage which is silent is left behind: who wants to end does not wait for it.
+        The threads are daemons: a caller that ends does not wait for a storage that is silent.
         """
         total, started = sum(file.size for file in files), time.monotonic()
-        todo = {Future[None](): file for file in files}
-        waiting, pending = iter(todo.items()), set(todo)
+        tasks = [(Future[None](), file) for file in files]
+        waiting, pending = iter(tasks), {future for future, _ in tasks}
         threads = [
             threading.Thread(target=self._work, args=(waiting,), name="staging", daemon=True) for _ in files[:THREADS]
         ]
@@ -184,7 +176,6 @@ class _Job:
             raise
 
     def _work(self, waiting: Iterator[tuple[Future[None], File]]) -> None:
-        """A thread: brings one file after the other."""
         while not self._cancelled.is_set():
             with self._lock:
                 future, file = next(waiting, (None, None))
@@ -193,109 +184,92 @@ class _Job:
             try:
                 self._bring(file)
                 future.set_result(None)
-            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
                 future.set_exception(error)
 
     def _how_far(self, total: int, seconds: float) -> str:
         amount = f"{self._done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
         if not self._fetched:
             doing = "another process copies" if self._waiting else "checking the copy of"
-            return f"{doing} {self.url}: {amount}"
-        speed = self._fetched / seconds if seconds else 0.0
-        left = clock_time((total - self._done) / speed) if speed else "?"
-        return f"copying {self.url}: {amount}, {speed / 1e6:,.1f} MB/s, {left} left"
-
-    def _partial(self, file: File) -> Path:
-        return self.place(file).with_name(self.place(file).name + PARTIAL)
+            return f"{doing} {self._url}: {amount}"
+        speed = self._fetched / seconds
+        left = clock_time((total - self._done) / speed)
+        return f"copying {self._url}: {amount}, {speed / 1e6:,.1f} MB/s, {left} left"
 
     def _bring(self, file: File) -> None:
-        if not self._whole(file):
-            with self._owned(self._partial(file)) as partial:
-                if self._whole(file):  # Another process has brought it meanwhile.
-                    self._partial(file).unlink()
-                else:
-                    self._complete(file, partial)
+        if not self._is_whole(file):
+            with self._locked(file):
+                if not self._is_whole(file):  # Another process may have made the copy meanwhile.
+                    self._fetch(file)
                     return
         self._count(file.size)
 
-    def _whole(self, file: File) -> bool:
-        place = self.place(file)
-        if self._cancelled.is_set() or _size(place) != file.size:
-            return False
-        return not self._verify or storage.checksum(str(place))[1] == file.crc32c
+    def _is_whole(self, file: File) -> bool:
+        return self.is_there(file) and (not self._verify or storage.checksum(str(self.place(file)))[1] == file.crc32c)
 
     @contextlib.contextmanager
-    def _owned(self, path: Path) -> Iterator[BinaryIO]:
-        """The file at `path`, made if missing, once no other process has it. Whoever is killed gives it back."""
-        waits = False
-        try:
+    def _locked(self, file: File) -> Iterator[None]:
+        """Lets one process at a time make a copy. The lock of a process that is killed is free."""
+        path = self._folder / f"{self.place(file).name}.lock"
+        with contextlib.ExitStack() as waits:
             while True:
-                if self._cancelled.is_set():
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                note_written(path)
+                if _take(descriptor, path):
+                    break
+                os.close(descriptor)
+                if not self._waiting:
+                    waits.enter_context(self._while_waiting())
+                if self._cancelled.wait(_LOOK_SECONDS):
                     raise _Cancelled
-                with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
-                    note_written(path)
-                    if _take(file, path):
-                        yield file
-                        return
-                with self._lock:
-                    self._waiting += not waits
-                waits = True
-                self._cancelled.wait(_LOOK_SECONDS)
+        try:
+            yield
+        finally:
+            path.unlink()  # Those who wait for this file see that it is no longer there.
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _while_waiting(self) -> Iterator[None]:
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
         finally:
             with self._lock:
-                self._waiting -= waits
+                self._waiting -= 1
 
-    def _complete(self, file: File, partial: BinaryIO) -> None:
-        """Brings what `partial` lacks of `file`, and gives it its place."""
-        self._check_source(file)
-        checksum, begun = _checksum_so_far(partial, file.size)
-        self._count(begun)
-        checksum = self._fetch(file, partial, begun, checksum)
-        if begun and checksum != file.crc32c:
-            # What was there of an earlier attempt may be what is wrong.
-            self._count(-file.size)
-            partial.truncate(0)
-            checksum = self._fetch(file, partial, 0, google_crc32c.Checksum())
-        if checksum != file.crc32c:
-            self._partial(file).unlink()
-            raise self._damaged(file, f"its checksum is {checksum}")
-        os.fsync(partial.fileno())
-        self._partial(file).replace(self.place(file))
-
-    def _check_source(self, file: File) -> None:
-        """Refuses what cannot become the expected file, before a byte is copied."""
-        path = storage.join(self.url, file.name)
-        found = storage.stat(path)
+    def _fetch(self, file: File) -> None:
+        url, place = storage.join(self._url, file.name), self.place(file)
+        for path in self._folder.glob(f"{place.name}.*.partial"):  # Of processes that were killed.
+            path.unlink()
+        found = storage.stat(url)
         if found is None:
-            raise _missing(path)
+            raise DataError(f"{url} is missing; prepare it again with --overwrite")
         if found.size != file.size:
-            raise self._damaged(file, f"it has {found.size} bytes")
-        if found.crc32c and found.crc32c != file.crc32c:
-            raise self._damaged(file, f"its checksum is {found.crc32c}")
+            raise self._damaged(url, file, f"it has {found.size} bytes")
+        if found.crc32c not in {"", file.crc32c}:
+            raise self._damaged(url, file, f"its checksum is {found.crc32c}")
+        with partial_file(place) as (partial, _):
+            try:
+                storage.download(url, partial, self._fetched_more)
+            except FileNotFoundError:
+                raise DataError(f"{url} is missing; prepare it again with --overwrite") from None
+            checksum = storage.checksum(str(partial))[1]
+            if checksum != file.crc32c:
+                raise self._damaged(url, file, f"its checksum is {checksum}")
+            partial.replace(place)
 
-    def _damaged(self, file: File, what: str) -> DataError:
+    @staticmethod
+    def _damaged(url: str, file: File, what: str) -> DataError:
         return DataError(
-            f"{storage.join(self.url, file.name)} is damaged: {what}, its manifest says {file.size} bytes with "
-            f"{file.crc32c}; prepare it again with --overwrite"
+            f"{url} is damaged: {what}, its manifest says {file.size} bytes with {file.crc32c}; prepare it again with "
+            "--overwrite"
         )
 
-    def _fetch(self, file: File, partial: BinaryIO, start: int, checksum: google_crc32c.Checksum) -> str:
-        """Appends the bytes from `start` on to `partial`; returns the checksum of all."""
-        path = storage.join(self.url, file.name)
-        partial.seek(start)
-
-        def append(data: bytes) -> None:
-            if self._cancelled.is_set():
-                raise _Cancelled
-            checksum.update(data)
-            _write(partial, data)
-            self._count(len(data), fetched=len(data))
-
-        try:
-            storage.stream(path, start, append)
-        except FileNotFoundError:
-            raise _missing(path) from None
-        return str(checksum.hexdigest().decode())
+    def _fetched_more(self, count: int) -> None:
+        if self._cancelled.is_set():
+            raise _Cancelled
+        self._count(count, fetched=count)
 
     def _count(self, done: int, fetched: int = 0) -> None:
         with self._lock:
@@ -303,41 +277,10 @@ class _Job:
             self._fetched += fetched
 
 
-def _missing(path: str) -> DataError:
-    return DataError(f"{path} is missing; prepare it again with --overwrite")
-
-
-def _take(file: BinaryIO, path: Path) -> bool:
-    """Locks `file` for this process, if it is free and still what stands at `path`: a finished one has moved."""
+def _take(descriptor: int, path: Path) -> bool:
+    """Locks an open file, if it is free and still what stands at `path`; returns whether it did."""
     try:
-        lock(file.fileno(), path, wait=False)
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        lock(descriptor, path, wait=False)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False
-
-
-def _checksum_so_far(partial: BinaryIO, size: int) -> tuple[google_crc32c.Checksum, int]:
-    """The checksum and the length of what is in `partial`, which is emptied where it is longer than `size`."""
-    checksum, begun = google_crc32c.Checksum(), 0
-    if os.fstat(partial.fileno()).st_size > size:
-        partial.truncate(0)
-    partial.seek(0)
-    while data := partial.read(CHUNK):
-        checksum.update(data)
-        begun += len(data)
-    return checksum, begun
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    """Writes all of `data`: a file without a buffer may take a part at a time."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _size(path: Path) -> int:
-    """The size of a file; -1 where there is none."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return -1

@@ -20,7 +20,7 @@ import google_crc32c
 
 from boceto import lookup, stores
 from boceto.errors import DataError, SettingsError
-from boceto.stores import Changed, Entry, Progress, Sink, Stat, Store, Unavailable
+from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
 from boceto.stores import file as local
 from boceto.stores.file import local_path
 
@@ -120,14 +120,6 @@ def read_bytes(url: str, start: int = 0, end: int | None = None) -> bytes:
     return _store(url).read(url, start, end)
 
 
-def stream(url: str, start: int, put: Sink) -> None:
-    """Hands `put` the bytes of one object from `start` on, piece by piece, in order and unverified.
-
-    The cheapest way to go on with a copy. What `put` raises ends it.
-    """
-    _store(url).stream(url, start, put)
-
-
 def read_versioned(url: str) -> tuple[bytes, str]:
     """The bytes of one small object, and the version that `replace_bytes` asks for."""
     return _store(url).versioned(url)
@@ -189,9 +181,9 @@ def replace_bytes(url: str, data: bytes, version: str) -> str:
     return _store(url).replace(url, data, version)
 
 
-def upload(path: Path, url: str, progress: Progress | None = None) -> None:
+def upload(path: Path, url: str) -> None:
     """Copies a local file to an object."""
-    _store(url).upload(path, url, progress)
+    _store(url).upload(path, url)
 
 
 def download(url: str, path: Path, progress: Progress | None = None) -> None:

@@ -6,6 +6,7 @@ What happens is a real signal, a real error of the port, or what the real adapte
 import contextlib
 import dataclasses
 import errno
+import http.client
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boceto import storage
-from boceto.stores import Unavailable, _gs_writing
+from boceto.stores import Unavailable
 from boceto.stores import file as local
 
 KILLS = ("kill-before", "kill-after", "truncated")
@@ -130,11 +131,15 @@ class FaultyStore:
                 file.flush()
                 _die()
 
-        def half(source):
-            yield data[: len(data) // 2]
-            _die()
+        send = http.client.HTTPConnection.send
 
-        _gs_writing.Data.chunks = _gs_writing.Part.chunks = half
+        def half(connection, sent):
+            if data in bytes(sent):
+                send(connection, sent[: len(sent) - len(data) // 2])
+                _die()
+            send(connection, sent)
+
+        http.client.HTTPConnection.send = half
         self._inner.create(url, data)
         raise AssertionError("it was sent whole")
 

@@ -140,10 +140,10 @@ def test_an_export_that_was_cut_off_is_none(chain, bucket, tmp_path, monkeypatch
     assert chain(bucket, "train")[0] == 0
     upload = storage.upload
 
-    def breaks(path, url, progress=None):
+    def breaks(path, url):
         if url.endswith("saved_model.pb"):
             raise storage.Unavailable(f"{url}: no right answer")
-        upload(path, url, progress)
+        upload(path, url)
 
     monkeypatch.setattr(storage, "upload", breaks)
     storage.write_bytes(f"{bucket}/run/export/saved_model/saved_model.pb", b"another")

@@ -13,8 +13,6 @@ from boceto.errors import BocetoError
 
 # Told of a transfer: how many more bytes have arrived.
 Progress = Callable[[int], None]
-# Given the next bytes of an object.
-Sink = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, order=True)
@@ -63,9 +61,6 @@ class Store(Protocol):
     def read(self, url: str, start: int, end: int | None) -> bytes:
         """The bytes `start` to `end` (not included) of one object; None is its end."""
 
-    def stream(self, url: str, start: int, put: Sink) -> None:
-        """Hands `put` the bytes of one object from `start` on, piece by piece and in order; what it raises ends it."""
-
     def versioned(self, url: str) -> tuple[bytes, str]:
         """The bytes of a small object and its version."""
 
@@ -86,11 +81,11 @@ class Store(Protocol):
             Changed: it has another version, or is not there.
         """
 
-    def upload(self, path: Path, url: str, progress: Progress | None) -> None:
+    def upload(self, path: Path, url: str) -> None:
         """Copies a local file to an object."""
 
     def download(self, url: str, path: Path, progress: Progress | None) -> None:
-        """Copies an object to a local file, which appears whole or not at all."""
+        """Copies an object to a local file, which appears whole or not at all; what `progress` raises ends it."""
 
     def delete(self, url: str) -> None:
         """Removes one object; nothing happens where there is none."""

@@ -3,10 +3,11 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 
 from boceto.errors import SettingsError
 from boceto.stores import Unavailable
-from boceto.stores._gs_link import LOGIN, Broken, Link, Place
+from boceto.stores._gs_link import LOGIN, Broken, Link, Place, code_of
 from boceto.stores._gs_link import said as told
 
 
@@ -27,6 +28,8 @@ def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> 
         yield
     except api.NotFound as error:
         raise _not_found(link, place, told(error), missing) from error
+    except api.PreconditionFailed:
+        raise  # Who set the condition knows what it means.
     except (api.Unauthorized, api.Forbidden) as error:
         raise no_credentials(place.url) if link.anonymous else _forbidden(place, told(error), right) from error
     except api.RetryError as error:
@@ -71,11 +74,9 @@ def _not_paid(place: Place, said: str) -> SettingsError:
 
 
 def _unavailable(place: Place, cause: BaseException | None, deadline: float, right: str) -> Unavailable:
-    from google.api_core.exceptions import Forbidden, TooManyRequests, Unauthorized
-
-    if isinstance(cause, TooManyRequests):
+    if code_of(cause) == HTTPStatus.TOO_MANY_REQUESTS:
         why, remedy = "the quota is used up", "ask for less at a time or for a larger quota"
-    elif isinstance(cause, Forbidden | Unauthorized):
+    elif code_of(cause) in {HTTPStatus.FORBIDDEN, HTTPStatus.UNAUTHORIZED}:
         why, remedy = f"the right {right} was there and is missing", "have it granted again"
     else:
         why, remedy = "no right answer", "check the network"

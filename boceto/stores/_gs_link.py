@@ -1,9 +1,4 @@
-"""How a process speaks to Google Cloud Storage: who it is, one session, and what is tried again.
-
-Metadata goes through the library's client. Bytes go over the same session by hand, after the JSON API's reference
-(https://cloud.google.com/storage/docs/json_api): the library reads eight kilobytes at a time, and sends what is larger
-than eight megabytes in several requests, which a conditional write must not be.
-"""
+"""The connection of a process to Google Cloud Storage: its credentials, and which failed calls are repeated."""
 
 import contextlib
 import logging
@@ -12,11 +7,11 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from boceto.errors import SettingsError
 
-THREADS = 4
+_CONNECTIONS = 32
 _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
 _REFUSED = {401, 403}
 # https://cloud.google.com/storage/docs/buckets#naming
@@ -33,10 +28,6 @@ logging.getLogger("google.auth").addHandler(logging.NullHandler())
 
 class Broken(ConnectionError):  # noqa: N818 - it says what the bytes are
     """What arrived is not what was sent. A ConnectionError, so that it is tried again like one."""
-
-
-class Stopped(Exception):  # noqa: N818 - it says what happened
-    """Nobody waits any more for what this thread does."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class Waiting:
 class Link:
     """A client and its session.
 
-    anonymous: the storage is Google's own and there are no credentials. stop: once set, threads on this link give up.
+    anonymous: the storage is Google's own and there are no credentials.
     granted: what has been asked (`asked`) and answered; a refusal of it will pass, where one at the start is a setting.
     payer: the project that pays for requests, where the credentials name one.
     """
@@ -118,7 +109,6 @@ class Link:
     session: Any
     anonymous: bool
     patience: Patience = field(default_factory=Patience)
-    stop: threading.Event = field(default_factory=threading.Event)
     granted: set[tuple[str, ...]] = field(default_factory=set)
     payer: str | None = None
     waiting: Waiting = field(default_factory=Waiting)
@@ -129,38 +119,41 @@ class Link:
         return self.patience.connect, self.patience.silence
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What each call of the library is given."""
+        return {"retry": self.retry, "timeout": self.timeout}
+
+    @property
     def retry(self) -> Any:
-        """A decorator that calls again after 408, 429, 5xx and broken connections, with backoff and full jitter."""
+        """A google.api_core Retry for one call: after 408, 429, 5xx and broken connections, with backoff and full
+        jitter. Its `failed` is true once a try has failed.
+        """
         from google.api_core.retry import Retry
 
         patience, begun = self.patience, time.monotonic()
 
-        def failed(error: BaseException) -> None:
-            self.go_on()
+        def on_error(error: BaseException) -> None:
+            retry.failed = True
             if time.monotonic() - begun >= patience.tell_after:
                 self.waiting.tell(urlsplit(self.client.api_endpoint).netloc, error, patience)
 
-        return Retry(
+        retry: Any = Retry(
             predicate=self.passes,
             initial=patience.first_delay,
             maximum=patience.longest_delay,
             multiplier=2.0,
             timeout=patience.deadline,
-            on_error=failed,
+            on_error=on_error,
         )
-
-    def go_on(self) -> None:
-        """Raises Stopped once `stop` is set."""
-        if self.stop.is_set():
-            raise Stopped
+        retry.failed = False
+        return retry
 
     def passes(self, error: BaseException) -> bool:
-        """Whether an error may not come again."""
-        from google.api_core.exceptions import GoogleAPICallError
+        """Returns whether an error may not come again."""
         from google.auth.exceptions import GoogleAuthError, TransportError
 
-        if isinstance(error, GoogleAPICallError):
-            return error.code in _WORTH_ANOTHER_TRY or (error.code in _REFUSED and _of(error) in self.granted)
+        if code := code_of(error):
+            return code in _WORTH_ANOTHER_TRY or (code in _REFUSED and _of(error) in self.granted)
         if isinstance(error, GoogleAuthError):
             return isinstance(error, TransportError) or error.retryable or bool(self.granted)
         return _is_broken(error)
@@ -169,32 +162,19 @@ class Link:
         """The library's bucket; asks nothing."""
         return self.client.bucket(name, user_project=self.payer)
 
-    def blob(self, place: Place) -> Any:
-        """The library's object at `place`; asks nothing."""
-        return self.bucket(place.bucket).blob(place.name)
+    def blob(self, place: Place, version: str | None = None) -> Any:
+        """The library's object at `place`, or one version of it; asks nothing."""
+        return self.bucket(place.bucket).blob(place.name, generation=int(version) if version else None)
 
-    def get(self, place: Place, bytes_range: str | None, generation: str | None) -> Any:
-        """One request for an object's bytes as they are stored: an open response, whose `raw` is to be read."""
-        url = f"{self.client.api_endpoint}/download/storage/v1/b/{place.bucket}/o/{quote(place.name, safe='')}"
-        headers = {"accept-encoding": "gzip"}  # Without it, what is stored compressed would arrive otherwise.
-        if bytes_range:
-            headers["range"] = f"bytes={bytes_range}"
-        params = {"alt": "media"} | ({"generation": generation} if generation else {}) | self._paid
-        return _checked(self.session.get(url, params=params, headers=headers, stream=True, timeout=self.timeout))
 
-    def post(self, bucket: str, body: Any, content_type: str, params: dict[str, str]) -> dict[str, Any]:
-        """One upload in one request; returns what the storage says of the new object."""
-        url = f"{self.client.api_endpoint}/upload/storage/v1/b/{bucket}/o"
-        params = {"uploadType": "multipart", **params} | self._paid
-        response = self.session.post(
-            url, params=params, data=body, headers={"content-type": content_type}, timeout=self.timeout
-        )
-        found: dict[str, Any] = _checked(response).json()
-        return found
+def code_of(error: BaseException | None) -> int | None:
+    """The HTTP status that an error of the library tells of, or None."""
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.cloud.storage.exceptions import InvalidResponse
 
-    @property
-    def _paid(self) -> dict[str, str]:
-        return {"userProject": self.payer} if self.payer else {}
+    if isinstance(error, InvalidResponse):
+        return int(error.response.status_code)
+    return error.code if isinstance(error, GoogleAPICallError) else None
 
 
 def asked(request: Any) -> tuple[str, ...]:
@@ -220,15 +200,6 @@ def _is_broken(error: BaseException) -> bool:
 
     broken = (http.ConnectionError, http.ChunkedEncodingError, http.Timeout, HTTPError, HTTPException)
     return isinstance(error, (ConnectionError, TimeoutError, *broken))
-
-
-def _checked(response: Any) -> Any:
-    from google.api_core import exceptions
-
-    if not response.ok:
-        with response:
-            raise exceptions.from_http_response(response)
-    return response
 
 
 def nobody(endpoint: str | None, patience: Patience, granted: set[tuple[str, ...]]) -> Link:
@@ -286,7 +257,7 @@ def _session(credentials: Any, patience: Patience) -> Any:
         credentials, refresh_status_codes=() if anonymous else (401,), auth_request=_Asking(patience)
     )
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=8 * THREADS))
+        session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
     return session
 
 

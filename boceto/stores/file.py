@@ -15,7 +15,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from boceto.errors import SettingsError
-from boceto.stores import Changed, Entry, Progress, Sink, Stat
+from boceto.stores import Changed, Entry, Progress, Stat
 
 _BUFFER = 1 << 18
 _CHUNK = 1 << 20
@@ -79,12 +79,6 @@ class Store:
             file.seek(start)
             return file.read(-1 if end is None else max(0, end - start))
 
-    def stream(self, url: str, start: int, put: Sink) -> None:
-        with self.open(url) as file:
-            file.seek(start)
-            while data := file.read(_CHUNK):
-                put(data)
-
     def versioned(self, url: str) -> tuple[bytes, str]:
         data = regular(local_path(url)).read_bytes()
         return data, _version(data)
@@ -124,9 +118,9 @@ class Store:
                 file.write(data)
         return _version(data)
 
-    def upload(self, path: Path, url: str, progress: Progress | None) -> None:
+    def upload(self, path: Path, url: str) -> None:
         with path.open("rb") as source, self.writing(url) as target:
-            _copy(source, target, progress)
+            _copy(source, target, None)
 
     def download(self, url: str, path: Path, progress: Progress | None) -> None:
         with self.open(url) as source, self.writing(str(path)) as target:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from boceto.stores import Changed, Entry, Progress, Sink, Stat
+from boceto.stores import Changed, Entry, Progress, Stat
 
 
 class Store:
@@ -37,10 +37,6 @@ class Store:
     def read(self, url: str, start: int, end: int | None) -> bytes:
         return self._get(url)[0][start:end]
 
-    def stream(self, url: str, start: int, put: Sink) -> None:
-        if data := self.read(url, start, None):
-            put(data)
-
     def versioned(self, url: str) -> tuple[bytes, str]:
         return self._get(url)
 
@@ -63,12 +59,10 @@ class Store:
                 raise Changed(f"{url} was changed by someone else")
             return self._put(url, data)
 
-    def upload(self, path: Path, url: str, progress: Progress | None) -> None:
+    def upload(self, path: Path, url: str) -> None:
         data = path.read_bytes()
         with self.writing(url) as file:
             file.write(data)
-        if progress:
-            progress(len(data))
 
     def download(self, url: str, path: Path, progress: Progress | None) -> None:
         data = self._get(url)[0]

@@ -55,9 +55,12 @@ def classifier(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: 
     return keras.Model(image, {"logits": logits, "embedding": embedding}, name=name)
 
 
-def every_layer(model: keras.Model) -> Iterator[keras.Layer]:
-    """All layers of a net, those inside other layers too."""
-    yield from model._flatten_layers(include_self=False)  # noqa: SLF001 - Keras has no public way
+def every_layer(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """All layers inside a layer or a net, with their paths: their names, joined by slashes."""
+    for inner in layer._flatten_layers(include_self=False, recursive=False):  # noqa: SLF001 - there is no public way
+        name = f"{path}/{inner.name}"
+        yield name, inner
+        yield from every_layer(inner, name)
 
 
 # Layers without weights that cost no multiplication worth counting.

@@ -188,6 +188,7 @@ class Steps:
             loss = tf.add_n([mean, *(term / self._settings.groups for term in added)])
             scaled = loss * scale
         gradients = tape.gradient(scaled, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # Of a gather, it has only some rows.
         correct = tf.cast(tf.argmax(outputs["logits"], axis=1) == labels, tf.float32)
         variables = self._model.non_trainable_variables
         statistics = [
@@ -272,13 +273,13 @@ def _tree(parts: Sequence[tf.Tensor]) -> tf.Tensor:
 def seeds(model: keras.Model, seed: int) -> dict[str, int]:
     """A number for each seed variable of a net, by its path: a function of (seed, layer path, place in the layer)."""
     return {
-        generator.state.path: stable_hash(seed, layer.path, number)
-        for layer in layers.every_layer(model)
+        generator.state.path: stable_hash(seed, path, number)
+        for path, layer in layers.every_layer(model)
         for number, generator in enumerate(layer._seed_generators)  # noqa: SLF001 - Keras has no public way
     }
 
 
 def _momentum(model: keras.Model) -> dict[str, float]:
     """The momentum of batch norm's statistics, by their path."""
-    norms = [each for each in layers.every_layer(model) if isinstance(each, keras.layers.BatchNormalization)]
+    norms = [each for _, each in layers.every_layer(model) if isinstance(each, keras.layers.BatchNormalization)]
     return {variable.path: norm.momentum for norm in norms for variable in norm.non_trainable_variables}

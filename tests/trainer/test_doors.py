@@ -111,7 +111,8 @@ def test_a_net_and_a_loss_of_other_layers_train_resume_and_export(tmp_path):
     served = export.Served(model, state.served(end))
     tf.saved_model.save(served, str(tmp_path / "model"), signatures={"serving_default": served.serve})
     images = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 1), np.uint8)
-    outputs = tf.saved_model.load(str(tmp_path / "model")).serve(tf.constant(images))
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    outputs = loaded.serve(tf.constant(images))
     for variable in model.variables:
         if not state.is_seed(variable):
             variable.assign(state.served(end)[variable.path])

@@ -77,7 +77,7 @@ def _seeded(seed: int) -> Iterator[None]:
         if initializer is not None:
             found = keras.initializers.get(initializer)
             if hasattr(found, "seed"):
-                own = stable_hash(seed, layer.path, options.get("name"))
+                own = stable_hash(seed, layer.path or layer.name, options.get("name"))
                 initializer = type(found).from_config({**found.get_config(), "seed": own})
         return original(layer, *args, initializer=initializer, **options)
 

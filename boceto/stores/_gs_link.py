@@ -73,8 +73,12 @@ def place_of(url: str) -> Place:
 
 def said(error: BaseException) -> str:
     """What an error says, in one short line."""
+    from google.api_core import exceptions
+
     while error.args and isinstance(error.args[0], BaseException):  # google.auth puts one into another.
         error = error.args[0]
+    if code_of(error) and not hasattr(error, "message"):  # Of a transfer, where the library says less.
+        error = exceptions.from_http_response(getattr(error, "response"))  # noqa: B009 - of two unlike classes
     text = str(getattr(error, "message", None) or (error.args[0] if error.args else error))
     return re.sub(r"\?\S*?=[^\s:]*", "", text.strip() or type(error).__name__).splitlines()[0][:300]
 
@@ -236,6 +240,8 @@ def _link(credentials: Any, endpoint: str | None, patience: Patience, granted: s
     def answered(response: Any, **_: Any) -> None:
         if response.ok and (what := asked(response.request)):
             granted.add(what)
+        if not response.ok:
+            response.content  # noqa: B018 - what is not read to its end keeps its connection
 
     session = _session(credentials, patience)
     session.hooks["response"].append(answered)

@@ -70,6 +70,8 @@ class Store:
         return io.BufferedReader(_Reader(self, url, found), _BUFFER)
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
+        if start == 0 and end is None:
+            return self.versioned(url)[0]
         return b"" if end is not None and end <= start else self.read_range(url, start, end, None)
 
     def read_range(self, url: str, start: int, end: int | None, version: str | None) -> bytes:
@@ -88,9 +90,13 @@ class Store:
         return data
 
     def versioned(self, url: str) -> tuple[bytes, str]:
-        file = io.BytesIO()
-        version = self._download(url, file, lambda: file.truncate(0), None)
-        return file.getvalue(), version
+        for _ in range(TRIES):
+            with self._call(url, _GET) as (link, place):
+                blob = link.blob(place)
+                data: bytes = blob.download_as_bytes(raw_download=True, checksum=None, **link.options)
+            if _hexadecimal(blob.crc32c) in {"", f"{google_crc32c.value(data):08x}"}:
+                return data, str(blob.generation)
+        raise _damaged(url)
 
     @contextlib.contextmanager
     def writing(self, url: str) -> Iterator[BinaryIO]:
@@ -176,7 +182,7 @@ class Store:
                 if sink.size == blob.size and _hexadecimal(blob.crc32c) in {"", f"{sink.crc:08x}"}:
                     return str(blob.generation)
                 told = max(told, sink.size)
-        raise Unavailable(f"{url} arrived {TRIES} times with another crc32c than stored; run the same command again")
+        raise _damaged(url)
 
     def _send(self, url: str, file: BinaryIO, match: int | None) -> str:
         """Writes a file's bytes to an object; returns its version.
@@ -210,14 +216,14 @@ class Store:
         self, link: Link, place: Place, file: BinaryIO, wanted: tuple[int, str], match: int | None
     ) -> Stat | None:
         """Uploads a file; -> what is stored then, or None where the bytes were damaged on their way and refused."""
-        from google.api_core.exceptions import BadRequest, PreconditionFailed
+        from google.api_core.exceptions import BadRequest, NotFound, PreconditionFailed
         from google.cloud.storage.exceptions import DataCorruption
 
         blob, options = link.blob(place), link.options
         file.seek(0)
         try:
             blob.upload_from_file(file, size=wanted[0], checksum="crc32c", if_generation_match=match, **options)
-        except PreconditionFailed:
+        except (PreconditionFailed, NotFound):
             # The answer to an earlier try may have been lost: then what is there is ours.
             found = self.stat(place.url) if options["retry"].failed else None
             if not found or (found.size, found.crc32c) != wanted or found.version == str(match):
@@ -257,6 +263,10 @@ class Store:
 def _hexadecimal(crc32c: str | None) -> str:
     """`yZRlqg==` -> `c99465aa`; "" where the storage gave none. RFC 3720's CRC-32C, as base64 of four bytes."""
     return base64.b64decode(crc32c).hex() if crc32c else ""
+
+
+def _damaged(url: str) -> Unavailable:
+    return Unavailable(f"{url} arrived {TRIES} times with another crc32c than stored; run the same command again")
 
 
 def _stat(blob: Any) -> Stat:

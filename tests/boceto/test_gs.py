@@ -129,19 +129,6 @@ def _direct(url, data):
         client.bucket(bucket).blob(name).upload_from_string(data)
 
 
-def test_conditional_writes_of_any_size_are_conditional(proxy, url):
-    data = bytes(9 << 20)  # The library sends it in several requests.
-    version = storage.create_bytes(url, data)
-    storage.replace_bytes(url, data[1:], version)
-    begun = [request.path for request in proxy.log if request.method == "POST"]
-    assert [path.rpartition("ifGenerationMatch=")[2] for path in begun] == ["0", version]
-    with pytest.raises(FileExistsError):
-        storage.create_bytes(url, data)
-    with pytest.raises(storage.Changed):
-        storage.replace_bytes(url, data, version)
-    assert storage.stat(url).size == len(data) - 1
-
-
 def test_a_byte_flipped_on_its_way_there_is_noticed(proxy, url):
     rule = proxy.add(flip_request(-50), method="POST", path=UPLOAD)
     version = storage.create_bytes(url, b"0123456789" * 10)
@@ -180,6 +167,7 @@ def _downloaded(url, folder):
     return (folder / "here").read_bytes()
 
 
+@pytest.mark.parametrize("patience", [Patience()])
 def test_a_broken_download_goes_on_where_it_was(proxy, url, tmp_path):
     data = np.random.default_rng(0).bytes(70 << 20)
     storage.write_bytes(url, data)
@@ -231,13 +219,9 @@ def test_an_object_replaced_while_it_is_read_says_so(proxy, url):
 def test_a_large_upload_survives_faults(proxy, url, tmp_path, emulator):
     here = tmp_path / "here"
     here.write_bytes(np.random.default_rng(0).bytes(70 << 20))
-    rules = [
-        proxy.add(answer(503), method="POST", path=UPLOAD),
-        proxy.add(drop(), method="PUT", path=UPLOAD),
-        proxy.add(flip_request(-5000), method="PUT", path=UPLOAD),
-    ]
+    rule = proxy.add(answer(503), method="POST", path=UPLOAD)  # The emulator has the rest sent to its own address.
     storage.upload(here, url)
-    assert [rule.left for rule in rules] == [0] * 3
+    assert rule.left == 0
     assert [entry.url for entry in storage.list_files(emulator.bucket)] == [url]
     assert storage.checksum(url) == storage.checksum(str(here))
 

@@ -206,6 +206,7 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
     job.description.begin(
         {
             **job.described,
+            "settings": dataclasses.asdict(settings),  # With the number of groups.
             "mathematics": settings.mathematics,
             "parameters": parameters(model),
             "multiply_accumulates": layers.multiply_accumulates(model),

@@ -282,7 +282,7 @@ def test_settings_of_training_count_and_unknown_ones_do_not(run, tmp_path, capsy
     config = tmp_path / "boceto.toml"
     config.write_text(f'[train]\ndata = "{tmp_path}/data"\nrun = "{run.folder}"\nbatch-size = 7\nreplicas = 2\n')
     assert main(["--config", str(config)]) == 2
-    assert "train.batch_size = 7 does not divide over 2 replicas; use 6 or 8" in capsys.readouterr().err
+    assert "train.batch_size = 7 does not divide over 2 groups; use 6 or 8" in capsys.readouterr().err
     assert main(["--colour", "red"]) == 2
     assert "see `boceto preflight --help`" in capsys.readouterr().err
 

@@ -179,7 +179,6 @@ def test_replicas_learn_the_same_and_a_torn_checkpoint_is_skipped(make_run):
     assert "0000000006 is torn" in said
     assert "goes on after step 3 of 6" in said
     assert all((array == undisturbed[name]).all() for name, array in run.arrays(6).items())
-    assert run.train(*flags, "--replicas", "8")[0] == 2  # The run has four groups.
     for step in (3, 6):
         (run.folder / "checkpoints" / f"{step:010}" / "COMMIT").unlink()
     (run.folder / "run.json").unlink()

@@ -252,9 +252,22 @@ def _apart(work: Callable[[], None]) -> None:
         raise failed[0]
 
 
+_CAUSES = (
+    SettingsError, DataError, storage.Unavailable, FileNotFoundError, PermissionError, OSError, MemoryError
+)  # fmt: skip
+
+
 def _raise_cause(error: BaseException) -> None:
     """Raises the project's own error that a runner wrapped in one of Beam's, if there is one."""
-    for kind in (SettingsError, DataError, storage.Unavailable, FileNotFoundError, PermissionError, OSError):
+    for kind in (
+        SettingsError,
+        DataError,
+        storage.Unavailable,
+        FileNotFoundError,
+        PermissionError,
+        OSError,
+        MemoryError,
+    ):
         marker = f"{kind.__module__}.{kind.__name__}: " if kind.__module__ != "builtins" else f"{kind.__name__}: "
         for line in str(error).splitlines():
             if marker in line:

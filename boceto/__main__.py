@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> None:
     """The console script."""
-    process.begin()
+    process.begin("".join(sys.argv[1:2]))
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:

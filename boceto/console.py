@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from boceto import process
 from boceto.environment import alive, leave_message
 from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED, BocetoError, Stopped
 from boceto.stores.file import was_written
@@ -19,7 +20,6 @@ from boceto.stores.file import was_written
 # What moves a terminal's cursor, clears its screen or names its window; a new line and a tab stay.
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 PLAIN_SECONDS = 10.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TERMINAL_SECONDS = 0.2
 # A path that is not what it was taken for: no second try helps, unless it could be written before.
 _WRONG_PATH = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS})
@@ -103,15 +103,13 @@ def quiet() -> Iterator[None]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
 
     def leave(*_: object) -> None:
-        text = "boceto: stopped; run the same command again"
-        leave_message(text)
-        os.write(kept, f"{text}\n".encode())
-        os._exit(EXIT_STOPPED)
+        process.leave_at_once("stopped")
 
-    raising = [number for number in _SIGNALS if signal.getsignal(number) is signal.default_int_handler]
+    raising = [number for number in process.SIGNALS if signal.getsignal(number) is signal.default_int_handler]
     if threading.current_thread() is not threading.main_thread():
         raising = []
     try:
+        process.last_word.descriptor = kept
         os.dup2(nowhere, 2)
         for number in raising:
             signal.signal(number, leave)
@@ -120,6 +118,7 @@ def quiet() -> Iterator[None]:
         for number in raising:
             signal.signal(number, signal.default_int_handler)
         os.dup2(kept, 2)
+        process.last_word.descriptor = 2
         os.close(kept)
         os.close(nowhere)
 
@@ -156,9 +155,11 @@ def _interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.default_int_handler) for number in _SIGNALS}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in process.SIGNALS}
     try:
         yield
+    except Stopped:
+        raise
     except Exception as error:
         cause: BaseException | None = error
         while cause:
@@ -167,8 +168,8 @@ def _interrupted() -> Iterator[None]:
                 raise KeyboardInterrupt from error
         raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # A command's work is over, and nothing but its end is left.
+            signal.signal(number, signal.SIG_IGN if handler is process.leave else handler)
 
 
 def run_program(
@@ -198,6 +199,7 @@ def run_check(
     names for it (`boceto.environment`).
     """
     console = Console()
+    process.last_word.verb, process.last_word.ended = verb, ended
 
     def end(text: str, code: int) -> int:
         leave_message(text)
@@ -208,8 +210,8 @@ def run_check(
     try:
         with _interrupted(), _telling(console):
             result, as_json, wrong = work(console)
-        if as_json:
-            print(json.dumps(result, allow_nan=False), flush=True)
+            if as_json:
+                print(json.dumps(result, allow_nan=False), flush=True)
         if wrong:
             raise wrong
     except BocetoError as error:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boceto import storage, telemetry
+from boceto import process, storage, telemetry
 from boceto.console import Console, clock_time, run_program, table
 from boceto.errors import BocetoError
 from boceto.settings import option, parse
@@ -51,10 +51,12 @@ def ports(first: int) -> dict[tuple[str, str], int]:
 
 def _program(verb: str, *words: str) -> dict[str, Any]:
     """Runs one program of the chain as people do; its progress goes to standard error, its result comes back."""
-    done = subprocess.run([sys.executable, "-m", "boceto", verb, *words, "--json"], stdout=subprocess.PIPE, check=False)  # noqa: S603 - our own command
-    if done.returncode:
-        raise StepFailed(verb, done.returncode)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "boceto", verb, *words, "--json"]
+    with process.child(command, subprocess.Popen.terminate, stdout=subprocess.PIPE) as child:
+        said, _ = child.communicate()
+    if child.returncode:
+        raise StepFailed(verb, child.returncode)
+    result: dict[str, Any] = json.loads(said.splitlines()[-1])
     return result
 
 

@@ -1,10 +1,16 @@
 """Exit codes, and the errors that carry them. An error says the value, the place and the remedy in one line."""
 
+import errno
+
 EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_SETTINGS = 2
 EXIT_DATA = 65
 EXIT_STOPPED = 75
+# What may pass at the same path: of the disk, of the network, of the whole machine.
+PASSING = frozenset(
+    {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT}
+)
 
 
 class BocetoError(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from boceto import __version__
-from boceto.errors import EXIT_DONE, EXIT_FAULT, BocetoError, SettingsError, Stopped
+from boceto.errors import EXIT_DONE, EXIT_FAULT, PASSING, BocetoError, SettingsError, Stopped
 from boceto.telemetry import (
     BUILD,
     COUNTER,
@@ -54,6 +54,8 @@ class Prometheus(Telemetry):
         try:
             self._server = MetricsServer(self._port, make_wsgi_app(self._registry))
         except OSError as error:
+            if error.errno in PASSING:
+                raise
             raise SettingsError(
                 f"{self._program}.metrics_port = {self._port}: {error.strerror}; use another port, or 0"
             ) from error

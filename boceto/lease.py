@@ -55,7 +55,7 @@ class Holder:
 
     def __post_init__(self) -> None:
         contract.within(0, LONGEST_TERM, term=self.term)
-        contract.within(0, contract.LARGEST, process=self.process)
+        contract.within(0, contract.LARGEST, process=self.process, renewed=self.renewed)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"

@@ -6,17 +6,35 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from boceto.environment import leave_message
 from boceto.errors import EXIT_FAULT, EXIT_STOPPED
 
+if TYPE_CHECKING:
+    import subprocess
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STANDARD_ERROR = 2
 _commands: list[int] = []  # The process, where it is a command's own.
 
 
-def begin() -> None:
+class LastWord:
+    """How the process says that it stops at once. descriptor: the file that takes it; ended: is told (code, text)."""
+
+    def __init__(self) -> None:
+        self.verb = ""
+        self.descriptor = _STANDARD_ERROR
+        self.ended: Callable[[int, str], None] = lambda *_: None
+
+
+last_word = LastWord()
+
+
+def begin(verb: str) -> None:
     """To be called first of all by a command: before the imports, which take seconds.
 
     Until a program listens itself, SIGTERM and SIGINT end the process at once with the code of a stop: nothing has
@@ -29,15 +47,18 @@ def begin() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it does not grant.
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+    last_word.verb = verb
+    for number in SIGNALS:
+        signal.signal(number, leave)
     _commands[:] = [os.getpid()]
 
 
 def end(code: int) -> NoReturn:
     """Ends the process as sys.exit does, but without taking the interpreter and TensorFlow apart, which may take
-    seconds, belongs to no work, and can only go wrong.
+    seconds, belongs to no work, and can only go wrong. A signal ends it at once.
     """
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: os._exit(code))
     atexit._run_exitfuncs()  # noqa: SLF001 - temporary folders go, worker processes are waited for
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -66,7 +87,50 @@ def started() -> float:
     return time.monotonic() - max(0.0, age)
 
 
-def _leave(_: int, __: FrameType | None) -> None:
-    sys.stderr.write("boceto: stopped before anything began; run the same command again\n")
-    sys.stderr.flush()
+def leave(*_: object) -> NoReturn:
+    """Handles a signal while no program listens itself."""
+    leave_at_once("stopped before anything began")
+
+
+def leave_at_once(said: str) -> NoReturn:
+    """Ends a process that was asked to stop, whatever its main thread is doing."""
+    text = f"boceto {last_word.verb}: {said}; run the same command again"
+    leave_message(text)
+    with contextlib.suppress(OSError):  # Whoever read it has gone.
+        os.write(last_word.descriptor, f"{text}\n".encode())
+    last_word.ended(EXIT_STOPPED, text)
     os._exit(EXIT_STOPPED)
+
+
+@contextlib.contextmanager
+def child(
+    words: Sequence[str], stop: Callable[["subprocess.Popen[Any]"], None], **options: Any
+) -> Iterator["subprocess.Popen[Any]"]:
+    """Runs another program of ours beside the block.
+
+    The terminal's signals go to this process alone. A signal calls `stop` with the child, and is a KeyboardInterrupt
+    only when the block has ended: no child is left behind.
+    """
+    import subprocess  # Here, since handlers of signals come before it.
+
+    children: list[subprocess.Popen[Any]] = []
+    asked: list[bool] = []  # A signal each: was there a child?
+
+    def pass_on(*_: object) -> None:
+        asked.append(bool(children))
+        for each in children:
+            stop(each)
+
+    heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, pass_on) for number in heard}
+    try:
+        with subprocess.Popen(words, process_group=0, **options) as process:  # noqa: S603 - our own command
+            children.append(process)
+            if False in asked:
+                stop(process)
+            yield process
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt

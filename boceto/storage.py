@@ -19,7 +19,7 @@ from typing import BinaryIO
 import google_crc32c
 
 from boceto import lookup, stores
-from boceto.errors import DataError, SettingsError
+from boceto.errors import PASSING, DataError, SettingsError
 from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
 from boceto.stores import file as local
 from boceto.stores.file import local_path
@@ -223,7 +223,7 @@ def check_lasting(url: str, setting: str) -> None:
 def check_writable(url: str, setting: str) -> None:
     """Raises SettingsError, naming `setting`, where no file can be made or removed in the folder `url`.
 
-    Makes the folder.
+    Makes the folder. What may pass, as a full disk, is an OSError.
     """
     check_lasting(url, setting)
     probe = _probe(url)
@@ -231,7 +231,10 @@ def check_writable(url: str, setting: str) -> None:
         write_bytes(probe, b"")
         delete(probe)
     except OSError as error:
-        raise SettingsError(f"{setting} = {url} cannot be written: {error.strerror}; give another folder") from error
+        said = f"{setting} = {url} cannot be written: {error.strerror}"
+        if error.errno in PASSING:
+            raise OSError(error.errno, said) from error
+        raise SettingsError(f"{said}; give another folder") from error
     except SettingsError as error:
         raise SettingsError(f"{setting} = {url} cannot be written: {error}") from error
 

@@ -13,7 +13,7 @@ from boceto import artefact, saved_model, storage
 from boceto.artefact import Artefact
 from boceto.console import quiet
 from boceto.dataset import Manifest, Split
-from boceto.errors import DataError
+from boceto.errors import PASSING, DataError
 from eval_jobs.retrieval import check
 
 SIGNATURE = "serving_default"
@@ -115,7 +115,11 @@ def load(run: str, description: Artefact) -> Model:
         try:
             loaded = tf.saved_model.load(str(folder))
             signature = loaded.signatures[SIGNATURE]
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(f"{storage.join(run, artefact.FOLDER)} cannot be loaded: {error.message}") from error
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            if getattr(error, "errno", None) in PASSING:
+                raise
             raise DataError(
                 f"{storage.join(run, artefact.FOLDER)} cannot be loaded: {error}; "
                 f"export it again with `boceto train --run {run}`"

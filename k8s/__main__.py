@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boceto.console import Console, run_program
-from boceto.errors import EXIT_DONE, EXIT_STOPPED, SettingsError
+from boceto.errors import EXIT_DONE, SettingsError
 from boceto.settings import parse
 from k8s.settings import Followed, Named, Place, Program, Run
 
@@ -42,12 +42,7 @@ def main(argv: Sequence[str]) -> int:
         from k8s import verbs  # The client takes a second to import, and --help needs none.
 
         function = verbs.list_runs if argv[0] == "list" else getattr(verbs, argv[0])
-        try:
-            result, code = function(asked.settings, console)
-        except KeyboardInterrupt:
-            if argv[0] not in ("run", "logs", "resume"):
-                raise
-            result, code = {}, EXIT_STOPPED
+        result, code = function(asked.settings, console)
         return result, asked.json and bool(result)
 
     return run_program("submit", work) or code

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from boceto.console import Console, printable, table
-from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, SettingsError
+from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, SettingsError, Stopped
 from k8s import jobs, rights, start
 from k8s.api import Cluster, Missing, Unreachable
 from k8s.follow import (
@@ -68,14 +68,13 @@ def _followed(cluster: Cluster, job: Object, console: Console, later: Sequence[s
     waiting = f"{' and '.join(later)} will not start by {'themselves' if len(later) > 1 else 'itself'}"
     try:
         outcome = Follower(cluster, name, console).until(to_the_end)
-    except KeyboardInterrupt:
-        console.line(
-            f"{name} goes on without you: `boceto submit logs {run_name}` follows it again, `boceto submit status "
-            f"{run_name}` shows where it stands, `boceto submit stop {run_name}` stops it"
-        )
+    except KeyboardInterrupt as error:
         if later:
             console.line(f"{waiting}: the same command goes on with the chain")
-        raise
+        raise Stopped(
+            f"stopped following; {name} goes on without you: `boceto submit logs {run_name}` follows it again, "
+            f"`boceto submit status {run_name}` shows where it stands, `boceto submit stop {run_name}` stops it"
+        ) from error
     answer = told(outcome, console)
     if later and outcome.code == EXIT_STOPPED:
         console.line(f"{waiting}: go on with `boceto submit resume {run_name}`, and then with the same command")

@@ -18,6 +18,7 @@ from trainer import cluster, environment
 
 MOST = 1000  # Lines that are kept.
 TRIES = 5
+LOST = "ended without a word: it was killed, or its node was lost"
 SECONDS = 2.0  # The program does not end later than that for it.
 
 
@@ -47,6 +48,14 @@ class Attempt:
                 _append(storage.join(self.run, runs.ATTEMPTS), json.dumps(entry).encode() + b"\n")
 
 
+def note_lost(run: str, holder: lease.Holder) -> None:
+    """Writes a line for an attempt that left none: it did not give back the lease. It ended after the last renewal."""
+    ended = _time(dt.datetime.fromtimestamp(min(holder.renewed, time.time()), dt.UTC))
+    entry = {"pod": holder.host, "started": "", "ended": ended, "code": -1, "message": LOST}
+    with contextlib.suppress(BocetoError, OSError):
+        _append(storage.join(run, runs.ATTEMPTS), json.dumps(entry).encode() + b"\n")
+
+
 def _tell(entry: Mapping[str, Any]) -> None:
     if pod := environment.pod():
         cluster.write(pod, {"ended": json.dumps(entry)})
@@ -72,4 +81,8 @@ def _append(path: str, line: bytes) -> None:
 
 
 def _now() -> str:
-    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _time(dt.datetime.now(dt.UTC))
+
+
+def _time(moment: dt.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

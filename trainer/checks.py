@@ -1,5 +1,6 @@
 """What `boceto preflight` looks at: would a training with these settings run here? It leaves the run as it was."""
 
+import errno
 import os
 import time
 import uuid
@@ -12,7 +13,7 @@ from boceto import run as runs
 from boceto.checkpoint import Progress
 from boceto.console import quiet
 from boceto.dataset import Manifest
-from boceto.errors import EXIT_SETTINGS, BocetoError, SettingsError
+from boceto.errors import EXIT_FAULT, EXIT_SETTINGS, BocetoError, SettingsError
 from trainer import limits
 from trainer.checkpoints import Checkpoints, check_fits, newest_whole
 from trainer.settings import Settings, check_groups, check_last, check_patience
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PASSED, FAILED, OPEN = "passed", "FAILED", "not checked"
 _GB = 10**9
+_UNKNOWN = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT})  # Then nothing was found out.
 _LOOKS = 20  # In one term of a lease.
 
 
@@ -76,7 +78,8 @@ class Checks:
         except BocetoError as error:
             return Check(name, FAILED, str(error), error.exit_code)
         except (OSError, MemoryError) as error:
-            return Check(name, FAILED, str(error) or type(error).__name__, EXIT_SETTINGS)
+            code = EXIT_FAULT if getattr(error, "errno", None) in _UNKNOWN else EXIT_SETTINGS
+            return Check(name, FAILED, str(error) or type(error).__name__, code)
         self._passed.add(name)
         return Check(name, PASSED, said)
 

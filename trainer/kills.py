@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boceto import checkpoint, contract, storage
+from boceto import checkpoint, contract, process, storage
 
 Process = subprocess.Popen[str]
 START, FIRST, STEP, SAVE = "start-up", "first step", "step", "save"
@@ -114,38 +114,37 @@ class Child:
         """Runs it to its end, whichever that is."""
         session = self._session
         session.begun = self._mark = time.monotonic()
-        with subprocess.Popen(  # noqa: S603 - our own command
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-        ) as process:
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        with process.child(self._command, Process.kill, text=True, errors="replace", **pipes) as child:
             try:
                 if self._kill and self._kill.moment == START:
-                    self._arm(process)
-                for line in process.stderr or ():
-                    self._take(process, line, on_step)
+                    self._arm(child)
+                for line in child.stderr or ():
+                    self._take(child, line, on_step)
             except BaseException:
-                process.kill()  # It must not outlive us.
+                child.kill()  # It must not outlive us.
                 raise
             finally:
                 if self._timer:
                     self._timer.cancel()
                     self._timer.join()
-        session.status = process.returncode
+        session.status = child.returncode
         return session
 
-    def _arm(self, process: Process) -> None:
+    def _arm(self, child: Process) -> None:
         """Sets the kill off, once."""
         if self._timer is None:
             self._mark = time.monotonic()
-            self._timer = threading.Timer(self._seconds, self._shoot, (process,))
+            self._timer = threading.Timer(self._seconds, self._shoot, (child,))
             self._timer.start()
 
-    def _shoot(self, process: Process) -> None:
-        if process.poll() is None and not self._session.killed:
+    def _shoot(self, child: Process) -> None:
+        if child.poll() is None and not self._session.killed:
             self._session.killed = True
             self._session.after = time.monotonic() - self._mark
-            process.kill()
+            child.kill()
 
-    def _take(self, process: Process, line: str, on_step: Callable[[int], None]) -> None:
+    def _take(self, child: Process, line: str, on_step: Callable[[int], None]) -> None:
         """Reads one line of the log."""
         session, kill = self._session, self._kill
         session.lines = [*session.lines, line.rstrip()][-_LAST_LINES:]
@@ -159,18 +158,18 @@ class Child:
             session.steps.append(time.monotonic())
             session.last = step
             on_step(step)
-            self._at_step(process, step)
+            self._at_step(child, step)
         elif not session.steps:
             session.restored = session.restored or step
             if kill and kill.moment == FIRST:
-                self._arm(process)
+                self._arm(child)
 
-    def _at_step(self, process: Process, step: int) -> None:
+    def _at_step(self, child: Process, step: int) -> None:
         kill = self._kill
         if kill and kill.moment in {START, FIRST}:
-            self._shoot(process)  # It was faster than expected: what the kill was meant for ends here.
+            self._shoot(child)  # It was faster than expected: what the kill was meant for ends here.
         elif kill and step >= kill.step and step % kill.every == 0:
-            self._arm(process)
+            self._arm(child)
 
 
 def measure(command: Sequence[str], run: str, save_every: int) -> tuple[Session, Pace]:

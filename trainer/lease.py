@@ -41,6 +41,7 @@ class Lease:
         stop: Stop,
     ) -> None:
         self.before = before
+        self.lost: Holder | None = None  # The holder before, where it has not given the lease back.
         self.heartbeat = heartbeat
         self._path = path
         self._run = storage.parent(path)
@@ -124,8 +125,11 @@ def held(
     """
     path = storage.join(run, NAME)
     me = _me(term)
-    version, before = _take(path, me, stop, say, seconds)
+    version, other = _take(path, me, stop, say, seconds)
+    before = _end_of(other)
     lease = Lease(path, me, version, before, lambda: _since(before, seconds()), stop)
+    if other and not other.released:
+        lease.lost = other
     try:
         yield lease
     finally:
@@ -134,19 +138,18 @@ def held(
 
 def _take(
     path: str, me: Holder, stop: Stop, say: Callable[[str], None], seconds: Callable[[], Mapping[str, float]]
-) -> tuple[str, Heartbeat]:
-    """-> (the version of our lease, the last heartbeat of the holder before)."""
+) -> tuple[str, Holder | None]:
+    """-> (the version of our lease, the holder before)."""
     seen, since = "", 0.0
     while True:
         other, version = read(path)
         with contextlib.suppress(FileExistsError, storage.Changed):  # Someone was faster: look again.
             if not version:
-                return storage.create_bytes(path, _alive(me, Heartbeat(), seconds()).to_json()), Heartbeat()
+                return storage.create_bytes(path, _alive(me, Heartbeat(), seconds()).to_json()), None
             term = other.term if other else me.term
             waited = time.monotonic() - since if seen == version else 0.0
             if (other and (other.released or other.is_gone)) or waited > term:
-                before = _end_of(other) if other else Heartbeat()
-                return storage.replace_bytes(path, _alive(me, before, seconds()).to_json(), version), before
+                return storage.replace_bytes(path, _alive(me, _end_of(other), seconds()).to_json(), version), other
             if (other and other.is_here) or (seen and seen != version):
                 raise Held(f"{path}: {other or UNREADABLE} is training this run; wait for it, or give another --run")
             if not seen:
@@ -160,8 +163,10 @@ def _alive(holder: Holder, before: Heartbeat, seconds: Mapping[str, float]) -> H
     return dataclasses.replace(holder, heartbeat=_since(before, seconds))
 
 
-def _end_of(holder: Holder) -> Heartbeat:
+def _end_of(holder: Holder | None) -> Heartbeat:
     """The last heartbeat of a holder. One that was killed lived on for half of the time between two, on average."""
+    if not holder:
+        return Heartbeat()
     last = holder.heartbeat
     if holder.released:
         return last

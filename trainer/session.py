@@ -14,6 +14,7 @@ from boceto.dataset import DataSet
 from boceto.errors import BocetoError, DataError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import NOT_FINITE, Telemetry
+from trainer import attempts
 from trainer.accounts import Accounts
 from trainer.checkpoints import NotFinite
 from trainer.lease import Lease, held
@@ -37,22 +38,24 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
 
 
 def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry: Telemetry) -> Mapping[str, Any]:
-    waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
-    data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
-    check_patience(settings, data.manifest)
-    storage.check_lasting(settings.run, "train.run")
-    before = runs.read(settings.run)
-    result = _finished(settings, data, before, log)
-    if result:
-        log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
-        return result
-    storage.check_writable(settings.run, "train.run")
-    artefact.check_own(settings.run)
+    with stop.at_once():
+        waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
+        data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
+        check_patience(settings, data.manifest)
+        storage.check_lasting(settings.run, "train.run")
+        before = runs.read(settings.run)
+        result = _finished(settings, data, before, log)
+        if result:
+            log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
+            return result
+        storage.check_writable(settings.run, "train.run")
+        artefact.check_own(settings.run)
     with held(settings.run, settings.lease, stop, log.line, accounts.seconds) as lease:
-        with quiet():
+        if lease.lost:
+            attempts.note_lost(settings.run, lease.lost)
+        with stop.at_once(lease.release), quiet():
             from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 
-        stop.check()
         for name in (runs.DESCRIPTION, runs.HISTORY):
             storage.delete_partials(storage.join(settings.run, name))
         description = runs.Description(settings.run, runs.read(settings.run))  # The holder before may have gone on.

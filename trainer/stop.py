@@ -10,11 +10,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from boceto import process
 from boceto.errors import EXIT_FAULT, Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TIDYING = 2.0  # Seconds, at most, where nothing is to be saved.
 KILLED = 128  # Shells add a signal's number to it.
 _END = 0
+NOTHING_LOST = "stopped before its first step, nothing was lost"
 
 
 class Stop:
@@ -22,6 +25,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._tidy: Callable[[], None] | None = None
 
     @property
     def requested(self) -> bool:
@@ -31,11 +35,29 @@ class Stop:
     def request(self) -> None:
         """Asks it to stop."""
         self._asked.set()
+        if self._tidy:
+            tidying = threading.Thread(target=self._tidy, daemon=True)
+            tidying.start()
+            tidying.join(TIDYING)
+            process.leave_at_once(NOTHING_LOST)
 
     def check(self) -> None:
         """Raises Stopped where it was asked to stop; for where there is nothing to save."""
         if self.requested:
-            raise Stopped("stopped before its first step, nothing was lost; run the same command again")
+            raise Stopped(f"{NOTHING_LOST}; run the same command again")
+
+    @contextlib.contextmanager
+    def at_once(self, tidy: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Within the block, which may take longer than the grace and has nothing to save, a request to stop ends the
+        process, after `tidy`.
+        """
+        self.check()
+        self._tidy = tidy
+        try:
+            yield
+        finally:
+            self._tidy = None
+        self.check()
 
     def pause(self, seconds: float) -> None:
         """Waits for `seconds`; raises Stopped as soon as it was asked to stop."""

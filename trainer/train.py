@@ -61,8 +61,7 @@ def run(job: Job) -> dict[str, Any]:
     """
     source, held = _records(job)
     total = source.steps(job.settings.epochs)
-    job.stop.check()
-    with job.accounts.spending("restoring"):
+    with job.accounts.spending("restoring"), job.stop.at_once(job.lease.release):
         restored = _restored(job)
     strategy, xla, settings = _devices(job, restored)
     job = dataclasses.replace(job, settings=settings)

@@ -243,11 +243,15 @@ def _work(settings: Settings, console: Console) -> Iterator[Work]:
         storage.check_lasting(settings.work, "verify-resume.work")
         if storage.list_files(settings.work):
             raise SettingsError(f"verify-resume.work = {settings.work} is not empty; give another folder")
+    stopped = False
     work = Work(settings.work or tempfile.mkdtemp(prefix="boceto-verify-resume-"))
     try:
         yield work
+    except KeyboardInterrupt:
+        stopped = True  # Half of the runs is of no use, and the same command needs an empty folder.
+        raise
     finally:
-        if work.finished and not settings.keep_work:
+        if stopped or (work.finished and not settings.keep_work):
             storage.delete_folder(work.url)
             work.kept = False
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 from boceto.errors import SettingsError
-from boceto.stores import Unavailable
+from boceto.stores import Changed, Unavailable
 from boceto.stores._gs_link import LOGIN, Broken, Link, Place, code_of
 from boceto.stores._gs_link import said as told
 
@@ -28,8 +28,11 @@ def errors(link: Link, place: Place, right: str, *, missing: str = "object") -> 
         yield
     except api.NotFound as error:
         raise _not_found(link, place, told(error), missing) from error
-    except api.PreconditionFailed:
-        raise  # Who set the condition knows what it means.
+    except api.PreconditionFailed as error:
+        raise Changed(
+            f"{place.url}: another writer was first ({told(error)}); see that only one program writes there, then run "
+            "the same command again"
+        ) from error
     except (api.Unauthorized, api.Forbidden) as error:
         raise no_credentials(place.url) if link.anonymous else _forbidden(place, told(error), right) from error
     except api.RetryError as error:

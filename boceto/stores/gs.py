@@ -108,20 +108,13 @@ class Store:
             self.upload(Path(file.name), url)
 
     def create(self, url: str, data: bytes) -> str:
-        from google.api_core.exceptions import PreconditionFailed
-
         try:
             return self._send(url, io.BytesIO(data), 0)
-        except PreconditionFailed:
+        except Changed:
             raise FileExistsError(f"{url} is there already") from None
 
     def replace(self, url: str, data: bytes, version: str) -> str:
-        from google.api_core.exceptions import PreconditionFailed
-
-        try:
-            return self._send(url, io.BytesIO(data), int(version))
-        except PreconditionFailed:
-            raise Changed(f"{url} was changed by someone else") from None
+        return self._send(url, io.BytesIO(data), int(version))
 
     def upload(self, path: Path, url: str) -> None:
         with path.open("rb") as file:
@@ -190,7 +183,7 @@ class Store:
         match: the version that must be there (0: none); with None the object is written whatever is there.
 
         Raises:
-            PreconditionFailed: another version is there.
+            Changed: another version is there.
             Unavailable: three times what is stored was not what was sent.
         """
         from google.api_core.exceptions import NotFound, PreconditionFailed

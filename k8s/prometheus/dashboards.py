@@ -51,13 +51,15 @@ class Panel:
         return [query.replace("~", NEWEST).replace("%", CHOSEN) for query in self.queries.values()]
 
 
+PROGRESS = Panel(
+    "Progress",
+    SHARE,
+    {"@": "max by (namespace, run) (boceto_train_step{%} / boceto_train_last_step{%} ~)"},
+    gauge=True,
+)
+
 TRAINING = (
-    Panel(
-        "Progress",
-        SHARE,
-        {"@": "max by (namespace, run) (boceto_train_step{%} / boceto_train_last_step{%} ~)"},
-        gauge=True,
-    ),
+    PROGRESS,
     Panel("Loss", COUNT, {"@ {{split}}": "max by (namespace, run, split) (boceto_train_loss{%} ~)"}),
     Panel(
         "Accuracy",
@@ -154,12 +156,7 @@ DATA = (
 )
 
 FLEET = (
-    Panel(
-        "Progress",
-        SHARE,
-        {"@": "max by (namespace, run) (boceto_train_step{%} / boceto_train_last_step{%} ~)"},
-        gauge=True,
-    ),
+    PROGRESS,
     Panel(
         "Goodput",
         SHARE,

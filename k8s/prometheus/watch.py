@@ -23,7 +23,9 @@ from typing import Any
 
 import yaml
 
-from boceto import demo
+from boceto import demo, process
+from boceto.console import Console, run_program
+from boceto.errors import BocetoError
 
 HERE = Path(__file__).parent
 RULES = HERE / "rules.yml"
@@ -34,7 +36,7 @@ LINGER = "9"  # At most: Prometheus takes up to 5 seconds to see a target, then 
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.3, 30.0
 
 
-class Missing(Exception):  # noqa: N818 - it is what is wrong
+class Missing(BocetoError):  # noqa: N818 - it is what is wrong
     """A program of Prometheus is not installed."""
 
 
@@ -169,25 +171,25 @@ def demo_programs(first: int) -> dict[int, dict[str, Any]]:
     return {port: target(port, verb, run) for (run, verb), port in demo.ports(first).items()}
 
 
-def main() -> int:
+def main(console: Console) -> tuple[Mapping[str, Any], bool]:
     """Runs the demo under the eyes of a Prometheus, until Ctrl-C."""
     port = int(os.environ.get("PORT", PORT))
     with tempfile.TemporaryDirectory(prefix="boceto-watch-") as name:
         folder = Path(name)
         programs = demo_programs(FIRST)
         with prometheus(folder, port) as address, following(folder / "targets.json", lambda: answering(programs)):
-            print(f"look at {address}/consoles/boceto.html", flush=True)
+            console.line(f"look at {address}/consoles/boceto.html")
             words = ["--output", str(folder / "demo"), "--metrics-port", str(FIRST), "--metrics-linger", LINGER]
-            done = subprocess.run([sys.executable, "-m", "boceto", "demo", *words], check=False)
-            print(f"the demo has ended; {address}/consoles/boceto.html stays until Ctrl-C", flush=True)
-            signal.pause()
-    return done.returncode
+            with process.child([sys.executable, "-m", "boceto", "demo", *words], subprocess.Popen.terminate) as child:
+                code = child.wait()
+            console.line(f"the demo has ended; {address}/consoles/boceto.html stays until Ctrl-C")
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    if code:
+        raise demo.StepFailed("demo", code)
+    return {}, False
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(0)
-    except (Missing, OSError) as error:
-        sys.exit(f"watch: {error}")
+    process.begin("watch")
+    process.end(run_program("watch", main))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_pipelines import columns
+from beam_pipelines import columns, prepare
 from beam_pipelines.__main__ import main
 from beam_pipelines.select import Candidates
 from beam_pipelines.sources import synthetic
@@ -458,6 +458,12 @@ def test_a_worker_that_is_killed_ends_the_job_in_one_line(running):
     assert len(error.splitlines()) == 2
     assert "a worker process ended with -9" in error
     assert not (folder / "dataset.json").exists()
+
+
+def test_a_worker_that_is_short_of_memory_says_so():
+    said = "Traceback …\nnumpy._core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB [while running 'draw']"
+    with pytest.raises(MemoryError, match="^Unable to allocate 3 GiB$"):
+        prepare._raise_cause(RuntimeError(said))
 
 
 @pytest.mark.parametrize("flag", ["--train-per-class", "--synthetic-drawings"])

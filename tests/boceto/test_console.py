@@ -116,7 +116,7 @@ def test_a_signal_while_something_is_imported_is_a_stop_whatever_the_import_make
         assert process.stdout.readline() == "importing\n"
         process.send_signal(number)
         said = process.stderr.read()
-    assert (process.returncode, said) == (75, "boceto: stopped; run the same command again\n")
+    assert (process.returncode, said) == (75, "boceto eval: stopped; run the same command again\n")
     assert (tmp_path / "said").read_text() == said
 
 

@@ -1,7 +1,6 @@
 """What gs:// does when the storage does not: real sockets, a real emulator, and a proxy between that does wrong."""
 
 import contextlib
-import dataclasses
 import os
 import subprocess
 import sys
@@ -19,30 +18,8 @@ from boceto.errors import SettingsError
 from boceto.stores import gs
 from boceto.stores._gs_link import Patience
 
-QUICK = Patience(deadline=30.0, first_delay=0.01, longest_delay=0.05, connect=5.0, silence=5.0)
 HASTY = Patience(deadline=0.3, first_delay=0.01, longest_delay=0.05, connect=0.3, silence=0.3)
 UPLOAD, MEDIA, OBJECT = "/upload/", "/download/", "/storage/v1/b/[^/]*/o/"
-
-
-@pytest.fixture
-def patience():
-    return QUICK
-
-
-@pytest.fixture
-def proxy(emulator, monkeypatch, patience):
-    """The port's gs:// speaks to the emulator through the proxy."""
-    with faulty_proxy.FaultyProxy(emulator.url) as proxy:
-        store = gs.Store(patience, proxy.url)
-        monkeypatch.setattr(gs, "Store", lambda: store)
-        storage._of_scheme.cache_clear()
-        yield proxy
-
-
-@pytest.fixture
-def url(emulator, proxy):
-    assert proxy
-    return storage.join(emulator.bucket, "folder", "a name?.txt")
 
 
 FAULTS = {
@@ -275,6 +252,14 @@ def test_what_is_refused_is_tried_once_and_names_the_right(proxy, url):
         storage.stat(url)
 
 
+def test_a_lost_race_is_told_as_one_and_may_be_run_again(proxy, url):
+    for method, verb in (("POST", lambda: storage.write_bytes(url, b"")), ("DELETE", lambda: storage.delete(url))):
+        proxy.add(answer(412), method=method)
+        with pytest.raises(storage.Changed, match=r"another writer was first .*run the same command again") as error:
+            verb()
+        assert error.value.exit_code == 1
+
+
 @pytest.mark.usefixtures("emulator")
 def test_a_bucket_that_is_not_there_is_named(tmp_path):
     url = "gs://no-such-bucket/a"
@@ -447,7 +432,7 @@ def test_an_emulator_whose_address_is_none_is_told_at_once(tmp_path, address):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("patience", [dataclasses.replace(QUICK, tell_after=0.0)])
+@pytest.mark.parametrize("patience", [Patience(30.0, 0.01, 0.05, connect=5.0, silence=5.0, tell_after=0.0)])
 def test_who_waits_for_a_storage_is_told_what_for_and_not_too_often(url, proxy, caplog):
     storage.write_bytes(url, b"here")
     proxy.add(answer(503), method="GET", count=4)

@@ -277,6 +277,18 @@ def test_a_folder_is_probed_for_writing_and_for_preconditions(folder):
     assert storage.list_files(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, OSError), (errno.EIO, OSError), (errno.EROFS, SettingsError)]
+)
+def test_what_may_pass_is_no_setting(tmp_path, monkeypatch, number, kind):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage, "write_bytes", fails)
+    with pytest.raises(kind, match=f"train.run = {tmp_path} cannot be written: {os.strerror(number)}"):
+        storage.check_writable(str(tmp_path), "train.run")
+
+
 def test_a_folder_is_deleted_with_all_that_is_below(folder):
     for name in ("one", "two/three"):
         storage.write_bytes(storage.join(folder, "data", name), b"")

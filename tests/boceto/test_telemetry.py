@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import http.client
 import re
 import socket
@@ -85,6 +86,15 @@ def test_a_taken_port_is_refused(port):
         tell.serve()
         with pytest.raises(SettingsError, match=f"eval.metrics_port = {port}: .*use another port, or 0"):
             serve()
+
+
+def test_a_machine_that_has_no_more_files_is_no_taken_port(port, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(metrics_server, "MetricsServer", fails)
+    with serving("train", port, 0) as tell, pytest.raises(OSError, match="Too many open files"):
+        tell.serve()
 
 
 def ask(port, words=b""):

@@ -1,5 +1,6 @@
 import ast
 import dataclasses
+import errno
 import io
 import json
 import subprocess
@@ -119,6 +120,21 @@ def test_what_does_not_belong_together_is_refused(make_data, make_run, evaluate,
     assert (code, result) == (65, None)
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [tf.errors.ResourceExhaustedError(None, None, "no memory"), OSError(errno.EMFILE, "Too many open files")]
+)
+def test_a_model_for_which_the_machine_has_no_room_is_not_damaged(make_data, make_run, evaluate, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    data = make_data()
+    run = make_run(data)
+    monkeypatch.setattr(tf.saved_model, "load", fails)
+    code, _, text = evaluate(data, run)
+    assert code == 1
+    assert "the same command may be run again" in text
 
 
 def test_a_run_without_export_is_refused(make_data, evaluate, tmp_path):

@@ -17,7 +17,7 @@ from faulty_store import ERRORS, KILLS, KINDS, Fault
 
 from boceto import artefact, checkpoint, inspection, storage
 from boceto import run as runs
-from trainer import sameness
+from trainer import attempts, sameness
 
 TESTS = Path(__file__).parent.parent
 LAST, BEST = 12, 6  # As in toy_train.py.
@@ -268,6 +268,11 @@ def test_a_fault_in_a_real_run_costs_nothing(make_run, name):
     assert done.returncode in statuses, done.stderr
     assert run.train(*flags)[0] == 0
     assert last_of(run) == in_peace
+    ends = [json.loads(line) for line in (run.folder / runs.ATTEMPTS).read_text().splitlines()]
+    killed = done.returncode < 0  # It says nothing; the next attempt says so.
+    assert [end["code"] for end in ends] == [-1 if killed else done.returncode, 0][: len(ends)]
+    assert len(ends) == 1 + (done.returncode != 0)  # A finished run is not held again.
+    assert (ends[0]["message"] == attempts.LOST) == killed
     artefact.verify(str(run.folder), artefact.load(str(run.folder)))
 
 

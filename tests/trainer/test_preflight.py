@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -267,15 +268,17 @@ def test_a_save_that_is_too_slow_or_fails_leaves_nothing(look, monkeypatch, run)
     assert code == 2
     assert "more than train.grace = 1 s" in failed(checks)["save"]
 
-    def fails(self, arrays, progress):
-        save(self, arrays, progress)
-        raise OSError(28, "No space left on device")
+    for number, expected in ((28, 2), (5, 1)):
 
-    monkeypatch.setattr(Checkpoints, "save", fails)
-    code, checks, _ = look()
-    assert code == 2
-    assert "No space left" in failed(checks)["save"]
-    assert not run.folder.exists()
+        def fails(self, arrays, progress, number=number):
+            save(self, arrays, progress)
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(Checkpoints, "save", fails)
+        code, checks, _ = look()
+        assert code == expected
+        assert os.strerror(number) in failed(checks)["save"]
+        assert not run.folder.exists()
 
 
 def test_settings_of_training_count_and_unknown_ones_do_not(run, tmp_path, capsys):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from soak import SMALL
+from stopping import has_loaded, listens
 
 from boceto import checkpoint
 
@@ -28,14 +28,6 @@ def namespace():
             if words and not subprocess.run([*words, *FIRST, "true"], check=False, capture_output=True).returncode:
                 return [*words, *FIRST]
     return []
-
-
-def listens(process):
-    """Whether a process has handlers of its own for SIGTERM and SIGINT."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[1], 16)
-        return all(caught >> (number - 1) & 1 for number in (signal.SIGTERM, signal.SIGINT))
-    return False
 
 
 def until(happened, process):
@@ -83,8 +75,10 @@ def test_a_run_that_is_asked_to_stop_at_any_moment_ends_with_75_and_goes_on(make
         return said
 
     assert "before anything began" in stopped(listens)
-    stopped(lambda trainer: "tensorflow" in Path(f"/proc/{trainer}/maps").read_text())
+    assert "nothing was lost" in stopped(lambda trainer: has_loaded(trainer, "tensorflow"))
     assert not checkpoint.files(str(run))
+    assert _lease(run)["released"]
+    assert [json.loads(line)["code"] for line in (run / "attempts.jsonl").read_text().splitlines()] == [75]
     said = stopped(lambda _: list(run.glob(f"{checkpoint.FOLDER}/*/{checkpoint.COMMIT}")))
     last = max(checkpoint.files(str(run)))
     assert f"stopped, step {last} of" in said

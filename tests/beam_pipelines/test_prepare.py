@@ -106,12 +106,13 @@ def test_the_same_bytes_where_a_worker_may_hold_little(strokes_folder, tmp_path,
 
 def test_what_the_imports_leave_out_can_be_imported_later(strokes_folder, tmp_path):
     script = (
-        "import sys, test_prepare as t\n"
-        "assert t._prepare(*sys.argv[1:]) == 0 and 'bson' not in sys.modules\n"
+        "import sys\n"
+        "from beam_pipelines.__main__ import main\n"
+        "assert main(sys.argv[1:]) == 0 and 'bson' not in sys.modules\n"
         "import bson, requests, google.cloud.storage\n"
     )
-    words = [sys.executable, "-c", script, strokes_folder, tmp_path / "data"]
-    done = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    words = ["--input", strokes_folder, "--output", tmp_path / "data", "--train-per-class", 2, "--test-per-class", 1]
+    done = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -31,7 +31,7 @@ def _toy(job):
     settings, digest = job.settings, job.data.manifest.digest
     checkpoints = Checkpoints(settings.run, digest, settings.mathematics, settings.batch_size, 2, 0, job.lease.confirm,
                               lambda steps: job.description.add(checkpoints=steps))  # fmt: skip
-    found, state, progress = train._restored(job, checkpoints), State(), Progress()
+    found, state, progress = train._restored(job), State(), Progress()
     if found:
         state.restore(found[1])
         progress = found[0].progress

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -166,6 +167,35 @@ class Cluster:
         given = json.dumps({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata})
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
         self.kubectl("create", "--raw", path, "--filename", "-", given=given)
+
+    @contextlib.contextmanager
+    def drained(self, pod: str, selector: str) -> Iterator[None]:
+        """The pod's node takes no pods for a while, and those that match the selector have gone."""
+        node = self.get("pod", pod)["spec"]["nodeName"]
+        try:
+            self.kubectl("drain", node, "--pod-selector", selector, "--delete-emptydir-data", "--timeout=120s")
+            yield
+        finally:
+            self.kubectl("uncordon", node)
+
+    def documented(self, path: str) -> dict[str, list[str]]:
+        """The blocks of commands of a document, by their section's title."""
+        sections = re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", (ROOT / path).read_text(), re.MULTILINE)
+        found = {title: re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE) for title, text in sections}
+        return {title: [textwrap.dedent(block).strip() for block in blocks] for title, blocks in found.items()}
+
+    def shell(self, commands: str) -> str:
+        """Runs commands as they are written, in the repository's folder and with this namespace as the context's."""
+        config = self.folder / "kubeconfig"
+        config.write_text(self.kubectl("config", "view", "--raw", "--minify", "--flatten"))
+        self.kubectl("--kubeconfig", str(config), "config", "set-context", "--current")
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "KUBECONFIG": str(config), "PATH": path}
+        done = subprocess.run(
+            ["sh", "-ec", commands], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        check(not done.returncode, f"{commands}: exit code {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def storage_pod(self) -> str:
         """The pod of the emulator."""

@@ -8,14 +8,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import watched as asking
 import watching
-from cluster import PROGRAMS, ROOT, SHARED, Cluster, check, wait
+from cluster import PROGRAMS, ROOT, SHARED, Cluster, check, namespace, wait
+
+from boceto.errors import EXIT_DATA
 
 LONG = ("--set", "train.epochs=40", "--set", "train.save_every=20")
 OUTAGE = 30.0  # Seconds.
 KILL, STOP, GO_ON = 9, 19, 18
+HUNG = 30  # Seconds without a sign of life, for the probe.
 STALLED, STALLED_HERE = 600, 30  # Seconds without a step, by the rules and for who would not wait so long.
 NEAR = 0.02
 # A small data set out of files with a fault in them, and a training that is long enough to be stopped.
@@ -129,9 +133,7 @@ def refused(cluster: Cluster) -> str:
     check(code == 2 and "train.batch_size = 0 is too small" in said, f"exit code {code}: {said}")
     check(len(cluster.pods("bad-train")) == 1, "refused settings were tried again")
     check("train.batch_size = 0" in cluster.messages("bad-train")[0], "no reason in the termination message")
-    _corrupt(cluster, overlay)
-    words = ("--name", "corrupt", "--set", "train.data=gs://boceto/corrupt", "--set", "train.batch_size=20")
-    code, said = cluster.submit("run", "--overlay", overlay, *words).end()
+    code, said = cluster.submit("run", "--overlay", overlay, "--name", "corrupt", *_corrupt(cluster, overlay)).end()
     check(code == 65 and "train-00000" in said, f"exit code {code}: {said}")
     check(len(cluster.pods("corrupt-train")) == 1, "refused data were tried again")
     container = "/spec/template/spec/containers/0"
@@ -144,8 +146,11 @@ def refused(cluster: Cluster) -> str:
     return "2 and 65 once each, a fault 1 + 1 times"
 
 
-def _corrupt(cluster: Cluster, overlay: str) -> None:
-    """A small data set with a byte changed."""
+def _corrupt(cluster: Cluster, overlay: str) -> tuple[str, ...]:
+    """Makes a small data set with a damaged shard; returns the settings of a training on it."""
+    settings = ("--set", "train.data=gs://boceto/corrupt", "--set", "train.batch_size=20")
+    if cluster.get("deployments")["items"] and cluster.objects("corrupt/dataset"):
+        return settings
     small = ("--set", "prepare.output=gs://boceto/corrupt", "--set", "prepare.train_per_class=5")
     words = ("--program", "prepare", "--name", "corrupt", *small, "--set", "prepare.test_per_class=2")
     cluster.submit("run", "--overlay", overlay, *words).well()
@@ -159,6 +164,7 @@ def _corrupt(cluster: Cluster, overlay: str) -> None:
         path = Path(folder) / "shard"
         path.write_bytes(b"\x07" * size)
         cluster.write(name, path)
+    return settings
 
 
 def shared(cluster: Cluster) -> str:
@@ -367,4 +373,92 @@ def _apply_as_editor(cluster: Cluster, overlay: Path) -> None:
         cluster.kubectl("delete", "--kustomize", str(folder), *words)
 
 
-SCENARIOS = (apply_in_order, disturbed, refused, shared, submitted, watched, told, applied_again)
+def drained(cluster: Cluster) -> str:
+    """A node is drained: the training goes on, and all attempts are told, also where pods and Jobs are gone."""
+    overlay = str(cluster.overlay("drained"))
+    _have_data(cluster, overlay)
+    spoilt = cluster.submit("run", "--overlay", overlay, "--name", "spoilt", *_corrupt(cluster, overlay))
+    check(spoilt.end()[0] == EXIT_DATA, "damaged data were not refused")
+    moved = cluster.submit("run", "--overlay", overlay, "--name", "moved", *LONG)
+    pod = cluster.training("moved-train")
+    with cluster.drained(pod, "boceto.dev/run in (spoilt, moved)"):
+        check(not cluster.pods("spoilt-train"), "the drain has left a pod that had ended")
+        code, said = cluster.submit("logs", "spoilt", "--no-follow").end()
+        check(code == 1 and "boceto submit status spoilt" in said, f"exit code {code} of logs without a pod: {said}")
+        waits = wait(lambda: _waits(cluster, "moved"), "the word that its node takes no pods", 60)
+    moved.well(600)
+    cluster.kubectl("delete", "pods", "--selector", "boceto.dev/run=moved")
+    for removed in (False, True):
+        if removed:
+            cluster.kubectl("delete", "jobs", "--selector", "boceto.dev/run in (spoilt, moved)")
+        status = cluster.submit("status", "spoilt").well()
+        check("data refused (exit code 65)" in status and "train-00000" in status, status)
+        status = cluster.submit("status", "moved").well()
+        check("evicted (Eviction API)" in status and "done" in status and pod in status, status)
+    return f"told without pods and Jobs; {waits}"
+
+
+def _waits(cluster: Cluster, run: str) -> str:
+    """What `status` says of a pod that no node takes."""
+    lines = cluster.submit("status", run).end()[1].splitlines()
+    return next((line.strip() for line in lines if "unschedulable" in line), "")
+
+
+def hung(cluster: Cluster) -> str:
+    """A trainer that hangs is ended by the liveness probe and goes on in a new pod; one that trains is not."""
+    probe = "/spec/template/spec/containers/0/livenessProbe"
+    alive = f"test ! -e /tmp/alive || test -n \"$(find /tmp/alive -newermt '-{HUNG} seconds')\""
+    in_haste: dict[str, Any] = {"exec/command/2": alive, "periodSeconds": 5, "terminationGracePeriodSeconds": 5}
+    patches = [{"op": "add", "path": f"{probe}/{name}", "value": value} for name, value in in_haste.items()]
+    patches[0]["op"] = "replace"  # "add" would put it into the list.
+    overlay = str(cluster.overlay("hung", SHARED, *patches))
+    _have_data(cluster, overlay)
+    following = cluster.submit("run", "--overlay", overlay, "--name", "hung", *LONG)
+    pod = cluster.training("hung-train")
+    cluster.signal(pod, "boceto", "boceto", STOP)
+    stopped = time.monotonic()
+    cluster.training("hung-train", [pod], 5 * HUNG)
+    seconds = time.monotonic() - stopped
+    following.well(600)
+    check(len(cluster.pods("hung-train")) == 2, "a trainer that was alive was ended")
+    return f"a new pod trained {seconds:.0f} s after the hang"
+
+
+def documented(cluster: Cluster) -> str:
+    """The commands of k8s/README.md as they are written; what is removed leaves the data readable."""
+    if cluster.tag != "dev":
+        raise watching.LeftOut("the documents say images with the tag dev")
+    with namespace(cluster.tag) as own:
+        blocks = own.documented("k8s/README.md")
+        image, apply, ends, follow, messages = blocks["Try it"]
+        check(image == "make image", f"the first command is {image}")
+        for block in (apply, ends, follow):
+            own.shell(block)
+        said = own.shell(messages)
+        check('"map"' in said and "boceto-train" in said, said)
+        for block in blocks["What happens when"]:  # Refused or made anew, and so with two pods never at once.
+            own.shell(block)
+        own.ended("boceto-train")
+        own.shell(
+            blocks["Or let `boceto submit` do it"][0].partition("\n\n")[0]
+        )  # Then come those for an overlay of one's own.
+        kept = own.objects("data/")
+        own.shell(blocks["Removal"][0])
+        check(not own.get("jobs", "--selector", "!boceto.dev/run")["items"], "Jobs stay")
+        check(own.objects("data/") == kept and own.read("runs/first/run.json"), "data or run is gone with the Jobs")
+    return f"{sum(map(len, blocks.values()))} blocks of commands read"
+
+
+SCENARIOS = (
+    apply_in_order,
+    disturbed,
+    refused,
+    shared,
+    submitted,
+    watched,
+    told,
+    applied_again,
+    drained,
+    hung,
+    documented,
+)

@@ -30,6 +30,7 @@ DIRECT = "DirectRunner"
 SHOWN = 3
 # Reasons that are of a file, and not of a drawing.
 BROKEN = frozenset({"truncated_file", "damaged_file", "trailing_bytes"})
+_LARGEST_PROCESS = 2**31 - 1
 
 
 def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
@@ -135,6 +136,7 @@ def _take(job: Job) -> None:
         SettingsError: a job that still runs on this machine is writing there.
     """
     path = job.work_file(OWNER)
+    _check_ours(job.settings.output, path)
     me = json.dumps({"token": job.token, "process": os.getpid(), "host": socket.gethostname()}).encode()
     try:
         try:
@@ -151,6 +153,27 @@ def _take(job: Job) -> None:
     _clear(job)
 
 
+def _check_ours(output: str, owner: str) -> None:
+    """Checks that what `_clear` removes was made by Boceto: a job's `owner.json` or a manifest says so.
+
+    Raises:
+        SettingsError: it was not.
+    """
+    found = [name for name in _names(output) if _is_made(name)]
+    if not found or storage.exists(owner):
+        return
+    try:
+        ours = contract.decode(storage.read_bytes(storage.join(output, MANIFEST))).get("format") == dataset.FORMAT
+    except FileNotFoundError:
+        ours = False
+    except ValueError:
+        ours = True  # A damaged one.
+    if not ours:
+        raise SettingsError(
+            f"prepare.output = {output} holds {found[0]}, and nothing says that Boceto made it; give another folder"
+        )
+
+
 def _check_idle(text: bytes, output: str) -> None:
     """Refuses to take the folder from a job that runs on this machine. Of other machines nobody knows: there, the job
     that comes later wins, and the earlier one ends at its next shard.
@@ -158,6 +181,7 @@ def _check_idle(text: bytes, output: str) -> None:
     try:
         owner = contract.decode(text)
         process = contract.field(owner, "process", int)
+        contract.within(1, _LARGEST_PROCESS, process=process)
     except ValueError:  # Nobody's.
         return
     if owner.get("host") == socket.gethostname() and process != os.getpid() and _lives(process):
@@ -180,14 +204,21 @@ def _clear(job: Job) -> None:
     """Removes what an earlier job left in the folder, the manifest first; what is not a data set's stays."""
     output = job.settings.output
     storage.delete(storage.join(output, MANIFEST))
-    for entry in storage.list_files(output):
-        name = storage.relative(entry.url, output)
-        shard, _, suffix = name.partition(".tfrecord")
-        is_shard = bool(SHARD_NAME.fullmatch(f"{shard}.tfrecord")) and (not suffix or suffix.endswith(".partial"))
-        is_work = name.startswith(f"{WORK}/") and name != f"{WORK}/{OWNER}"
-        is_cut_off = name.startswith(f"{MANIFEST}.") and name.endswith(".partial")
-        if is_shard or is_work or is_cut_off or name in {REFUSED, PREVIEW}:
-            storage.delete(entry.url)
+    for name in _names(output):
+        if _is_made(name) and name != f"{WORK}/{OWNER}":
+            storage.delete(storage.join(output, name))
+
+
+def _names(output: str) -> list[str]:
+    return [storage.relative(entry.url, output) for entry in storage.list_files(output)]
+
+
+def _is_made(name: str) -> bool:
+    """Returns whether a file of this name belongs to a data set or to a job's work."""
+    shard, _, suffix = name.partition(".tfrecord")
+    is_shard = bool(SHARD_NAME.fullmatch(f"{shard}.tfrecord")) and (not suffix or suffix.endswith(".partial"))
+    is_cut_off = name.startswith(f"{MANIFEST}.") and name.endswith(".partial")
+    return is_shard or is_cut_off or name.startswith(f"{WORK}/") or name in {MANIFEST, REFUSED, PREVIEW}
 
 
 def _run(

@@ -41,7 +41,7 @@ class Settings:
     overwrite: bool = option(False, help="replace a finished data set that is in the folder")
     preview: bool = option(True, help="draw preview.png, a row of drawings a class")
     runner: str = option("DirectRunner", help="Beam runner; options of Beam's own go behind `--`")
-    workers: int = option(0, help="workers of the DirectRunner; 0: one a core", at_least=0)
+    workers: int = option(0, help="workers of the DirectRunner; 0: one a core", at_least=0, at_most=256)
     metrics_port: int = telemetry.port_option()
     metrics_linger: float | None = telemetry.linger_option()
 

@@ -90,11 +90,17 @@ def listed(url: str, description: Artefact) -> dict[str, str]:
 
 
 def check_own(run: str) -> None:
-    """Refuses an `export` that is a link: the folder is replaced whole, and what it links to is somebody's own.
+    """Refuses an `export` that is a link or holds other files: the folder is replaced whole.
 
     Raises:
-        SettingsError: it is one.
+        SettingsError: it is, or it does.
     """
+    for folder in (FOLDER, f"{FOLDER}.old"):
+        top = storage.join(run, folder)
+        for entry in storage.list_files(top):
+            name = storage.relative(entry.url, top)
+            if name != DESCRIPTION and not name.startswith((f"{MODEL}/", f"{DESCRIPTION}.")):
+                raise SettingsError(f"{entry.url} is no file of Boceto's, and an export replaces its folder; move it")
     url = storage.join(run, FOLDER)
     if storage.is_link(url):
         raise SettingsError(f"{url} is a link, and an export replaces the folder; remove the link, or link the run's")

@@ -20,7 +20,7 @@ from boceto.tensors import Arrays
 FOLDER = "checkpoints"
 COMMIT = "COMMIT"
 FORMAT = "boceto-checkpoint"
-VERSION = 3
+VERSION = 4
 ARRAYS = re.compile(r"arrays-[0-9a-z]{1,32}\.safetensors")
 _LEDGER = re.compile("[0-9a-f]{32}")
 MOST_SECONDS = 1e12  # No run takes longer. What is read is at most half of it: a run adds to it.

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boceto import process, storage, telemetry
+from boceto import contract, process, storage, telemetry
 from boceto.console import Console, clock_time, run_program, table
-from boceto.errors import BocetoError
+from boceto.errors import BocetoError, DataError, SettingsError
 from boceto.settings import option, parse
 
 NETS = ("sknet", "skresnet")
 RESULT = "demo.json"
-# Only a folder with this file in it was made by the chain, and may go: (a run's, a data set's).
+# A folder without this file in it was not made by the chain: (a run's, a data set's).
 _MARKS = ("run.json", "dataset.json")
 SIZE, WIDTH = 32, 0.25
 PREPARE = ("--source", "synthetic", "--size", str(SIZE), "--line-width", "1.5", "--seed", "0")
@@ -99,30 +99,61 @@ def _table(results: Mapping[str, Any]) -> str:
     return table(("net", "parameters", "train accuracy", "test accuracy", "mAP", "images/s"), rows)
 
 
+def _remove(output: str) -> None:
+    """Removes what an earlier demo made.
+
+    Raises:
+        SettingsError: there is a folder of such a name, and nothing says that a demo made it.
+    """
+    there = [name for name in ("data", *NETS) if storage.exists(storage.join(output, name, _MARKS[name == "data"]))]
+    if there and not storage.exists(storage.join(output, RESULT)):
+        raise SettingsError(
+            f"demo.output = {output} holds {there[0]}, and no {RESULT} says that a demo made it; give another folder"
+        )
+    for name in there:
+        storage.delete_folder(storage.join(output, name))
+    storage.delete(storage.join(output, RESULT))
+
+
+def _finished(path: str) -> dict[str, Any] | None:
+    """The result of the last demo, or None where there is none that has ended.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        return contract.decode(storage.read_bytes(path)) or None
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}; use --fresh") from error
+
+
 def demo(settings: Settings, console: Console) -> dict[str, Any]:
     """Runs the chain, or shows the result of the last time; returns each net's scores."""
     storage.check_lasting(settings.output, "demo.output")
     path = storage.join(settings.output, RESULT)
     if settings.fresh:
-        storage.delete(path)
-        for name in ("data", *NETS):
-            if storage.exists(storage.join(settings.output, name, _MARKS[name == "data"])):
-                storage.delete_folder(storage.join(settings.output, name))
+        _remove(settings.output)
     started = time.monotonic()
-    if storage.exists(path):
-        results: dict[str, Any] = json.loads(storage.read_bytes(path))
+    results = _finished(path)
+    if results:
         console.line(f"{settings.output} holds a finished demo already; `make demo FRESH=1` or --fresh starts afresh")
     else:
         storage.check_writable(settings.output, "demo.output")
+        storage.write_bytes(path, b"{}")  # The folders are the demo's own from now on.
         results = _chain(settings, console)
         storage.write_bytes(path, json.dumps(results).encode())
         console.line(f"the whole chain took {clock_time(time.monotonic() - started)}")
-    classes = results["data"]["classes"]
+    try:
+        classes, shown = results["data"]["classes"], _table(results)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged; use --fresh") from error
     console.line(
         f"\nBoth nets, small: {WIDTH} of their width, {SIZE}x{SIZE} pixels, {classes} classes of synthetic drawings;"
         f" a net that guesses has accuracy {1 / classes:.3f}.\n"
     )
-    console.line(_table(results))
+    console.line(shown)
     for net in NETS:
         console.line(f"\n{net}: test drawings and their nearest neighbours: {results[net]['picture']}")
     return results

@@ -98,14 +98,15 @@ class Checks:
             self._gpus = 0 if self._settings.replicas else len(tf.config.list_physical_devices("GPU"))
             if tf.config.list_physical_devices("GPU"):  # Left to those who compute there now.
                 tf.config.set_visible_devices([], "GPU")
-        self._replicas = self._settings.replicas or self._gpus or 1
+        self._replicas = self._settings.replicas or (1 << (self._gpus.bit_length() - 1) if self._gpus else 1)
         xla, deterministic = devices.modes(self._settings.xla, self._settings.deterministic, gpu=self._gpus > 0)
         seen = f"{self._gpus} GPUs" if self._gpus else f"{self._replicas} on the CPU, {os.cpu_count()} cores"
         return f"{seen}; XLA {'on' if xla else 'off'}, bit-exact operations {'on' if deterministic else 'off'}"
 
     def _look_at_batch(self) -> str:
         self._needs("devices")
-        check_groups(self._settings.batch_size, self._settings.groups or self._replicas, self._replicas)
+        begun = (runs.read(self._settings.run) or {}).get("mathematics", {}).get("groups", 0)
+        check_groups(self._settings.batch_size, self._settings.groups or begun or self._replicas, self._replicas)
         each = self._settings.batch_size // self._replicas
         return f"{self._settings.batch_size} records a step, {each} a device"
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from boceto import artefact, storage
 from boceto.artefact import Artefact
+from boceto.errors import SettingsError
+from trainer.state import is_seed
 
 PARTIAL = ".export.partial"
 
@@ -24,10 +26,18 @@ class Served(tf.Module):
     def __init__(self, model: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()
         learned = {variable.path for variable in model.trainable_variables}
-        self._variables = [  # A seed of Keras is no state, and has no array: at inference, nothing is random.
-            tf.Variable(
-                arrays.get(variable.path, variable.numpy()), name=variable.name, trainable=variable.path in learned
+        values = {
+            # A seed of Keras is no state, and has no array: at inference, nothing is random.
+            variable.path: variable.numpy() if is_seed(variable) else arrays.get(variable.path)
+            for variable in model.variables
+        }
+        if missing := [path for path, value in values.items() if value is None]:
+            raise SettingsError(
+                f"the net has other weights without dropout: {missing[0]} was not trained; use the same layers, with a "
+                "rate of 0"
             )
+        self._variables = [
+            tf.Variable(values[variable.path], name=variable.name, trainable=variable.path in learned)
             for variable in model.variables
         ]
         position = {variable.path: number for number, variable in enumerate(model.variables)}

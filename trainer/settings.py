@@ -177,7 +177,7 @@ def check_groups(batch: int, groups: int, replicas: int) -> None:
     Raises:
         SettingsError: one does not; the message says which numbers do.
     """
-    for name, number in (("groups", groups), ("replicas", replicas)):
+    for name, number in (("replicas", replicas), ("groups", groups)):
         if number & (number - 1):
             below = 1 << (number.bit_length() - 1)
             raise SettingsError(f"train.{name} = {number} is no power of two; use {below} or {2 * below}")

@@ -326,6 +326,10 @@ class _Reader(io.RawIOBase):
         self._at += len(data)
         return len(data)
 
+    def readall(self) -> bytes:
+        rest = bytearray(max(0, self._found.size - self._at))  # In one request: io's own asks for 8 KiB at a time.
+        return bytes(rest[: self.readinto(rest)])
+
     def _verify(self, data: bytes) -> None:
         if self._at != self._verified:
             return

@@ -104,6 +104,16 @@ def test_the_same_bytes_where_a_worker_may_hold_little(strokes_folder, tmp_path,
     assert _shards(tmp_path / "many") == _shards(tmp_path / "one")
 
 
+@pytest.mark.parametrize("name", ["train-00000-of-00007.tfrecord", "preview.png", "_work/thesis.tex", "dataset.json"])
+def test_files_that_boceto_did_not_make_stay(strokes_folder, tmp_path, capsys, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"name": "mine"}')
+    assert _prepare(strokes_folder, tmp_path / "out", "--overwrite") == 2
+    assert f"holds {name}, and nothing says that Boceto made it; give another folder" in capsys.readouterr().err
+    assert path.read_text() == '{"name": "mine"}'
+
+
 def test_what_the_imports_leave_out_can_be_imported_later(strokes_folder, tmp_path):
     script = (
         "import sys\n"

@@ -25,5 +25,15 @@ def test_a_finished_demo_is_shown_and_starting_afresh_removes_only_what_the_chai
 
     monkeypatch.setattr(demo, "_program", fails)
     assert demo.main(["--output", str(tmp_path), "--fresh"]) == 65
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "skresnet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "photos", "skresnet"]
+    (tmp_path / "sknet").mkdir()
+    (tmp_path / "sknet" / "run.json").write_text("{}")
+    (tmp_path / "demo.json").unlink()
+    assert demo.main(["--output", str(tmp_path), "--fresh"]) == 2
+    assert "holds sknet, and no demo.json says that a demo made it" in capsys.readouterr().err
+    assert (tmp_path / "sknet" / "run.json").exists()
+    for damaged in ("{", '{"data": {}}'):
+        (tmp_path / "demo.json").write_text(damaged)
+        assert demo.main(["--output", str(tmp_path)]) == 65
+        assert "demo.json is damaged" in capsys.readouterr().err
     assert (tmp_path / "photos" / "mine.png").exists()

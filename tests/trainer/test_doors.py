@@ -139,6 +139,25 @@ def test_operations_are_counted_for_every_kind_of_layer_or_not_at_all():
     assert layers.multiply_accumulates(nets.build("attentive", SPEC)) is None
 
 
+def test_initial_values_are_seeded_however_a_layer_asks():
+    def build():
+        class Own(keras.layers.Layer):
+            def build(self, shape):
+                self.first = self.add_weight((3, 4), "glorot_uniform")
+                self.second = self.add_weight((3, 4), initializer="glorot_uniform")
+
+        layer = Own(name="own")
+        layer.build((None, 3))
+        return layer
+
+    found = []
+    for _ in range(2):
+        with nets._seeded(1):
+            found.append(build())
+    assert (found[0].first.numpy() == found[1].first.numpy()).all()
+    assert (found[0].first.numpy() != found[0].second.numpy()).any()
+
+
 def test_a_file_that_others_share_is_no_choice_and_options_are_checked():
     assert "attentive" in nets.names()
     assert "_shared" not in nets.names()

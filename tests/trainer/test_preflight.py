@@ -103,7 +103,7 @@ def test_a_net_that_no_memory_holds(look):
 def test_a_batch_that_does_not_divide(look):
     code, checks, said = look("--replicas", "3")
     assert code == 2
-    assert failed(checks) == {"batch": "train.groups = 3 is no power of two; use 2 or 4"}
+    assert failed(checks) == {"batch": "train.replicas = 3 is no power of two; use 2 or 4"}
     assert unchecked(checks) == ["memory"]
     assert "needs: batch" in said
 

@@ -4,6 +4,7 @@ The model maps `uint8[B, H, W, 1]` to a dict with `logits` float32[B, C] and `em
 be any of Keras's.
 """
 
+import collections
 import contextlib
 import hashlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from boceto import lookup
+from boceto.errors import SettingsError
 
 if TYPE_CHECKING:
     import keras
@@ -57,6 +59,12 @@ def build(name: str, spec: Spec) -> "keras.Model":
     naming.reset_uids()
     with _seeded(spec.seed):
         model: keras.Model = module.build(spec)
+    paths = [variable.path for variable in model.variables]
+    twice = sorted({path for path in paths if paths.count(path) > 1 or path.startswith("loss/")})
+    if twice:
+        raise SettingsError(
+            f"train.net = {name!r}: the weight {twice[0]} has the name of another; give its layer a name of its own"
+        )
     return model
 
 
@@ -64,21 +72,30 @@ def build(name: str, spec: Spec) -> "keras.Model":
 def _seeded(seed: int) -> Iterator[None]:
     """In this block, the initial value of a weight is a function of (seed, layer path, weight name) alone.
 
+    Weights of one name are told apart by their order. An initialiser that is a function is used as it is.
+
     Every layer of Keras makes its weights with `keras.Layer.add_weight`, which is replaced here for a while.
     """
     import keras
 
     original = keras.Layer.add_weight
+    seen: collections.Counter[object] = collections.Counter()
 
     def add_weight(layer: keras.Layer, *args: Any, initializer: Any = None, **options: Any) -> Any:
+        if len(args) > _BEFORE_INITIALIZER:
+            initializer, args = args[_BEFORE_INITIALIZER], (*args[:_BEFORE_INITIALIZER], None, *args[2:])
         dtype = options.get("dtype") or layer.variable_dtype
-        if initializer is None and len(args) <= _BEFORE_INITIALIZER and keras.backend.is_float_dtype(dtype):
+        if initializer is None and keras.backend.is_float_dtype(dtype):
             initializer = "glorot_uniform"  # As Keras, but with a seed.
         if initializer is not None:
             found = keras.initializers.get(initializer)
             if hasattr(found, "seed"):
-                own = stable_hash(seed, layer.path or layer.name, options.get("name"))
+                name = layer.path or layer.name, options.get("name")
+                own = stable_hash(seed, *name, *([seen[name]] if seen[name] else []))
+                seen[name] += 1
                 initializer = type(found).from_config({**found.get_config(), "seed": own})
+        if len(args) > _BEFORE_INITIALIZER:
+            return original(layer, args[0], initializer, *args[2:], **options)
         return original(layer, *args, initializer=initializer, **options)
 
     keras.Layer.add_weight = add_weight

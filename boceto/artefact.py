@@ -95,15 +95,15 @@ def check_own(run: str) -> None:
     Raises:
         SettingsError: it is, or it does.
     """
+    url = storage.join(run, FOLDER)
+    if storage.is_link(url):
+        raise SettingsError(f"{url} is a link, and an export replaces the folder; remove the link, or link the run's")
     for folder in (FOLDER, f"{FOLDER}.old"):
         top = storage.join(run, folder)
         for entry in storage.list_files(top):
             name = storage.relative(entry.url, top)
             if name != DESCRIPTION and not name.startswith((f"{MODEL}/", f"{DESCRIPTION}.")):
                 raise SettingsError(f"{entry.url} is no file of Boceto's, and an export replaces its folder; move it")
-    url = storage.join(run, FOLDER)
-    if storage.is_link(url):
-        raise SettingsError(f"{url} is a link, and an export replaces the folder; remove the link, or link the run's")
 
 
 def verify(run: str, description: Artefact) -> str:

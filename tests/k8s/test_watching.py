@@ -118,6 +118,14 @@ def test_the_page_shows_the_run_and_its_score(watched):
     assert '<h2 id="trainingstalled">' in get(f"{watched[0]}/consoles/runbook.html")
 
 
+PATIENCE = 30.0  # Seconds.
+
+
 def test_an_end_is_told(watched):
-    codes = {(each["metric"]["component"], each["values"][-1][1]) for each in series(watched, "boceto_exit_code")}
-    assert codes == {(program, "0") for program in LINGER}
+    expected, until = {(program, "0") for program in LINGER}, time.monotonic() + PATIENCE
+    while True:  # What was scraped last may not be stored yet.
+        codes = {(each["metric"]["component"], each["values"][-1][1]) for each in series(watched, "boceto_exit_code")}
+        if codes == expected or time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    assert codes == expected

@@ -1,6 +1,7 @@
 """`boceto prepare`: plans the job, runs it on a Beam runner, shows how far it is, and says what came of it."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -159,8 +160,10 @@ def _check_ours(output: str, owner: str) -> None:
     Raises:
         SettingsError: it was not.
     """
+    if storage.exists(owner):
+        return
     found = [name for name in _names(output) if _is_made(name)]
-    if not found or storage.exists(owner):
+    if not found:
         return
     try:
         ours = contract.decode(storage.read_bytes(storage.join(output, MANIFEST))).get("format") == dataset.FORMAT
@@ -255,7 +258,7 @@ def _run(
         try:
             _apart(lambda: _run_pipeline(pipeline, job, parts))
         except (RuntimeError, ValueError, OSError) as error:
-            _raise_cause(error)
+            _raise_cause(error, settings.output)
             raise
 
 
@@ -283,12 +286,7 @@ def _apart(work: Callable[[], None]) -> None:
         raise failed[0]
 
 
-_CAUSES = (
-    SettingsError, DataError, storage.Unavailable, FileNotFoundError, PermissionError, OSError, MemoryError
-)  # fmt: skip
-
-
-def _raise_cause(error: BaseException) -> None:
+def _raise_cause(error: BaseException, output: str) -> None:
     """Raises the project's own error that a runner wrapped in one of Beam's, if there is one."""
     for kind in (
         SettingsError,
@@ -302,7 +300,10 @@ def _raise_cause(error: BaseException) -> None:
         marker = f"{kind.__module__}.{kind.__name__}: " if kind.__module__ != "builtins" else f"{kind.__name__}: "
         for line in str(error).splitlines():
             if marker in line:
-                raise kind(line.partition(marker)[2].partition(" [while running")[0]) from None
+                said = line.partition(marker)[2].partition(" [while running")[0]
+                if os.strerror(errno.ENOSPC) in said:
+                    said = f"prepare.output = {output} is full: {said}; make room, or give another folder"
+                raise kind(said) from None
 
 
 def _raise_problem(job: Job) -> None:

@@ -2,7 +2,7 @@
 
     CACHE/<data set digest>/<crc32c>-<name>             a verified copy
     CACHE/<data set digest>/<crc32c>-<name>.lock        locked by the process that makes the copy
-    CACHE/<data set digest>/<crc32c>-<name>.*.partial   what a download that was killed has left
+    CACHE/<data set digest>/<crc32c>-<name>.partial*    what a download that was killed has left
 
 A copy gets its name when its size and checksum are the expected ones, and is never changed afterwards.
 """
@@ -23,7 +23,7 @@ from typing import NamedTuple
 from boceto import storage
 from boceto.console import clock_time
 from boceto.errors import DataError, SettingsError
-from boceto.stores.file import local_path, lock, note_written, partial_file, was_written
+from boceto.stores.file import local_path, lock, note_written, was_written
 
 DEFAULT = "~/.cache/boceto"
 THREADS = 8
@@ -225,7 +225,7 @@ class _Transfer:
         try:
             yield
         finally:
-            path.unlink()  # Those who wait for this file see that it is no longer there.
+            path.unlink(missing_ok=True)  # Those who wait for this file see that it is no longer there.
             os.close(descriptor)
 
     @contextlib.contextmanager
@@ -240,7 +240,8 @@ class _Transfer:
 
     def _fetch(self, file: File) -> None:
         url, place = storage.join(self._url, file.name), self.place(file)
-        for path in self._folder.glob(f"{place.name}.*.partial"):  # Of processes that were killed.
+        partial = place.with_name(f"{place.name}.partial")
+        for path in self._folder.glob(f"{partial.name}*"):  # Of a process that was killed.
             path.unlink()
         found = storage.stat(url)
         if found is None:
@@ -249,15 +250,16 @@ class _Transfer:
             raise self._damaged(url, file, f"it has {found.size} bytes")
         if found.crc32c not in {"", file.crc32c}:
             raise self._damaged(url, file, f"its checksum is {found.crc32c}")
-        with partial_file(place) as (partial, _):
-            try:
-                storage.download(url, partial, self._fetched_more)
-            except FileNotFoundError:
-                raise DataError(f"{url} is missing; prepare it again with --overwrite") from None
-            checksum = storage.checksum(str(partial))[1]
+        try:
+            storage.download(url, partial, self._fetched_more)
+            checksum = storage.checksum(str(partial))[1]  # Another object may have come since `stat`.
             if checksum != file.crc32c:
                 raise self._damaged(url, file, f"its checksum is {checksum}")
             partial.replace(place)
+        except FileNotFoundError:
+            raise DataError(f"{url} is missing; prepare it again with --overwrite") from None
+        finally:
+            partial.unlink(missing_ok=True)
 
     @staticmethod
     def _damaged(url: str, file: File, what: str) -> DataError:

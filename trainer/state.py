@@ -117,14 +117,15 @@ def create(
             slot: {name: _like(weight, slot) for name, weight in weights.items()}
             for slot in optimizers.SLOTS[settings.optimizer]
         }
-        average = {name: _variable(weight.numpy(), "average") for name, weight in weights.items()}
+        averaged = weights if settings.ema else {}
+        average = {name: _variable(weight.numpy(), "average") for name, weight in averaged.items()}
         scaled = settings.precision == "float16"
         scale = {
             "value": tf.Variable(FIRST_LOSS_SCALE, trainable=False, name="loss_scale"),
             "steps": tf.Variable(0, trainable=False, name="loss_scale_steps"),
         }
     statistics = {variable.path: variable.value for variable in kept}
-    return State(strategy, weights, statistics, slots, average if settings.ema else {}, scale if scaled else {})
+    return State(strategy, weights, statistics, slots, average, scale if scaled else {})
 
 
 def _like(weight: tf.Variable, name: str) -> tf.Variable:

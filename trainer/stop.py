@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from boceto import process
 from boceto.errors import EXIT_FAULT, Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TIDYING = 2.0  # Seconds, at most, where nothing is to be saved.
 KILLED = 128  # Shells add a signal's number to it.
 _END = 0
@@ -85,7 +84,7 @@ def on_signals(grace: float, say: Callable[[str], None]) -> Iterator[Stop]:
     watcher = threading.Thread(target=_watch, args=(reading, stop, grace, say), daemon=True)
     watcher.start()
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # First: a handler alone would swallow a signal.
-    handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    handlers = {number: signal.signal(number, lambda *_: None) for number in process.SIGNALS}
     try:
         yield stop
     finally:
@@ -102,7 +101,7 @@ def _watch(signals: int, stop: Stop, grace: float, say: Callable[[str], None]) -
     overdue = threading.Timer(grace, _give_up, (grace, say))
     overdue.daemon = True
     while (number := os.read(signals, 1)[0]) != _END:
-        if number not in SIGNALS:
+        if number not in process.SIGNALS:
             continue
         if stop.requested:
             say("stopped at once; what was saved before stands, and the same command goes on from it")

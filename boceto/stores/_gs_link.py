@@ -71,14 +71,14 @@ def place_of(url: str) -> Place:
     return Place(bucket, name)
 
 
-def said(error: BaseException) -> str:
+def said(error: Any) -> str:
     """What an error says, in one short line."""
     from google.api_core import exceptions
 
     while error.args and isinstance(error.args[0], BaseException):  # google.auth puts one into another.
         error = error.args[0]
     if code_of(error) and not hasattr(error, "message"):  # Of a transfer, where the library says less.
-        error = exceptions.from_http_response(getattr(error, "response"))  # noqa: B009 - of two unlike classes
+        error = exceptions.from_http_response(error.response)
     text = str(getattr(error, "message", None) or (error.args[0] if error.args else error))
     return re.sub(r"\?\S*?=[^\s:]*", "", text.strip() or type(error).__name__).splitlines()[0][:300]
 

@@ -147,7 +147,6 @@ class Store:
             Unavailable: three times what came was not what is stored.
         """
         from google.api_core.exceptions import NotFound, RetryError
-        from google.cloud.storage.exceptions import DataCorruption
 
         told = 0
         for number in range(TRIES):
@@ -165,7 +164,7 @@ class Store:
                         pinned.download_to_file(
                             sink, start=before or None, raw_download=True, checksum=None, **link.options
                         )
-                    except (RetryError, DataCorruption):
+                    except RetryError:
                         if sink.size == before:
                             raise
                     except NotFound:

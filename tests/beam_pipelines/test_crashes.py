@@ -46,6 +46,8 @@ def test_the_same_command_again_makes_the_same_data_set(tmp_path, digest, status
     words = [sys.executable, LAUNCHER, fault.to_json(), "prepare", *FLAGS, "--output", folder]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == status, done.stderr
+    if fault.kind == "full":
+        assert f"prepare.output = {folder} is full: " in done.stderr
     if fault != Fault("kill-after", MANIFEST, "create"):
         with pytest.raises(DataError, match=r"there is no dataset\.json"):
             dataset.load(folder)

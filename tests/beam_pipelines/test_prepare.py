@@ -474,7 +474,7 @@ def test_a_worker_that_is_killed_ends_the_job_in_one_line(running):
 def test_a_worker_that_is_short_of_memory_says_so():
     said = "Traceback …\nnumpy._core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB [while running 'draw']"
     with pytest.raises(MemoryError, match="^Unable to allocate 3 GiB$"):
-        prepare._raise_cause(RuntimeError(said))
+        prepare._raise_cause(RuntimeError(said), "data")
 
 
 @pytest.mark.parametrize("flag", ["--train-per-class", "--synthetic-drawings"])

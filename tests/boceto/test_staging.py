@@ -90,7 +90,7 @@ def test_files_are_copied_once(folder, cache, monkeypatch):
 def test_what_a_killed_process_has_left_goes(folder, cache):
     url, files = folder
     copies = cache.stage(url, KEY, files)
-    for name in (".lock", ".7-7.partial"):
+    for name in (".lock", ".partial", ".partial.7-7.partial"):
         copies[0].with_name(copies[0].name + name).write_bytes(copies[0].read_bytes()[:2300])
     copies[0].unlink()
     assert whole(url, files, cache.stage(url, KEY, files))

@@ -23,7 +23,6 @@ from apache_beam import pvalue
 from apache_beam.transforms.window import GlobalWindows
 
 from beam_pipelines import columns, select, sources
-from beam_pipelines.raster import Rasteriser
 from beam_pipelines.select import Smallest
 from beam_pipelines.settings import Settings
 from beam_pipelines.shards import Drawings, ShardWriter
@@ -31,6 +30,7 @@ from beam_pipelines.sources import Part, Refused, Sketch
 from boceto import __version__, storage
 from boceto.dataset import MANIFEST, SPLITS, Manifest, Shard, SourceFile, SplitInfo, content_digest
 from boceto.errors import DataError
+from boceto.raster import Rasteriser
 
 T = TypeVar("T")
 
@@ -108,7 +108,8 @@ class Job:
 
     def rasteriser(self) -> Rasteriser:
         """How this job draws."""
-        return Rasteriser(self.settings.size, self.settings.line_width, self.settings.margin, self.settings.ink)
+        settings = self.settings
+        return Rasteriser(settings.size, settings.size, settings.line_width, settings.margin, settings.ink)
 
 
 class Read(beam.DoFn):

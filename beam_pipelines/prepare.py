@@ -18,7 +18,6 @@ from beam_pipelines import select, sources
 from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.progress import watching
-from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
 from boceto import contract, dataset, records, storage, strokes
 from boceto.console import Console, clock_time
@@ -42,7 +41,7 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         DataError: too many bad drawings, or too few good ones; there is no `dataset.json`.
     """
     # Refuses what cannot be drawn, and compiles the kernels once for all workers.
-    Rasteriser(settings.size, settings.line_width, settings.margin, settings.ink).draw([strokes.pack([[[0], [0]]])])
+    Job(settings, ()).rasteriser().draw([strokes.pack([[[0], [0]]])])
     records.Encoder(1, 1, "raw", ["a"]).frames([0], [b"0"], ["0"], [b"0"])
     storage.check_lasting(settings.output, "prepare.output")
     parts, job = _plan(settings)

@@ -14,11 +14,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch, quickdraw
 from boceto import images
 from boceto.console import table
+from boceto.raster import Rasteriser
 
 SIZE, FILES, EACH, REPEATS = 128, 60, 30, 5
 
@@ -51,7 +51,7 @@ def main() -> None:
         for item in itertools.islice(quickdraw.read(part, settings), EACH)
         if isinstance(item, Sketch)
     ]
-    drawn = Rasteriser(SIZE).draw(sketches)
+    drawn = Rasteriser(SIZE, SIZE).draw(sketches)
     png, header, out = images.PngEncoder(SIZE, SIZE), images.png_header(SIZE, SIZE), np.empty((SIZE, SIZE), np.uint8)
     rows = {"raw": (drawn[0].nbytes, _microseconds(lambda: [image.tobytes() for image in drawn], len(drawn)), 0.0)}
     raw = [image.tobytes() for image in drawn]

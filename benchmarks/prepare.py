@@ -28,14 +28,14 @@ BATCH = 32
 
 def bare_loop(folder: str, output: str) -> None:
     """Every drawing of the folder into one TFRecord file a category, with nothing else around it."""
-    from beam_pipelines.raster import Rasteriser
     from beam_pipelines.settings import Settings
     from beam_pipelines.sources import Sketch, quickdraw
     from boceto import images, records
+    from boceto.raster import Rasteriser
 
     settings = Settings(output=output, input=folder)
     parts = quickdraw.plan(settings)
-    rasteriser = Rasteriser(settings.size, settings.line_width, settings.margin)
+    rasteriser = Rasteriser(settings.size, settings.size, settings.line_width, settings.margin)
     png = images.PngEncoder(settings.size, settings.size)
     encoder = records.Encoder(settings.size, settings.size, "png", [part.category for part in parts])
     pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)

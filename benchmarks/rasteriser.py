@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_pipelines.pipeline import BATCH
-from beam_pipelines.raster import Rasteriser
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Sketch, quickdraw
 from boceto import strokes
 from boceto.console import table
+from boceto.raster import Rasteriser
 
 try:
     import cairo
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--input", required=True, help="folder of QuickDraw files")
     inks = real_drawings(parser.parse_args().input, 60, 50)
     drawings = [placed(ink) for ink in inks]
-    rasteriser = Rasteriser(SIZE, LINE_WIDTH, MARGIN)
+    rasteriser = Rasteriser(SIZE, SIZE, LINE_WIDTH, MARGIN)
     drawn = rasteriser.draw(inks)
     pixels = np.empty((BATCH, SIZE, SIZE), np.uint8)
     truth = [

@@ -1,6 +1,6 @@
 """Makes cairo_reference.npz: synthetic drawings and their pixels by cairo, supersampled 16 times.
 
-Run it by hand, with pycairo installed: python tests/beam_pipelines/make_cairo_reference.py
+Run it by hand, with pycairo installed: python tests/boceto/make_cairo_reference.py
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""The compiled part of `beam_pipelines.raster`: strokes to pixels in integers alone.
+"""The compiled part of `boceto.raster`: strokes to pixels in integers alone.
 
 Positions are fixed-point with 8 fractional bits (a pixel is 256), directions with 16. A segment covers a pixel by the
-distance of the pixel's centre from it; `coverage` maps the squared distance, in 1/1024 square pixels, to 0..255.
+distance of the pixel's centre from it; `coverage` maps the squared distance, in 1/1024 square pixels, to 0..255. The
+kernels are ours because `boceto.raster` is: numba compiles plain loops of integers, which mean the same everywhere.
 """
 
 import math
@@ -13,7 +14,7 @@ from boceto.kernels import kernel
 
 @kernel()
 def draw(inks, starts, inset, coverage, images, step):
-    """Draws B drawings, packed strokes inks[starts[i]:starts[i + 1]], into the zeroed images, uint8[B, S, S].
+    """Draws B drawings, packed strokes inks[starts[i]:starts[i + 1]], into the zeroed images, uint8[B, H, W].
 
     inset: distance of the outermost points from the border, in 1/256 pixels. step: rows that are multiples of it
     are drawn.
@@ -27,10 +28,12 @@ def draw(inks, starts, inset, coverage, images, step):
         if not _whole(inks, begin, end):
             return False
         left, top, right, bottom = _bounds(inks, begin, end)
-        extent = max(right - left, bottom - top, 1)
-        room = images.shape[1] * 256 - 2 * inset
-        shift_x = inset + (room - (right - left) * room // extent) // 2
-        shift_y = inset + (room - (bottom - top) * room // extent) // 2
+        high, wide = images.shape[1] * 256 - 2 * inset, images.shape[2] * 256 - 2 * inset
+        # The side that fills the image: the other one is scaled as it is.
+        room, extent = (wide, right - left) if (right - left) * high >= (bottom - top) * wide else (high, bottom - top)
+        extent = max(extent, 1)
+        shift_x = inset + (wide - (right - left) * room // extent) // 2
+        shift_y = inset + (high - (bottom - top) * room // extent) // 2
         at = begin
         while at < end:
             count = np.int64(inks[at]) | (np.int64(inks[at + 1]) << 8)
@@ -75,10 +78,10 @@ def _bounds(inks, begin, end):
 @kernel()
 def _segment(image, coverage, step, ax, ay, bx, by):
     """Draws the segment from a to b with round ends; what is there stays where it is brighter."""
-    size = image.shape[0]
+    height, width = image.shape
     reach = _root((coverage.size - 1) << 6)  # 1/1024 square pixels -> 1/256 pixels
     first_row = (max(0, (min(ay, by) - reach + 127) >> 8) + step - 1) // step * step
-    last_row = min(size - 1, (max(ay, by) + reach - 128) >> 8)
+    last_row = min(height - 1, (max(ay, by) + reach - 128) >> 8)
     if first_row > last_row:
         return
     dx, dy = bx - ax, by - ay
@@ -97,7 +100,7 @@ def _segment(image, coverage, step, ax, ay, bx, by):
             middle, half = ax + ry * ux // uy, (reach << 16) // abs(uy) + 256
             low, high = max(low, middle - half), min(high, middle + half)
         first = max(0, (low + 127) >> 8)
-        last = min(size - 1, (high - 128) >> 8)
+        last = min(width - 1, (high - 128) >> 8)
         rx = (first << 8) + 128 - ax
         across = rx * uy - ry * ux
         along = rx * ux + ry * uy

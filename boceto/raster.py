@@ -1,6 +1,7 @@
 """Strokes to anti-aliased greyscale pixels: round strokes, proportions kept, centred, the ink's box filling the image.
 
-Only integers are used, so the pixels are the same on every processor and with any number of threads.
+It is ours because no drawing library promises the same pixels on every processor and in every version, and a data set's
+digest needs them. Only integers are used, so the pixels depend on nothing but the strokes.
 """
 
 import functools
@@ -12,7 +13,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from beam_pipelines import raster_kernels
+from boceto import raster_kernels
 from boceto.errors import SettingsError
 
 _BATCH = 32
@@ -38,25 +39,27 @@ def coverage_table(line_width: float) -> NDArray[np.uint8]:
 class Rasteriser:
     """Draws packed strokes (`boceto.strokes`) at one size and style.
 
-    size: pixels a side. line_width, margin: pixels; the margin is free of ink. ink: `white` (on black) or `black`.
+    height, width, line_width, margin: pixels; the margin is free of ink. ink: `white` (on black) or `black`.
 
     Raises:
         SettingsError: there is no room left between the margins.
     """
 
-    def __init__(self, size: int = 128, line_width: float = 2.0, margin: float = 1.0, ink: str = "white") -> None:
+    def __init__(
+        self, height: int, width: int, line_width: float = 2.0, margin: float = 1.0, ink: str = "white"
+    ) -> None:
         self._inset = round((margin + line_width / 2) * 256)
-        if self._inset * 2 >= size * 256:
+        if self._inset * 2 >= min(height, width) * 256:
             raise SettingsError(
-                f"prepare.line_width = {line_width} and prepare.margin = {margin} leave no room in {size} pixels; "
-                "use smaller ones"
+                f"prepare.line_width = {line_width} and prepare.margin = {margin} leave no room in {height}x{width} "
+                "pixels; use smaller ones"
             )
-        self._size = size
+        self._shape = height, width
         self._coverage = coverage_table(line_width)
         self._black = ink == "black"
 
     def draw(self, inks: Sequence[bytes], out: NDArray[np.uint8] | None = None, step: int = 1) -> NDArray[np.uint8]:
-        """B packed drawings -> uint8[B, size, size], in the first B of `out` where given.
+        """B packed drawings -> uint8[B, height, width], in the first B of `out` where given.
 
         step: of the rows, those that are multiples of it are drawn; the others mean nothing. Releases the interpreter's
         lock while it draws.
@@ -67,7 +70,7 @@ class Rasteriser:
         starts = np.zeros(len(inks) + 1, np.int64)
         np.cumsum([len(ink) for ink in inks], out=starts[1:])
         if out is None:
-            images = np.zeros((len(inks), self._size, self._size), np.uint8)
+            images = np.zeros((len(inks), *self._shape), np.uint8)
         else:
             images = out[: len(inks)]
             images[:, ::step] = 0
@@ -79,7 +82,7 @@ class Rasteriser:
     def pictures(self, inks: Sequence[bytes], step: int = 1) -> list[bytes]:
         """B packed drawings -> for each, 8 bytes that are the same where its pixels are: two checksums of them."""
         found = []
-        pixels = np.empty((_BATCH, self._size, self._size), np.uint8)
+        pixels = np.empty((_BATCH, *self._shape), np.uint8)
         for at in range(0, len(inks), _BATCH):
             for image in self.draw(inks[at : at + _BATCH], pixels, step):
                 drawn = image[::step].tobytes()
@@ -89,4 +92,4 @@ class Rasteriser:
 
     def probes(self, inks: Sequence[bytes]) -> list[bytes]:
         """As `pictures`, of few rows: cheaper, and the same for some drawings whose pictures are not."""
-        return self.pictures(inks, max(1, self._size // _PROBED))
+        return self.pictures(inks, max(1, self._shape[0] // _PROBED))

@@ -172,12 +172,12 @@ def load(run: str, step: int) -> tuple[Commit, Arrays]:
     found = commit(run, step)
     path = storage.join(folder_of(run, step), found.arrays.name)
     try:
-        data = storage.buffer(path)
+        data = storage.read_bytes(path)
         if len(data) != found.arrays.bytes:
             raise ValueError(f"it has {len(data)} bytes, its {COMMIT} says {found.arrays.bytes}")
         if storage.crc32c(data) != found.arrays.crc32c:
             raise ValueError(f"its checksum is not its {COMMIT}'s")
-        return found, tensors.read(data)
+        return found, tensors.read(memoryview(data))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path} is missing") from error
     except ValueError as error:

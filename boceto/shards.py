@@ -26,7 +26,7 @@ class ShardFile:
 
     path: str
     remedy: str
-    _source: storage.Source
+    _source: storage.RandomAccess
 
     @property
     def size(self) -> int:
@@ -77,7 +77,7 @@ def open_shard(path: str, remedy: str) -> ShardFile:
         SettingsError: this process may not have so many files open.
     """
     try:
-        return ShardFile(path, remedy, storage.source(path))
+        return ShardFile(path, remedy, storage.open_random(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; {remedy}") from error
     except OSError as error:

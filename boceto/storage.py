@@ -1,7 +1,7 @@
-"""Where bytes live: a few verbs over URLs. Nothing else opens storage.
+"""Files and folders by URL. All of the code opens storage through this module alone.
 
-A URL is a path, `file://…`, `gs://…`, or `memory://…` (kept in this process: for tests and trials). Each verb finds its
-adapter, one of `boceto.stores`, by the URL's scheme.
+A URL is a path, `file://…`, `gs://…`, or `memory://…` (the memory of this process, for tests and trials). The scheme of
+the URL chooses the adapter in `boceto.stores`.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,13 +20,14 @@ import google_crc32c
 
 from boceto import lookup, stores
 from boceto.errors import PASSING, DataError, SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat, Store, Unavailable
+from boceto.stores import Changed, Damaged, Entry, Stat, Store, Unavailable
 from boceto.stores import file as local
 from boceto.stores.file import local_path
 
-__all__ = ["Changed", "Entry", "Progress", "Stat", "Unavailable"]
+__all__ = ["Changed", "Entry", "Stat", "Unavailable"]
 
-_CRC_CHUNK = 1 << 20
+_CHUNK = 1 << 20
+_DOWNLOADS = 3  # Tries to download one object.
 
 
 @functools.cache
@@ -36,7 +37,7 @@ def _of_scheme(scheme: str) -> Store:
 
 
 def schemes() -> set[str]:
-    """What an URL may begin with."""
+    """Returns the schemes of URLs that have an adapter."""
     return set(lookup.names(stores.__name__))
 
 
@@ -52,15 +53,15 @@ def _store(url: str) -> Store:
 
 
 def is_local(url: str) -> bool:
-    """Whether `url` is a file or folder of this machine."""
+    """Returns whether `url` is a file or folder of this machine."""
     return "://" not in url or url.startswith("file://")
 
 
 def join(url: str, *names: str) -> str:
-    """The URL of `names` below the folder `url`.
+    """Returns the URL of `names` below the folder `url`.
 
     Raises:
-        SettingsError: `url` is empty or a scheme alone, as a variable leaves that was not set.
+        SettingsError: `url` is empty or only a scheme: a shell variable was probably not set.
     """
     folder = url.rstrip("/")
     if not url or (folder.endswith(":") and "://" in url):
@@ -69,15 +70,15 @@ def join(url: str, *names: str) -> str:
 
 
 def parent(url: str) -> str:
-    """The folder that the file or folder `url` is in."""
+    """Returns the folder that holds the file or folder `url`."""
     return url.rstrip("/").rpartition("/")[0] or ("/" if url.startswith("/") else ".")
 
 
 def below(folder: str, name: str) -> str:
-    """The URL of a file that a manifest names: always one below the URL `folder`. A manifest may come from anywhere.
+    """Returns the URL of the file `name`, which a manifest names. It is always below the URL `folder`.
 
     Raises:
-        DataError: the name is empty, absolute or an URL, or leads elsewhere by `..`, a backslash or an URL's signs.
+        DataError: the name is empty, absolute or a URL, or contains `..`, a backslash or a special character of URLs.
     """
     if not {"", ".", ".."}.isdisjoint(name.split("/")) or set("\\%?#") & set(name) or not name.isprintable():
         raise DataError(f"{folder}: a manifest there names {name!r}, which is no file below it; make it anew")
@@ -85,7 +86,7 @@ def below(folder: str, name: str) -> str:
 
 
 def relative(url: str, folder: str) -> str:
-    """What stands behind `folder` in `url`, for an URL out of `list_files(folder)`."""
+    """Returns the part of `url` behind `folder`, for a URL from `list_files(folder)`."""
     if is_local(folder):
         path, base = str(local_path(url)), str(local_path(folder))
         return path.rpartition("/")[2] if path == base else os.path.relpath(path, base)
@@ -93,49 +94,46 @@ def relative(url: str, folder: str) -> str:
 
 
 def list_files(url: str, *, linked: bool = False) -> list[Entry]:
-    """All objects below the folder `url`, sorted; for the URL of one object, that one.
+    """Returns all objects below the folder `url`, sorted. An object lists itself.
 
-    With `linked`, what is behind linked folders of this machine too: for what only reads.
+    linked: follow links to folders of this machine, for programs that only read.
     """
     return local.list_linked(url) if linked and is_local(url) and url else _store(url).list(url)
 
 
 def stat(url: str) -> Stat | None:
-    """Size, checksum (where the storage knows it) and version of one object; None where there is none."""
+    """Returns size, checksum (if the storage keeps it) and version of one object, or None if it does not exist."""
     return _store(url).stat(url)
 
 
 def exists(url: str) -> bool:
-    """Whether there is something at `url`."""
+    """Returns whether the file or folder `url` exists."""
     return stat(url) is not None
 
 
 def open_file(url: str) -> BinaryIO:
-    """A buffered reader of one object; raises FileNotFoundError where there is none."""
+    """Returns a buffered reader of one object. Raises FileNotFoundError if it does not exist."""
     return _store(url).open(url)
 
 
 def read_bytes(url: str, start: int = 0, end: int | None = None) -> bytes:
-    """The bytes of one object, or those from `start` to `end` (not included)."""
+    """Returns the bytes of one object, or its bytes from `start` to `end` (exclusive)."""
     return _store(url).read(url, start, end)
 
 
 def read_versioned(url: str) -> tuple[bytes, str]:
-    """The bytes of one small object, and the version that `replace_bytes` asks for."""
+    """Returns the bytes of one small object, and the version that `replace_bytes` needs."""
     return _store(url).versioned(url)
 
 
-def buffer(url: str) -> memoryview:
-    """The bytes of one object for random access, memory-mapped for local files."""
-    return _store(url).buffer(url)
+class RandomAccess:
+    """Reads one object by position, from any thread.
 
-
-class Source:
-    """One object for reads by position, from any thread. A local file is read by system calls, where a map would end
-    the process if the file is cut off; it stays readable when its name is deleted.
+    A local file is read by system calls: a memory map would end the process if the file is cut. The file stays readable
+    after its name is deleted. An object of other storage is held in memory.
     """
 
-    def __init__(self, data: memoryview, descriptor: int = -1) -> None:
+    def __init__(self, data: bytes, descriptor: int = -1) -> None:
         self._data = data
         self._descriptor = descriptor
         self.size = len(data)
@@ -144,61 +142,85 @@ class Source:
             weakref.finalize(self, os.close, descriptor)
 
     def read(self, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on; fewer where it ends before."""
+        """Returns `length` bytes from `start` on, or fewer at the end of the object."""
         if self._descriptor < 0:
-            return bytes(self._data[start : start + length])
+            return self._data[start : start + length]
         data = os.pread(self._descriptor, length, start)
         while len(data) < length and (more := os.pread(self._descriptor, length - len(data), start + len(data))):
             data += more
         return data
 
 
-def source(url: str) -> Source:
-    """Opens one object for reads by position; raises FileNotFoundError where there is none."""
+def open_random(url: str) -> RandomAccess:
+    """Opens one object for reads by position. Raises FileNotFoundError if it does not exist."""
     if is_local(url):
-        return Source(memoryview(b""), os.open(local.regular(local_path(url)), os.O_RDONLY | os.O_CLOEXEC))
-    return Source(buffer(url))
+        return RandomAccess(b"", os.open(local.regular(local_path(url)), os.O_RDONLY | os.O_CLOEXEC))
+    return RandomAccess(read_bytes(url))
 
 
 def writing(url: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """A writer of one object, which appears whole when the block ends, or not at all."""
+    """Returns a writer. The object appears whole when the block ends without an error, or not at all."""
     return _store(url).writing(url)
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Writes one object whole."""
+    """Writes one object. A reader sees all of its bytes or none."""
     with writing(url) as file:
         file.write(data)
 
 
 def create_bytes(url: str, data: bytes) -> str:
-    """Writes one small object where there is none, and returns its version; raises FileExistsError where there is."""
+    """Writes one new small object, and returns its version. Raises FileExistsError if it exists."""
     return _store(url).create(url, data)
 
 
 def replace_bytes(url: str, data: bytes, version: str) -> str:
-    """Writes one small object in place of its `version`; returns the new one's, or raises Changed if it has another."""
+    """Replaces `version` of one small object, and returns the new version. Raises Changed if it has another version."""
     return _store(url).replace(url, data, version)
 
 
 def upload(path: Path, url: str) -> None:
-    """Copies a local file to an object."""
-    _store(url).upload(path, url)
+    """Copies a local file to an object. The object appears whole or not at all."""
+    with path.open("rb") as source, writing(url) as target:
+        shutil.copyfileobj(source, target, _CHUNK)
 
 
-def download(url: str, path: Path, progress: Progress | None = None) -> None:
-    """Copies an object to a local file, which appears whole or not at all."""
-    _store(url).download(url, path, progress)
+def download(url: str, path: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+    """Copies an object to a local file. A copy that fails is removed.
+
+    progress: is called with the number of bytes that arrived since the last call. If it raises, the copy ends.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        Unavailable: the storage does not answer, or the bytes arrived damaged three times.
+        Changed: the object was replaced three times while it was read.
+    """
+    reported = 0
+    for attempt in range(1, _DOWNLOADS + 1):
+        try:
+            with open_file(url) as source, path.open("wb") as target:
+                local.note_written(path)
+                while chunk := source.read(_CHUNK):
+                    target.write(chunk)
+                    progress(max(0, target.tell() - reported))
+                    reported = max(reported, target.tell())
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            if attempt == _DOWNLOADS or not isinstance(error, Damaged | Changed):
+                raise
+        else:
+            return
 
 
 def delete(url: str) -> None:
-    """Removes one object; nothing happens where there is none."""
+    """Removes one object, if it exists."""
     _store(url).delete(url)
 
 
 def delete_partials(url: str) -> None:
-    """Removes what killed writers of the local file `url` left beside it; for its only writer. Elsewhere, a small
-    object's writer leaves nothing.
+    """Removes the temporary files that killed writers of the local file `url` left beside it.
+
+    Only the single writer of the file may call this. Other storage keeps no temporary files.
     """
     if is_local(url):
         path = local_path(url)
@@ -207,7 +229,7 @@ def delete_partials(url: str) -> None:
 
 
 def delete_folder(url: str) -> None:
-    """Removes the folder `url` with everything below it; nothing happens where there is none."""
+    """Removes the folder `url` and everything below it, if it exists."""
     for entry in list_files(url):
         delete(entry.url)
     if is_local(url) and local_path(url).is_dir() and not local_path(url).is_symlink():
@@ -215,15 +237,15 @@ def delete_folder(url: str) -> None:
 
 
 def check_lasting(url: str, setting: str) -> None:
-    """Raises SettingsError, naming `setting`, where what is written at `url` cannot last. Touches nothing."""
+    """Raises SettingsError, naming `setting`, if files at `url` end with this process. Writes nothing."""
     if url.startswith("memory://"):
         raise SettingsError(f"{setting} = {url} ends with this process; give a folder")
 
 
 def check_writable(url: str, setting: str) -> None:
-    """Raises SettingsError, naming `setting`, where no file can be made or removed in the folder `url`.
+    """Raises SettingsError, naming `setting`, if this process cannot make and remove files in the folder `url`.
 
-    Makes the folder. What may pass, as a full disk, is an OSError.
+    Makes the folder. A temporary fault, as a full disk, is an OSError.
     """
     check_lasting(url, setting)
     probe = _probe(url)
@@ -240,7 +262,7 @@ def check_writable(url: str, setting: str) -> None:
 
 
 def preconditions_honoured(url: str) -> bool:
-    """Whether, in the folder `url`, only the first of two creates one file. What is shared rests on it."""
+    """Returns whether `create_bytes` in the folder `url` refuses a second writer. Leases and manifests depend on it."""
     probe = _probe(url)
     try:
         create_bytes(probe, b"first")
@@ -254,7 +276,7 @@ def preconditions_honoured(url: str) -> bool:
 
 @contextlib.contextmanager
 def as_found(url: str) -> Iterator[None]:
-    """Removes what folders the block has made on the way to the folder `url`, where they are empty at its end."""
+    """Removes the empty folders that the block has made on the path to the folder `url`."""
     path = local_path(url).absolute() if is_local(url) else None
     missing = [folder for folder in (path, *path.parents) if not folder.exists()] if path else []
     try:
@@ -266,7 +288,7 @@ def as_found(url: str) -> Iterator[None]:
 
 
 def free_bytes(url: str) -> int | None:
-    """How many bytes there is room for in the folder `url`, which need not be there; None where nobody knows."""
+    """Returns the free bytes of the disk of the folder `url`, which need not exist. None in object storage."""
     if not is_local(url):
         return None
     path = local_path(url).absolute()
@@ -275,12 +297,12 @@ def free_bytes(url: str) -> int | None:
 
 
 def _probe(url: str) -> str:
-    """A file that nobody else has."""
+    """Returns a name that no other process uses."""
     return join(url, f".probe-{uuid.uuid4().hex}")
 
 
 def local_folder(url: str) -> Path:
-    """The folder of this machine at `url`, made if missing, for what only writes to folders (SavedModel, TensorBoard).
+    """Returns the folder of this machine at `url`, and makes it if missing. SavedModel and TensorBoard need a folder.
 
     Raises:
         SettingsError: `url` is not on this machine.
@@ -293,12 +315,12 @@ def local_folder(url: str) -> Path:
 
 
 def is_link(url: str) -> bool:
-    """Whether it is a symbolic link of this machine."""
+    """Returns whether `url` is a symbolic link of this machine."""
     return is_local(url) and local_path(url).is_symlink()
 
 
 def replace_folder(source: Path, url: str) -> None:
-    """Moves the finished local folder `source` to `url`, in place of what was there, which goes last."""
+    """Moves the finished local folder `source` to `url`. The old folder at `url` is removed last."""
     target = local_path(url)
     old = target.with_name(f"{target.name}.old")
     if old.exists():
@@ -311,25 +333,22 @@ def replace_folder(source: Path, url: str) -> None:
 
 
 def crc32c(data: bytes | memoryview) -> str:
-    """The CRC-32C of `data` as 8 hexadecimal digits."""
+    """Returns the CRC-32C of `data` as 8 hexadecimal digits."""
     crc = 0
-    for at in range(0, len(data), _CRC_CHUNK):
-        crc = google_crc32c.extend(crc, bytes(data[at : at + _CRC_CHUNK]))
+    for at in range(0, len(data), _CHUNK):
+        crc = google_crc32c.extend(crc, bytes(data[at : at + _CHUNK]))
     return f"{crc:08x}"
 
 
 def checksum(url: str) -> tuple[int, str]:
-    """The size and the crc32c of one object: the storage's own where it keeps one, else read."""
+    """Returns the size and the crc32c of one object. The object is read if its storage keeps no checksum."""
     found = stat(url)
     if found is None:
         raise FileNotFoundError(f"{url} does not exist")
-    return found.size, found.crc32c or _read_crc32c(url)
-
-
-def _read_crc32c(url: str) -> str:
-    """As `crc32c`, read in pieces: cheaper than the pages of a memory map."""
-    checksum = google_crc32c.Checksum()
+    if found.crc32c:
+        return found.size, found.crc32c
+    crc = google_crc32c.Checksum()
     with open_file(url) as file:
-        while chunk := file.read(_CRC_CHUNK):
-            checksum.update(chunk)
-    return checksum.hexdigest().decode()
+        while chunk := file.read(_CHUNK):
+            crc.update(chunk)
+    return found.size, crc.hexdigest().decode()

@@ -80,12 +80,6 @@ class FaultyStore:
         with self._around("replace", url, data) as truncated:
             return self._truncate(url, data) if truncated else self._inner.replace(url, data, version)
 
-    def upload(self, path, url, progress):
-        with self._around("write", url) as truncated:
-            return (
-                self._truncate(url, Path(path).read_bytes()) if truncated else self._inner.upload(path, url, progress)
-            )
-
     def delete(self, url):
         with self._around("delete", url):
             self._inner.delete(url)
@@ -104,7 +98,7 @@ class FaultyStore:
         if kind == "refused":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), url)
         if kind == "unavailable":
-            raise Unavailable(f"{url}: no right answer within 120 s (503); check the network")
+            raise Unavailable(f"{url}: no correct answer within 120 s (503); check the network")
         yield kind == "truncated"
         if kind == "kill-after":
             _die()

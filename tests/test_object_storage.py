@@ -142,12 +142,12 @@ def test_an_export_that_was_cut_off_is_none(chain, bucket, tmp_path, monkeypatch
 
     def breaks(path, url):
         if url.endswith("saved_model.pb"):
-            raise storage.Unavailable(f"{url}: no right answer")
+            raise storage.Unavailable(f"{url}: no correct answer")
         upload(path, url)
 
     monkeypatch.setattr(storage, "upload", breaks)
     storage.write_bytes(f"{bucket}/run/export/saved_model/saved_model.pb", b"another")
-    assert one_line(chain(bucket, "train"), 1, "no right answer")
+    assert one_line(chain(bucket, "train"), 1, "no correct answer")
     assert one_line(chain(bucket, "eval"), 65, "has not exported yet")
     monkeypatch.undo()
     assert chain(bucket, "train")[0] == 0

@@ -1,18 +1,13 @@
-"""What a kind of storage must do. One file a scheme: `file`, `memory`, `gs`; `boceto.storage` finds them by name.
+"""The adapters of storage, one module for each URL scheme: `file`, `memory`, `gs`. `boceto.storage` finds them by name.
 
-A file whose name begins with an underscore is no scheme, but a part of one.
+A module whose name begins with an underscore belongs to another module.
 """
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from boceto.errors import BocetoError
-
-# Told of a transfer: how many more bytes have arrived.
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, order=True)
@@ -25,9 +20,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stat:
-    """What the storage knows of one object. crc32c: 8 hexadecimal digits, or "" where only reading it would tell.
+    """What the storage knows about one object.
 
-    version: changes whenever the object does.
+    size: in bytes. crc32c: 8 hexadecimal digits, or "" if the storage keeps no checksum. version: differs after each
+    write.
     """
 
     size: int
@@ -36,59 +32,54 @@ class Stat:
 
 
 class Changed(BocetoError):  # noqa: N818 - it says what happened
-    """The object is not the one that was to be replaced."""
+    """Another writer replaced the object."""
 
 
 class Unavailable(BocetoError):  # noqa: N818 - it says how the storage is
-    """The storage did not answer, or not rightly, within the time; the same command may be run again."""
+    """The storage gave no correct answer in time. The same command may be run again."""
+
+
+class Damaged(Unavailable):
+    """The bytes that arrived are not the bytes that are stored."""
 
 
 class Store(Protocol):
-    """An adapter. Writes are whole: a reader sees the old bytes or the new, never a part.
+    """An adapter. A reader sees the old bytes or the new bytes of an object, never a part of them.
 
-    Where an object is not there, what reads it raises FileNotFoundError.
+    The methods that read raise FileNotFoundError if the object does not exist.
     """
 
     def list(self, url: str) -> list[Entry]:
-        """All objects below the folder `url`, sorted by URL; none where there is no such folder; an object, itself."""
+        """Returns the objects below the folder `url`, sorted by URL. An object lists itself."""
 
     def stat(self, url: str) -> Stat | None:
-        """What is known of one object; None where there is none."""
+        """Returns what the storage knows about one object, or None if it does not exist."""
 
     def open(self, url: str) -> BinaryIO:
-        """A buffered reader of one object."""
+        """Returns a buffered reader of one object. Reading from begin to end verifies the checksum, if there is one."""
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
-        """The bytes `start` to `end` (not included) of one object; None is its end."""
+        """Returns the bytes from `start` to `end` (exclusive) of one object. None means its end."""
 
     def versioned(self, url: str) -> tuple[bytes, str]:
-        """The bytes of a small object and its version."""
+        """Returns the bytes of a small object and its version."""
 
     def writing(self, url: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """A writer whose bytes become the object when the block ends without an error."""
+        """Returns a writer. Its bytes become the object when the block ends without an error."""
 
     def create(self, url: str, data: bytes) -> str:
-        """Writes a small object where there is none, and returns its version.
+        """Writes a small object that does not exist yet, and returns its version.
 
         Raises:
-            FileExistsError: there is one.
+            FileExistsError: it exists.
         """
 
     def replace(self, url: str, data: bytes, version: str) -> str:
-        """Writes a small object in place of its `version`, and returns the new one's.
+        """Replaces `version` of a small object, and returns the new version.
 
         Raises:
-            Changed: it has another version, or is not there.
+            Changed: the object has another version, or does not exist.
         """
 
-    def upload(self, path: Path, url: str) -> None:
-        """Copies a local file to an object."""
-
-    def download(self, url: str, path: Path, progress: Progress | None) -> None:
-        """Copies an object to a local file, which appears whole or not at all; what `progress` raises ends it."""
-
     def delete(self, url: str) -> None:
-        """Removes one object; nothing happens where there is none."""
-
-    def buffer(self, url: str) -> memoryview:
-        """The object's bytes for random access, mapped where the storage allows it."""
+        """Removes one object, if it exists."""

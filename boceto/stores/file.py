@@ -1,11 +1,10 @@
-"""Files and folders of this machine."""
+"""The files and folders of this machine."""
 
 import contextlib
 import ctypes
 import errno
 import fcntl
 import hashlib
-import mmap
 import os
 import stat
 import threading
@@ -15,22 +14,21 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from boceto.errors import SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat
+from boceto.stores import Changed, Entry, Stat
 
 _BUFFER = 1 << 18
-_CHUNK = 1 << 20
 _HERE, _NEW = -100, 1  # AT_FDCWD and RENAME_NOREPLACE of rename(2)
-# What a file system answers that lacks an operation.
+# The errors of a file system without an operation.
 _LACKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
-# The folders that this process, or the one that it was forked from, has written to.
+# The folders that this process, or its parent before a fork, has written to.
 _written: set[Path] = set()
 
 
 def local_path(url: str) -> Path:
-    """The path behind a path or a `file://` URL.
+    """Returns the path of a path or a `file://` URL.
 
     Raises:
-        SettingsError: the URL names another machine, as `file://data` does, or nothing.
+        SettingsError: the URL names another machine, as `file://data` does, or no file.
     """
     if not url.startswith("file://"):
         return Path(url)
@@ -41,11 +39,11 @@ def local_path(url: str) -> Path:
 
 
 def regular(path: Path) -> Path:
-    """`path`, where a file or folder is.
+    """Returns `path` if it is a file or a folder.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        SettingsError: it is a pipe, a device or a socket, which a reader could wait for without end.
+        FileNotFoundError: it does not exist.
+        SettingsError: it is a pipe, a device or a socket. A reader could wait for it without end.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -54,7 +52,7 @@ def regular(path: Path) -> Path:
 
 
 class Store:
-    """The adapter. A file is written under a name of its own beside its place, flushed, and moved there."""
+    """The adapter. It writes a file under a temporary name in the same folder, flushes it, and renames it."""
 
     def list(self, url: str) -> list[Entry]:
         folder = local_path(url)
@@ -113,35 +111,18 @@ class Store:
             except FileNotFoundError:
                 unchanged = False
             if not unchanged:
-                raise Changed(f"{path} was changed by someone else")
+                raise Changed(f"{path} was changed by another process")
             with self.writing(url) as file:
                 file.write(data)
         return _version(data)
 
-    def upload(self, path: Path, url: str) -> None:
-        with path.open("rb") as source, self.writing(url) as target:
-            _copy(source, target, None)
-
-    def download(self, url: str, path: Path, progress: Progress | None) -> None:
-        with self.open(url) as source, self.writing(str(path)) as target:
-            _copy(source, target, progress)
-
     def delete(self, url: str) -> None:
         local_path(url).unlink(missing_ok=True)
-
-    def buffer(self, url: str) -> memoryview:
-        with regular(local_path(url)).open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return memoryview(b"")
-            try:
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            except OSError:  # Some file systems map nothing.
-                return memoryview(file.read())
 
 
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A file beside `path` to write in, which is gone afterwards unless it was moved."""
+    """Opens a temporary file beside `path`. Its name is removed at the end of the block, if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
@@ -153,22 +134,26 @@ def partial_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def note_written(path: Path) -> None:
-    """Remembers that the folder of `path` could be written: see `was_written`."""
+    """Remembers that this process has written to the folder of `path`: see `was_written`."""
     _written.add(path.absolute().parent)
 
 
 def was_written(path: str | bytes | int) -> bool:
-    """Whether this process has written to the folder of `path`, or to one above it. Then a refusal may pass, as that of
-    a file system that became read-only, and no other path is needed.
+    """Returns whether this process has written to the folder of `path`, or to a folder above it.
+
+    If it has, a later refusal can be temporary (a file system became read-only), and the path itself is right.
     """
     return not isinstance(path, int) and not _written.isdisjoint(Path(os.fsdecode(path)).absolute().parents)
 
 
 def _make_new(partial: Path, path: Path) -> None:
-    """Gives the whole file `partial` the name `path`, which nothing may have: of several that try, one does.
+    """Gives the whole file `partial` the name `path`, if that name is free. Of several processes, one succeeds.
 
-    By a hard link; where the file system has none, by a rename that replaces nothing; where it has neither, by a look
-    and a rename under a lock, which only the processes of this machine see.
+    The first choice is a hard link. A file system without links gets a rename that replaces nothing. A file system
+    without either gets a lock, which only the processes of this machine see.
+
+    Raises:
+        FileExistsError: the name is taken.
     """
     try:
         os.link(partial, path)
@@ -184,7 +169,7 @@ def _make_new(partial: Path, path: Path) -> None:
 
 
 def _renamed_new(partial: Path, path: Path) -> bool:
-    """renameat2(2); False where the system or the file system lacks it."""
+    """Calls renameat2(2). Returns False if the system or the file system lacks it."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
@@ -196,10 +181,10 @@ def _renamed_new(partial: Path, path: Path) -> bool:
 
 
 def lock(descriptor: int, path: Path, *, wait: bool = True) -> None:
-    """Locks what stands at `path`, and is open as `descriptor`, for this process.
+    """Locks the file or folder `path`, open as `descriptor`, for this process.
 
     Raises:
-        BlockingIOError: another process has it locked, and `wait` is false.
+        BlockingIOError: another process has locked it, and `wait` is false.
         SettingsError: its file system has no locks.
     """
     try:
@@ -214,7 +199,7 @@ def lock(descriptor: int, path: Path, *, wait: bool = True) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time into the block."""
+    """Lets one process at a time run the block."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         lock(descriptor, folder)
@@ -229,7 +214,7 @@ def _to_disk(file: BinaryIO) -> None:
 
 
 def _folder_to_disk(folder: Path) -> None:
-    """A new name lasts only when its folder has been flushed too."""
+    """Flushes a folder. A new name is lasting only after that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         _sync(descriptor)
@@ -241,19 +226,12 @@ def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _LACKS:  # Some file systems leave it to themselves when.
+        if error.errno not in _LACKS:  # Some file systems choose the time themselves.
             raise
 
 
-def _copy(source: BinaryIO, target: BinaryIO, progress: Progress | None) -> None:
-    while chunk := source.read(_CHUNK):
-        target.write(chunk)
-        if progress:
-            progress(len(chunk))
-
-
 def list_linked(url: str) -> list[Entry]:
-    """As `Store.list`, with what is behind linked folders. Each folder is listed once, so that loops end."""
+    """As `Store.list`, and follows links to folders. Each folder is listed once, so loops of links end."""
     folder = local_path(url)
     if not folder.is_dir():
         return Store().list(url)
@@ -261,9 +239,9 @@ def list_linked(url: str) -> list[Entry]:
 
 
 def _files(folder: str, *, linked: bool = False) -> Iterator[str]:
-    """The files below `folder`."""
+    """Yields the paths of the files below `folder`."""
     tops, seen = [folder], set()
-    for top in tops:  # It grows.
+    for top in tops:  # The list grows in the loop.
         for root, folders, names in os.walk(top, onerror=_not_gone):
             if linked:
                 tops += sorted(filter(os.path.islink, (os.path.join(root, name) for name in folders)))  # noqa: PTH118
@@ -276,13 +254,13 @@ def _files(folder: str, *, linked: bool = False) -> Iterator[str]:
 
 
 def _not_gone(error: OSError) -> None:
-    """A folder that is not there is empty; one that cannot be read must not look so."""
+    """Raises the error of a folder that cannot be read. A missing folder counts as empty."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 
 def _size(path: str) -> int | None:
-    """The size of a file; None for a link to nowhere, or a file that has gone since its folder was listed."""
+    """Returns the size of a file, or None if the file is a broken link or was removed meanwhile."""
     try:
         return os.stat(path).st_size  # noqa: PTH116 - a Path a file costs more than the call
     except FileNotFoundError:

@@ -1,64 +1,63 @@
-"""Objects of Google Cloud Storage. Public buckets are read without credentials, an emulator needs none.
+"""Objects of Google Cloud Storage. Public buckets and emulators need no credentials.
 
-Every call is one of the library's, with our Retry. What is tried again: reading; writing under a precondition (a lost
-answer is recognised by reading back); writing or deleting without a precondition, which may be done twice. The library
-verifies neither a download that was continued after a break nor an upload to an emulator, so both are verified here.
+The client library does every call, with our `Retry`. All calls may be tried again: a read changes nothing; a write with
+a precondition recognises its own earlier try; a write or a delete without a precondition may happen twice. The library
+does not verify a download that continued after a broken connection, nor an upload to an emulator, so this module does.
 """
 
 import base64
 import contextlib
 import io
-import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import google_crc32c
 
 from boceto.errors import SettingsError
-from boceto.stores import Changed, Entry, Progress, Stat, Unavailable
-from boceto.stores import file as local
+from boceto.stores import Changed, Damaged, Entry, Stat, Unavailable
+from boceto.stores._gs_connection import Connection, ObjectName, RetryLimits, anonymous_connection, connect, object_name
 from boceto.stores._gs_errors import errors, no_credentials
-from boceto.stores._gs_link import Link, Patience, Place, connect, nobody, place_of
 
-TRIES = 3  # Of a transfer whose bytes all came, but damaged.
+TRIES = 3  # Of a small transfer whose bytes are damaged.
 _BUFFER = 8 << 20
 _CHUNK = 1 << 20
 _GET, _CREATE, _DELETE, _LIST = (f"storage.objects.{right}" for right in ("get", "create", "delete", "list"))
 
 
 class Store:
-    """The adapter. endpoint: where the storage is, if not where the library looks for it."""
+    """The adapter. endpoint: the address of the storage, if it is not the address that the library uses."""
 
-    def __init__(self, patience: Patience | None = None, endpoint: str | None = None) -> None:
-        self._patience = patience or Patience()
+    def __init__(self, limits: RetryLimits | None = None, endpoint: str | None = None) -> None:
+        self._limits = limits or RetryLimits()
         self._endpoint = endpoint
-        self._links: dict[int, Link] = {}
-        self._granted: set[tuple[str, ...]] = set()  # By a process before it forks, too.
+        self._connections: dict[int, Connection] = {}
+        self._granted: set[tuple[str, ...]] = set()  # A forked process inherits it.
 
     def list(self, url: str) -> list[Entry]:
-        with self._call(url.rstrip("/") + "/", _LIST, missing="bucket") as (link, folder):
-            found = link.client.list_blobs(
-                link.bucket(folder.bucket),
+        with self._call(url.rstrip("/") + "/", _LIST, missing="bucket") as (connection, folder):
+            found = connection.client.list_blobs(
+                connection.bucket(folder.bucket),
                 prefix=folder.name or None,
                 fields="items(name,size),nextPageToken",
-                **link.options,
+                **connection.options,
             )
             # A name that ends in a slash is a folder made in the console.
-            entries = [Entry(Place(folder.bucket, blob.name).url, blob.size) for blob in found if blob.name[-1] != "/"]
+            entries = [
+                Entry(ObjectName(folder.bucket, blob.name).url, blob.size) for blob in found if blob.name[-1] != "/"
+            ]
         if not entries and folder.name and (alone := self.stat(url.rstrip("/"))):
             return [Entry(url.rstrip("/"), alone.size)]
         return sorted(entries)
 
     def stat(self, url: str) -> Stat | None:
         try:
-            with self._call(url, _GET) as (link, place):
-                if not place.name:
+            with self._call(url, _GET) as (connection, target):
+                if not target.name:
                     return None
-                blob = link.blob(place)
-                blob.reload(**link.options)
+                blob = connection.blob(target)
+                blob.reload(**connection.options)
         except FileNotFoundError:
             return None
         return _stat(blob)
@@ -75,15 +74,15 @@ class Store:
         return b"" if end is not None and end <= start else self.read_range(url, start, end, None)
 
     def read_range(self, url: str, start: int, end: int | None, version: str | None) -> bytes:
-        """The bytes `start` to `end` (not included) of an object, or of one version of it."""
+        """Returns the bytes from `start` to `end` (exclusive) of an object, or of one version of it."""
         from google.api_core.exceptions import RequestRangeNotSatisfiable
 
-        with self._call(url, _GET) as (link, place):
-            blob = link.blob(place, version)
+        with self._call(url, _GET) as (connection, target):
+            blob = connection.blob(target, version)
             last = None if end is None else end - 1
             try:
                 data: bytes = blob.download_as_bytes(
-                    start=start, end=last, raw_download=True, checksum=None, **link.options
+                    start=start, end=last, raw_download=True, checksum=None, **connection.options
                 )
             except RequestRangeNotSatisfiable:
                 return b""
@@ -91,21 +90,20 @@ class Store:
 
     def versioned(self, url: str) -> tuple[bytes, str]:
         for _ in range(TRIES):
-            with self._call(url, _GET) as (link, place):
-                blob = link.blob(place)
-                data: bytes = blob.download_as_bytes(raw_download=True, checksum=None, **link.options)
+            with self._call(url, _GET) as (connection, target):
+                blob = connection.blob(target)
+                data: bytes = blob.download_as_bytes(raw_download=True, checksum=None, **connection.options)
             if _hexadecimal(blob.crc32c) in {"", f"{google_crc32c.value(data):08x}"}:
                 return data, str(blob.generation)
         raise _damaged(url)
 
     @contextlib.contextmanager
     def writing(self, url: str) -> Iterator[BinaryIO]:
-        with self._call(url, _CREATE, writes=True):
+        with self._call(url, _CREATE, writes=True):  # Missing credentials are an error before anything is written.
             pass
         with tempfile.NamedTemporaryFile(prefix="boceto-") as file:
-            yield file  # type: ignore[misc]  # typeshed: the wrapper is a BinaryIO in all but name
-            file.flush()
-            self.upload(Path(file.name), url)
+            yield file  # type: ignore[misc]  # The wrapper has all methods of BinaryIO, but typeshed does not say so.
+            self._send(url, file, None)  # type: ignore[arg-type]  # The same.
 
     def create(self, url: str, data: bytes) -> str:
         try:
@@ -116,108 +114,58 @@ class Store:
     def replace(self, url: str, data: bytes, version: str) -> str:
         return self._send(url, io.BytesIO(data), int(version))
 
-    def upload(self, path: Path, url: str) -> None:
-        with path.open("rb") as file:
-            self._send(url, file, None)
-
-    def download(self, url: str, path: Path, progress: Progress | None) -> None:
-        with local.partial_file(path) as (partial, file):
-            self._download(url, file, lambda: os.truncate(partial, 0), progress)
-            file.flush()
-            partial.replace(path)  # Not flushed to disk, which takes longer than the download: there is the original.
-
     def delete(self, url: str) -> None:
         from google.api_core.exceptions import NotFound
 
-        with self._call(url, _DELETE, writes=True) as (link, place), contextlib.suppress(NotFound):
-            link.blob(place).delete(**link.options)
-
-    def buffer(self, url: str) -> memoryview:
-        with tempfile.NamedTemporaryFile(prefix="boceto-") as file:
-            self._download(url, file, lambda: file.truncate(0), None)  # type: ignore[arg-type]  # as in `writing`
-            file.flush()
-            if os.fstat(file.fileno()).st_size == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-    def _download(self, url: str, file: BinaryIO, empty: Callable[[], object], progress: Progress | None) -> str:
-        """Writes an object's bytes to an empty file; returns its version.
-
-        Raises:
-            Unavailable: three times what came was not what is stored.
-        """
-        from google.api_core.exceptions import NotFound, RetryError
-
-        told = 0
-        for number in range(TRIES):
-            with self._call(url, _GET) as (link, place):
-                blob = link.blob(place)
-                blob.reload(**link.options)
-                file.seek(0)
-                empty()
-                sink = _Sink(file, progress, told)
-                pinned = link.blob(place, str(blob.generation))
-                before = -1
-                while before < sink.size < blob.size:
-                    before = sink.size
-                    try:
-                        pinned.download_to_file(
-                            sink, start=before or None, raw_download=True, checksum=None, **link.options
-                        )
-                    except RetryError:
-                        if sink.size == before:
-                            raise
-                    except NotFound:
-                        if number + 1 == TRIES:
-                            raise
-                        break  # It was replaced meanwhile.
-                if sink.size == blob.size and _hexadecimal(blob.crc32c) in {"", f"{sink.crc:08x}"}:
-                    return str(blob.generation)
-                told = max(told, sink.size)
-        raise _damaged(url)
+        with self._call(url, _DELETE, writes=True) as (connection, target), contextlib.suppress(NotFound):
+            connection.blob(target).delete(**connection.options)
 
     def _send(self, url: str, file: BinaryIO, match: int | None) -> str:
-        """Writes a file's bytes to an object; returns its version.
+        """Writes the bytes of a file to an object, and returns its version.
 
-        match: the version that must be there (0: none); with None the object is written whatever is there.
+        match: the version that the object must have; 0 if it must not exist; None for any.
 
         Raises:
-            Changed: another version is there.
-            Unavailable: three times what is stored was not what was sent.
+            Changed: the object has another version.
+            Unavailable: the stored bytes were not the sent bytes, three times.
         """
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         crc, size = 0, 0
+        file.seek(0)
         while data := file.read(_CHUNK):
             crc, size = google_crc32c.extend(crc, data), size + len(data)
         damaged = None
         for _ in range(TRIES):
-            with self._call(url, _CREATE, missing="bucket", writes=True) as (link, place):
-                found = self._try_to_send(link, place, file, (size, f"{crc:08x}"), match)
+            with self._call(url, _CREATE, missing="bucket", writes=True) as (connection, target):
+                found = self._try_to_send(connection, target, file, (size, f"{crc:08x}"), match)
             if found and (found.size, found.crc32c) == (size, f"{crc:08x}"):
                 return found.version
             damaged = int(found.version) if found else damaged
             if match is not None:
-                match = damaged or match  # The next try replaces the damaged object: nobody sees a gap.
-        with self._call(url, _DELETE, writes=True) as (link, place), contextlib.suppress(NotFound, PreconditionFailed):
+                match = damaged or match  # The next try replaces the damaged object.
+        with (
+            self._call(url, _DELETE, writes=True) as (connection, target),
+            contextlib.suppress(NotFound, PreconditionFailed),
+        ):
             if damaged:
-                link.blob(place).delete(if_generation_match=damaged, **link.options)
+                connection.blob(target).delete(if_generation_match=damaged, **connection.options)
         raise Unavailable(f"{url} was stored {TRIES} times with another crc32c than sent; run the same command again")
 
     def _try_to_send(
-        self, link: Link, place: Place, file: BinaryIO, wanted: tuple[int, str], match: int | None
+        self, connection: Connection, target: ObjectName, file: BinaryIO, wanted: tuple[int, str], match: int | None
     ) -> Stat | None:
-        """Uploads a file; -> what is stored then, or None where the bytes were damaged on their way and refused."""
+        """Uploads a file. Returns what is stored now, or None if the storage refused the bytes as damaged."""
         from google.api_core.exceptions import BadRequest, NotFound, PreconditionFailed
         from google.cloud.storage.exceptions import DataCorruption
 
-        blob, options = link.blob(place), link.options
+        blob, options = connection.blob(target), connection.options
         file.seek(0)
         try:
             blob.upload_from_file(file, size=wanted[0], checksum="crc32c", if_generation_match=match, **options)
         except (PreconditionFailed, NotFound):
-            # The answer to an earlier try may have been lost: then what is there is ours.
-            found = self.stat(place.url) if options["retry"].failed else None
+            # The answer to an earlier try may be lost. Then the stored object is ours.
+            found = self.stat(target.url) if options["retry"].failed else None
             if not found or (found.size, found.crc32c) != wanted or found.version == str(match):
                 raise
             return found
@@ -232,62 +180,43 @@ class Store:
     @contextlib.contextmanager
     def _call(
         self, url: str, right: str, *, missing: str = "object", writes: bool = False
-    ) -> Iterator[tuple[Link, Place]]:
-        """The link and the place of a URL; turns the library's errors in the block into ours.
+    ) -> Iterator[tuple[Connection, ObjectName]]:
+        """Yields (connection, object name) of a URL, and translates the library's errors in the block.
 
-        right: what the block needs. missing: what a 404 means in it.
+        right: the right that the block needs. missing: what an answer 404 means there: no "object" or no "bucket".
         """
-        place = place_of(url)
-        link = self._links.get(os.getpid())  # A forked process makes its own: two must not share a connection.
-        if link is None:
-            first = nobody(self._endpoint, self._patience, self._granted)
-            with errors(first, place, right):
-                link = first.retry(lambda: connect(url, self._endpoint, first))()
-            link = self._links.setdefault(os.getpid(), link)
-        if writes and link.anonymous:
+        target = object_name(url)
+        connection = self._connections.get(
+            os.getpid()
+        )  # Two processes must not share a connection, so a forked process makes its own.
+        if connection is None:
+            first = anonymous_connection(self._endpoint, self._limits, self._granted)
+            with errors(first, target, right):
+                connection = first.retry(lambda: connect(url, self._endpoint, first))()
+            connection = self._connections.setdefault(os.getpid(), connection)
+        if writes and connection.anonymous:
             raise no_credentials(url)
-        if writes and not place.name:
+        if writes and not target.name:
             raise SettingsError(f"{url} names a bucket and no object; write gs://bucket/name")
-        with errors(link, place, right, missing=missing):
-            yield link, place
+        with errors(connection, target, right, missing=missing):
+            yield connection, target
 
 
 def _hexadecimal(crc32c: str | None) -> str:
-    """`yZRlqg==` -> `c99465aa`; "" where the storage gave none. RFC 3720's CRC-32C, as base64 of four bytes."""
+    """Converts a CRC-32C (RFC 3720) from base64 to 8 hexadecimal digits: `yZRlqg==` -> `c99465aa`. None gives ""."""
     return base64.b64decode(crc32c).hex() if crc32c else ""
 
 
-def _damaged(url: str) -> Unavailable:
-    return Unavailable(f"{url} arrived {TRIES} times with another crc32c than stored; run the same command again")
+def _damaged(url: str) -> Damaged:
+    return Damaged(f"{url} arrived with another crc32c than stored; run the same command again")
 
 
 def _stat(blob: Any) -> Stat:
     return Stat(blob.size, _hexadecimal(blob.crc32c), str(blob.generation))
 
 
-class _Sink:
-    """A file that counts and sums up what is written to it, and reports bytes beyond the first `told`."""
-
-    def __init__(self, file: BinaryIO, progress: Progress | None, told: int) -> None:
-        self._file = file
-        self._progress = progress
-        self._told = told
-        self.size = 0
-        self.crc = 0
-
-    def write(self, data: bytes) -> int:
-        """Writes all of it."""
-        self._file.write(data)
-        self.crc = google_crc32c.extend(self.crc, data)
-        self.size += len(data)
-        if self._progress and self.size > self._told:
-            self._progress(self.size - self._told)
-            self._told = self.size
-        return len(data)
-
-
 class _Reader(io.RawIOBase):
-    """One version of an object as a file. What is read from begin to end in order is verified at the end."""
+    """Reads one version of an object as a file. Reading it from begin to end verifies its checksum."""
 
     def __init__(self, store: Store, url: str, found: Stat) -> None:
         self._store = store
@@ -326,7 +255,9 @@ class _Reader(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
-        rest = bytearray(max(0, self._found.size - self._at))  # In one request: io's own asks for 8 KiB at a time.
+        rest = bytearray(
+            max(0, self._found.size - self._at)
+        )  # One request. The readall of io asks for 8 KiB at a time.
         return bytes(rest[: self.readinto(rest)])
 
     def _verify(self, data: bytes) -> None:
@@ -335,4 +266,4 @@ class _Reader(io.RawIOBase):
         self._crc = google_crc32c.extend(self._crc, data)
         self._verified += len(data)
         if self._verified == self._found.size and self._found.crc32c not in {"", f"{self._crc:08x}"}:
-            raise Unavailable(f"{self._url} arrived with another crc32c than stored; run the same command again")
+            raise _damaged(self._url)

@@ -1,20 +1,19 @@
-"""Objects kept in this process: for tests and trials."""
+"""Objects in the memory of this process, for tests and trials."""
 
 import contextlib
 import io
 import itertools
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
 
-from boceto.stores import Changed, Entry, Progress, Stat
+from boceto.stores import Changed, Entry, Stat
 
 
 class Store:
-    """The adapter. Versions are numbers that never come again."""
+    """The adapter. Each write has a new number as its version."""
 
     def __init__(self) -> None:
         self._objects: dict[str, tuple[bytes, str]] = {}
@@ -56,25 +55,11 @@ class Store:
     def replace(self, url: str, data: bytes, version: str) -> str:
         with self._lock:
             if url not in self._objects or self._objects[url][1] != version:
-                raise Changed(f"{url} was changed by someone else")
+                raise Changed(f"{url} was changed by another writer")
             return self._put(url, data)
-
-    def upload(self, path: Path, url: str) -> None:
-        data = path.read_bytes()
-        with self.writing(url) as file:
-            file.write(data)
-
-    def download(self, url: str, path: Path, progress: Progress | None) -> None:
-        data = self._get(url)[0]
-        path.write_bytes(data)
-        if progress:
-            progress(len(data))
 
     def delete(self, url: str) -> None:
         self._objects.pop(url, None)
-
-    def buffer(self, url: str) -> memoryview:
-        return memoryview(self._get(url)[0])
 
     def _get(self, url: str) -> tuple[bytes, str]:
         try:

@@ -3,9 +3,9 @@ import pytest
 
 from boceto import storage
 from boceto.stores import gs
-from boceto.stores._gs_link import Patience
+from boceto.stores._gs_connection import RetryLimits
 
-QUICK = Patience(deadline=30.0, first_delay=0.01, longest_delay=0.05, connect=5.0, silence=5.0)
+QUICK = RetryLimits(deadline=30.0, first_delay=0.01, longest_delay=0.05, connect=5.0, silence=5.0)
 
 
 @pytest.fixture

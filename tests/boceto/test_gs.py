@@ -16,9 +16,9 @@ from faulty_proxy import answer, drop, flip_answer, flip_request, lose_answer, t
 from boceto import storage
 from boceto.errors import SettingsError
 from boceto.stores import gs
-from boceto.stores._gs_link import Patience
+from boceto.stores._gs_connection import RetryLimits
 
-HASTY = Patience(deadline=0.3, first_delay=0.01, longest_delay=0.05, connect=0.3, silence=0.3)
+HASTY = RetryLimits(deadline=0.3, first_delay=0.01, longest_delay=0.05, connect=0.3, silence=0.3)
 UPLOAD, MEDIA, OBJECT = "/upload/", "/download/", "/storage/v1/b/[^/]*/o/"
 
 
@@ -50,7 +50,7 @@ def test_every_verb_gets_through_faults(proxy, url, fault):
     rule = faulty("POST", UPLOAD)
     storage.write_bytes(url, b"third")
     assert rule.left == 0
-    for verb in (storage.read_bytes, lambda url: bytes(storage.buffer(url)), lambda url: storage.open_file(url).read()):
+    for verb in (storage.read_bytes, lambda url: storage.open_file(url).read()):
         rule = faulty("GET", MEDIA)
         assert verb(url) == b"third"
         assert rule.left == 0
@@ -131,7 +131,7 @@ def test_what_never_arrives_whole_is_not_left_there(proxy, url):
 @pytest.mark.parametrize("fault", [flip_answer(3), truncate(3), truncate(0), drop()], ids=lambda fault: fault.name)
 def test_what_is_damaged_on_its_way_here_is_fetched_again(proxy, url, fault, tmp_path):
     storage.write_bytes(url, b"0123456789")
-    for verb in (storage.read_bytes, lambda url: bytes(storage.buffer(url)), lambda url: _downloaded(url, tmp_path)):
+    for verb in (storage.read_bytes, lambda url: _downloaded(url, tmp_path)):
         rule = proxy.add(fault, method="GET", path=MEDIA)
         assert verb(url) == b"0123456789"
         assert rule.left == 0
@@ -144,7 +144,7 @@ def _downloaded(url, folder):
     return (folder / "here").read_bytes()
 
 
-@pytest.mark.parametrize("patience", [Patience()])
+@pytest.mark.parametrize("patience", [RetryLimits()])
 def test_a_broken_download_goes_on_where_it_was(proxy, url, tmp_path):
     data = np.random.default_rng(0).bytes(70 << 20)
     storage.write_bytes(url, data)
@@ -157,7 +157,8 @@ def test_a_broken_download_goes_on_where_it_was(proxy, url, tmp_path):
         for request in proxy.log
         if "range" in request.headers
     )
-    assert starts == [mebi << 20 for mebi in (3, 6, 9)]
+    assert len(starts) == len(set(starts))  # No byte is asked for twice.
+    assert {3 << 20, 6 << 20} <= set(starts)
     assert all("generation=" in request.path for request in proxy.log if "range" in request.headers)
 
 
@@ -165,10 +166,10 @@ def test_a_broken_download_goes_on_where_it_was(proxy, url, tmp_path):
 def test_a_download_that_stays_damaged_leaves_nothing(proxy, url, tmp_path):
     storage.write_bytes(url, b"0123456789")
     proxy.add(flip_answer(), method="GET", path=MEDIA, count=10_000)
-    with pytest.raises(storage.Unavailable, match="arrived 3 times with another crc32c"):
+    with pytest.raises(storage.Unavailable, match="arrived with another crc32c than stored"):
         storage.download(url, tmp_path / "here")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(storage.Unavailable, match="arrived 3 times with another crc32c"):
+    with pytest.raises(storage.Unavailable, match="arrived with another crc32c than stored"):
         storage.read_versioned(url)
     with storage.open_file(url) as file, pytest.raises(storage.Unavailable, match="another crc32c than stored"):
         file.read()
@@ -192,7 +193,7 @@ def test_an_object_replaced_while_it_is_read_says_so(proxy, url):
             file.read()
 
 
-@pytest.mark.parametrize("patience", [Patience()])
+@pytest.mark.parametrize("patience", [RetryLimits()])
 def test_a_large_upload_survives_faults(proxy, url, tmp_path, emulator):
     here = tmp_path / "here"
     here.write_bytes(np.random.default_rng(0).bytes(70 << 20))
@@ -207,10 +208,10 @@ def test_a_large_upload_survives_faults(proxy, url, tmp_path, emulator):
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (answer(503), "no right answer within 0.3 s .*; check the network, then run the same command again"),
+        (answer(503), "no correct answer within 0.3 s .*; check the network, then run the same command again"),
         (answer(429), "the quota is used up within 0.3 s .*; ask for less at a time or for a larger quota"),
-        (drop(), "no right answer within 0.3 s"),
-        (faulty_proxy.delay(1.0), "no right answer within 0.3 s"),
+        (drop(), "no correct answer within 0.3 s"),
+        (faulty_proxy.delay(1.0), "no correct answer within 0.3 s"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -432,7 +433,7 @@ def test_an_emulator_whose_address_is_none_is_told_at_once(tmp_path, address):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("patience", [Patience(30.0, 0.01, 0.05, connect=5.0, silence=5.0, tell_after=0.0)])
+@pytest.mark.parametrize("patience", [RetryLimits(30.0, 0.01, 0.05, connect=5.0, silence=5.0, report_after=0.0)])
 def test_who_waits_for_a_storage_is_told_what_for_and_not_too_often(url, proxy, caplog):
     storage.write_bytes(url, b"here")
     proxy.add(answer(503), method="GET", count=4)
@@ -447,7 +448,7 @@ def test_a_bucket_that_goes_is_a_fault_where_one_that_never_was_is_a_setting(url
     storage.write_bytes(url, b"here")
     storage.delete(url)
     requests.delete(f"{emulator.url}/storage/v1/b/{emulator.bucket[5:]}", timeout=60).raise_for_status()
-    with pytest.raises(storage.Unavailable, match=f"{emulator.bucket}: the bucket is gone.*bring it back"):
+    with pytest.raises(storage.Unavailable, match=f"{emulator.bucket}: the bucket existed and is gone; make it again"):
         storage.write_bytes(url, b"gone")
     with pytest.raises(SettingsError, match="gs://never: there is no such bucket"):
         storage.write_bytes("gs://never/a", b"gone")

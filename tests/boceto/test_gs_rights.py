@@ -11,11 +11,11 @@ from faulty_proxy import answer, delay, drop
 
 from boceto import storage
 from boceto.errors import SettingsError
-from boceto.stores import _gs_link, gs
-from boceto.stores._gs_link import Patience
+from boceto.stores import _gs_connection, gs
+from boceto.stores._gs_connection import RetryLimits
 
-QUICK = Patience(deadline=8.0, first_delay=0.01, longest_delay=0.05, connect=1.0, silence=5.0)
-HASTY = Patience(deadline=0.3, first_delay=0.01, longest_delay=0.05, connect=0.3, silence=0.3)
+QUICK = RetryLimits(deadline=8.0, first_delay=0.01, longest_delay=0.05, connect=1.0, silence=5.0)
+HASTY = RetryLimits(deadline=0.3, first_delay=0.01, longest_delay=0.05, connect=0.3, silence=0.3)
 UPLOAD, MEDIA = "/upload/", "/download/"
 TOKENS = "/token"
 
@@ -54,7 +54,8 @@ def metadata(monkeypatch, tmp_path, proxy):
     from google.auth.compute_engine import _metadata
 
     def connect(url, endpoint, link):
-        return _gs_link._link(_gs_link._credentials(url, link.patience), endpoint, link.patience, link.granted)
+        credentials = _gs_connection._credentials(url, link.limits)
+        return _gs_connection._connection(credentials, endpoint, link.limits, link.granted)
 
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST", "NO_GCE_CHECK"):
         monkeypatch.delenv(name, raising=False)
@@ -87,7 +88,7 @@ def test_a_right_that_was_there_is_waited_for(proxy, url, verb, status):
     storage.write_bytes(url, b"here")
     does(url)
     storage.write_bytes(url, b"here")
-    gs.Store()._links.clear()  # As in a process that was forked.
+    gs.Store()._connections.clear()  # As in a process that was forked.
     rule = proxy.add(answer(status), method="GET" if verb == "list" else verb, path=path, count=3)
     does(url)
     assert rule.left == 0
@@ -103,7 +104,8 @@ def test_a_right_that_does_not_come_back_is_a_fault_and_one_that_never_was_a_set
     storage.write_bytes(url, b"here")
     proxy.add(answer(status), count=10_000)
     with pytest.raises(
-        storage.Unavailable, match="right storage.objects.create was there and is missing within 0.3 s .*granted again"
+        storage.Unavailable,
+        match="right storage.objects.create was granted before and is missing now within 0.3 s .*granted again",
     ):
         storage.write_bytes(url, b"here")
     with pytest.raises(SettingsError, match="the right storage.objects.get is missing"):
@@ -139,7 +141,7 @@ def test_credentials_that_do_not_come_back_are_a_fault_and_refused_ones_at_the_s
     assert rule.left == 0
     storage.write_bytes(url, b"here")
     rule = metadata.add(answer(403), path=TOKENS, count=10_000)
-    with pytest.raises(storage.Unavailable, match="a name..txt: no right answer within 0.3 s .*403"):
+    with pytest.raises(storage.Unavailable, match="a name..txt: no correct answer within 0.3 s .*403"):
         storage.write_bytes(url, b"here")
     rule.left = 0
     metadata.add(answer(503), path=TOKENS, count=10_000)
@@ -150,7 +152,7 @@ def test_credentials_that_do_not_come_back_are_a_fault_and_refused_ones_at_the_s
 @pytest.mark.parametrize("patience", [HASTY])
 def test_a_metadata_server_that_stays_silent_is_no_missing_credentials(metadata, url):
     metadata.add(answer(503), count=10_000)
-    with pytest.raises(storage.Unavailable, match="a name..txt: no right answer within 0.3 s .*it answers 503"):
+    with pytest.raises(storage.Unavailable, match="a name..txt: no correct answer within 0.3 s .*it answers 503"):
         storage.write_bytes(url, b"here")
 
 
@@ -161,7 +163,7 @@ def test_a_bucket_whose_readers_pay_is_told_who_can(metadata, proxy, url, monkey
         with pytest.raises(SettingsError, match="requester pays.*GOOGLE_CLOUD_QUOTA_PROJECT=project"):
             does(url)
     monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "mine")
-    gs.Store()._links.clear()
+    gs.Store()._connections.clear()
     storage.write_bytes(url, b"paid")
     assert storage.read_bytes(url) == b"paid"
     assert [entry.url for entry in storage.list_files(url)] == [url]

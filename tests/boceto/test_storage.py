@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import mmap
 import multiprocessing
 import os
 import socket
@@ -32,8 +31,7 @@ def test_what_is_written_is_read_listed_and_deleted(folder):
     storage.write_bytes(storage.join(folder, "b"), b"")
     assert storage.exists(url)
     assert storage.read_bytes(url) == b"hello"
-    assert bytes(storage.buffer(url)) == b"hello"
-    assert bytes(storage.buffer(storage.join(folder, "b"))) == b""
+    assert storage.read_bytes(storage.join(folder, "b")) == b""
     listed = storage.list_files(folder)
     assert [(storage.relative(entry.url, folder), entry.size) for entry in listed] == [
         ("a folder/one two.txt", 5),
@@ -127,16 +125,16 @@ def _lacks(*names):
         def answer(*_, **__):
             raise OSError(number, os.strerror(number))
 
-        number = {"link": errno.EPERM, "flock": errno.ENOSYS, "fsync": errno.EINVAL, "mmap": errno.ENODEV}[name]
+        number = {"link": errno.EPERM, "flock": errno.ENOSYS, "fsync": errno.EINVAL}[name]
         return answer
 
     for name in names:
-        setattr({"flock": fcntl, "mmap": mmap}.get(name, os), name, lacking(name))
+        setattr({"flock": fcntl}.get(name, os), name, lacking(name))
 
 
 @pytest.fixture
 def lacking(monkeypatch):
-    for module, name in ((os, "link"), (fcntl, "flock"), (os, "fsync"), (mmap, "mmap")):
+    for module, name in ((os, "link"), (fcntl, "flock"), (os, "fsync")):
         monkeypatch.setattr(module, name, getattr(module, name))
     return _lacks
 
@@ -175,9 +173,9 @@ def test_only_one_process_creates_where_there_are_no_links(renames, tmp_path):
 
 def test_what_a_file_system_lacks_is_done_without_or_told(lacking, tmp_path):
     url = str(tmp_path / "a")
-    lacking("link", "fsync", "mmap")
+    lacking("link", "fsync")
     version = storage.create_bytes(url, b"first")
-    assert bytes(storage.buffer(url)) == b"first"
+    assert storage.read_bytes(url) == b"first"
     assert storage.preconditions_honoured(str(tmp_path))
     version = storage.replace_bytes(url, b"second", version)
     lacking("flock")
@@ -224,7 +222,7 @@ def test_files_are_copied_both_ways(folder, tmp_path):
     assert (tmp_path / "elsewhere" / "back").read_bytes() == here.read_bytes()
     assert sum(seen) == 3_000_000
     with pytest.raises(FileNotFoundError):
-        storage.download(storage.join(folder, "nowhere"), tmp_path / "elsewhere" / "no", None)
+        storage.download(storage.join(folder, "nowhere"), tmp_path / "elsewhere" / "no")
     assert not (tmp_path / "elsewhere" / "no").exists()
 
 
@@ -324,7 +322,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, kind):
             listener.bind(str(path))
     else:
         path.symlink_to("/dev/zero")
-    reads = (storage.open_file, storage.read_bytes, storage.read_versioned, storage.buffer, storage.source)
+    reads = (storage.open_file, storage.read_bytes, storage.read_versioned, storage.open_random)
     for read in (*reads, storage.list_files):
         with pytest.raises(SettingsError, match=f"{kind} is a pipe, a device or a socket"):
             read(str(path))

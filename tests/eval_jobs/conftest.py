@@ -38,7 +38,7 @@ def make_run(tmp_path):
         )
         tf.saved_model.save(net, folder, {"serving_default": signature})
         files = {
-            storage.relative(entry.url, folder): storage.crc32c(storage.buffer(entry.url))
+            storage.relative(entry.url, folder): storage.crc32c(storage.read_bytes(entry.url))
             for entry in storage.list_files(folder)
         }
         fields = {

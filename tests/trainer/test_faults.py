@@ -11,7 +11,7 @@ from faulty_proxy import FaultyProxy, answer
 
 from boceto import checkpoint, storage
 from boceto.stores import gs
-from boceto.stores._gs_link import Patience
+from boceto.stores._gs_connection import RetryLimits
 from trainer import batches
 
 LONG = ("--epochs", "4000")  # More than it takes to be hit; were it not, the run would end with 0.
@@ -150,7 +150,7 @@ def test_a_bucket_that_goes_under_a_run_is_a_fault_and_the_run_goes_on_when_it_i
     with once(saved, goes):
         code, text = run.train(*LONG, "--run", far)
     assert code == 1, text
-    assert f"{emulator.bucket}: the bucket is gone, it was there a while ago; bring it back" in text.splitlines()[-1]
+    assert f"{emulator.bucket}: the bucket existed and is gone; make it again" in text.splitlines()[-1]
     assert "Traceback" not in text
     _bucket_comes_back(emulator, kept)
     last = max(checkpoint.files(far))
@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(make
 def test_a_quota_that_stays_used_up_is_a_fault_and_the_run_goes_on_when_there_is_more(make_run, emulator, monkeypatch):
     run = make_run(classes=3, train=8)
     far = f"{emulator.bucket}/run"
-    hasty = Patience(deadline=0.5, first_delay=0.01, longest_delay=0.1)
+    hasty = RetryLimits(deadline=0.5, first_delay=0.01, longest_delay=0.1)
     with FaultyProxy(emulator.url) as proxy:
         store = gs.Store(hasty, proxy.url)
         monkeypatch.setattr(gs, "Store", lambda: store)

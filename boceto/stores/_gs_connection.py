@@ -1,4 +1,4 @@
-"""The connection of a process to Google Cloud Storage: its credentials, and which failed calls are repeated."""
+"""The connection of a process to Google Cloud Storage: its credentials, and the rule for retries."""
 
 import contextlib
 import logging
@@ -22,20 +22,20 @@ _FIRST_CONTACT = 2.0  # seconds
 LOGIN = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
 
 _LOG = logging.getLogger("boceto.stores")
-# Only the adapter's own line tells that there are no credentials.
+# The adapter reports missing credentials in its own line.
 logging.getLogger("google.auth").addHandler(logging.NullHandler())
 
 
-class Broken(ConnectionError):  # noqa: N818 - it says what the bytes are
-    """What arrived is not what was sent. A ConnectionError, so that it is tried again like one."""
+class NoCredentialsAnswer(ConnectionError):  # noqa: N818 - it says what happened
+    """A server of credentials gave no answer, or a temporary error. It is tried again, as any ConnectionError."""
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to go on with a storage that fails, all in seconds. A transfer that gets on starts its deadline anew.
+class RetryLimits:
+    """How long a failing call is tried again, all in seconds.
 
-    Between two tries lies a random time from zero to a bound, which begins at `first_delay` and doubles. What fails for
-    longer than `tell_after` is told, and again every `tell_again`.
+    The time between two tries is random, from zero to a bound. The bound is `first_delay` at first, and doubles up to
+    `longest_delay`. A failure longer than `report_after` is reported, and again every `report_again`.
     """
 
     deadline: float = 120.0
@@ -43,136 +43,137 @@ class Patience:
     longest_delay: float = 16.0
     connect: float = 10.0
     silence: float = 30.0
-    tell_after: float = 5.0
-    tell_again: float = 30.0
+    report_after: float = 5.0
+    report_again: float = 30.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """An object of a bucket."""
+class ObjectName:
+    """The name of an object in a bucket."""
 
     bucket: str
     name: str
 
     @property
     def url(self) -> str:
-        """The object's URL."""
+        """Returns the URL of the object."""
         return f"gs://{self.bucket}/{self.name}"
 
 
-def place_of(url: str) -> Place:
-    """The bucket and the name in a `gs://` URL."""
+def object_name(url: str) -> ObjectName:
+    """Returns the bucket and the name in a `gs://` URL."""
     bucket, _, name = url.removeprefix("gs://").partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise SettingsError(
             f"{url} names no bucket; write gs://bucket/folder, with a bucket of 3 to 222 small letters, digits, "
             "dashes, underscores and dots"
         )
-    return Place(bucket, name)
+    return ObjectName(bucket, name)
 
 
-def said(error: Any) -> str:
-    """What an error says, in one short line."""
+def message_of(error: Any) -> str:
+    """Returns the message of an error in one short line."""
     from google.api_core import exceptions
 
-    while error.args and isinstance(error.args[0], BaseException):  # google.auth puts one into another.
+    while error.args and isinstance(error.args[0], BaseException):  # google.auth wraps errors.
         error = error.args[0]
-    if code_of(error) and not hasattr(error, "message"):  # Of a transfer, where the library says less.
+    if code_of(error) and not hasattr(error, "message"):  # An error of a transfer, whose message is shorter.
         error = exceptions.from_http_response(error.response)
     text = str(getattr(error, "message", None) or (error.args[0] if error.args else error))
     return re.sub(r"\?\S*?=[^\s:]*", "", text.strip() or type(error).__name__).splitlines()[0][:300]
 
 
-class Waiting:
-    """Tells people that the storage fails and is tried again: for all threads of a link, and not too often."""
+class RetryReporter:
+    """Reports that calls are tried again. All threads of a connection share it, so the report is not repeated often."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._next = 0.0
 
-    def tell(self, host: str, error: BaseException, patience: Patience) -> None:
-        """Says why it takes so long."""
+    def report(self, host: str, error: BaseException, limits: RetryLimits) -> None:
+        """Logs the reason of a wait, unless it was logged a short time ago."""
         with self._lock:
             now = time.monotonic()
             if now < self._next:
                 return
-            self._next = now + patience.tell_again
-        _LOG.warning("waiting for %s: %s; it is tried for %g s in all", host, said(error), patience.deadline)
+            self._next = now + limits.report_again
+        _LOG.warning("waiting for %s: %s; it is tried for %g s in all", host, message_of(error), limits.deadline)
 
 
 @dataclass(frozen=True)
-class Link:
+class Connection:
     """A client and its session.
 
-    anonymous: the storage is Google's own and there are no credentials.
-    granted: what has been asked (`asked`) and answered; a refusal of it will pass, where one at the start is a setting.
-    payer: the project that pays for requests, where the credentials name one.
+    anonymous: the storage is Google's own, and there are no credentials. granted: the kinds of requests
+    (`request_kind`) that were answered; a later refusal of such a request is temporary. payer: the project that pays
+    for the requests, if the credentials name it.
     """
 
     client: Any
     session: Any
     anonymous: bool
-    patience: Patience = field(default_factory=Patience)
+    limits: RetryLimits = field(default_factory=RetryLimits)
     granted: set[tuple[str, ...]] = field(default_factory=set)
     payer: str | None = None
-    waiting: Waiting = field(default_factory=Waiting)
+    reporter: RetryReporter = field(default_factory=RetryReporter)
 
     @property
     def timeout(self) -> tuple[float, float]:
-        """Seconds to connect, and seconds without a byte, of one request."""
-        return self.patience.connect, self.patience.silence
+        """Returns the limits of one request: seconds to connect, and seconds without a byte."""
+        return self.limits.connect, self.limits.silence
 
     @property
     def options(self) -> dict[str, Any]:
-        """What each call of the library is given."""
+        """Returns the arguments of each call of the library."""
         return {"retry": self.retry, "timeout": self.timeout}
 
     @property
     def retry(self) -> Any:
-        """A google.api_core Retry for one call: after 408, 429, 5xx and broken connections, with backoff and full
-        jitter. Its `failed` is true once a try has failed.
+        """Returns a google.api_core Retry for one call, with backoff and full jitter.
+
+        It tries again after 408, 429, 5xx and broken connections. Its `failed` is true after a failed try.
         """
         from google.api_core.retry import Retry
 
-        patience, begun = self.patience, time.monotonic()
+        limits, begun = self.limits, time.monotonic()
 
         def on_error(error: BaseException) -> None:
             retry.failed = True
-            if time.monotonic() - begun >= patience.tell_after:
-                self.waiting.tell(urlsplit(self.client.api_endpoint).netloc, error, patience)
+            if time.monotonic() - begun >= limits.report_after:
+                self.reporter.report(urlsplit(self.client.api_endpoint).netloc, error, limits)
 
         retry: Any = Retry(
-            predicate=self.passes,
-            initial=patience.first_delay,
-            maximum=patience.longest_delay,
+            predicate=self.may_pass,
+            initial=limits.first_delay,
+            maximum=limits.longest_delay,
             multiplier=2.0,
-            timeout=patience.deadline,
+            timeout=limits.deadline,
             on_error=on_error,
         )
         retry.failed = False
         return retry
 
-    def passes(self, error: BaseException) -> bool:
-        """Returns whether an error may not come again."""
+    def may_pass(self, error: BaseException) -> bool:
+        """Returns whether an error may be temporary."""
         from google.auth.exceptions import GoogleAuthError, TransportError
 
         if code := code_of(error):
-            return code in _WORTH_ANOTHER_TRY or (code in _REFUSED and _of(error) in self.granted)
+            return code in _WORTH_ANOTHER_TRY or (code in _REFUSED and _kind_of(error) in self.granted)
         if isinstance(error, GoogleAuthError):
             return isinstance(error, TransportError) or error.retryable or bool(self.granted)
         return _is_broken(error)
 
     def bucket(self, name: str) -> Any:
-        """The library's bucket; asks nothing."""
+        """Returns the library's bucket, without a request."""
         return self.client.bucket(name, user_project=self.payer)
 
-    def blob(self, place: Place, version: str | None = None) -> Any:
-        """The library's object at `place`, or one version of it; asks nothing."""
-        return self.bucket(place.bucket).blob(place.name, generation=int(version) if version else None)
+    def blob(self, target: ObjectName, version: str | None = None) -> Any:
+        """Returns the library's object, or one version of it, without a request."""
+        return self.bucket(target.bucket).blob(target.name, generation=int(version) if version else None)
 
 
 def code_of(error: BaseException | None) -> int | None:
-    """The HTTP status that an error of the library tells of, or None."""
+    """Returns the HTTP status in an error of the library, or None."""
     from google.api_core.exceptions import GoogleAPICallError
     from google.cloud.storage.exceptions import InvalidResponse
 
@@ -181,8 +182,8 @@ def code_of(error: BaseException | None) -> int | None:
     return error.code if isinstance(error, GoogleAPICallError) else None
 
 
-def asked(request: Any) -> tuple[str, ...]:
-    """What a request asks of which bucket: (method, bucket), and "list" where it asks for names."""
+def request_kind(request: Any) -> tuple[str, ...]:
+    """Returns the kind of a request: (method, bucket), or (method, bucket, "list") for a listing."""
     named = re.search(r"/b/([^/?]+)/o(/?)", request.url)
     if named is None:
         return ()
@@ -190,13 +191,13 @@ def asked(request: Any) -> tuple[str, ...]:
     return (request.method, named[1], "list") if listing else (request.method, named[1])
 
 
-def _of(error: Any) -> tuple[str, ...]:
+def _kind_of(error: Any) -> tuple[str, ...]:
     request = getattr(error.response, "request", None)
-    return asked(request) if request is not None else ()
+    return request_kind(request) if request is not None else ()
 
 
 def _is_broken(error: BaseException) -> bool:
-    """Whether a connection did not hold."""
+    """Returns whether an error says that a connection broke."""
     from http.client import HTTPException
 
     from requests import exceptions as http
@@ -206,74 +207,79 @@ def _is_broken(error: BaseException) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError, *broken))
 
 
-def nobody(endpoint: str | None, patience: Patience, granted: set[tuple[str, ...]]) -> Link:
-    """A link without credentials, which is all that an emulator needs."""
+def anonymous_connection(endpoint: str | None, limits: RetryLimits, granted: set[tuple[str, ...]]) -> Connection:
+    """Returns a connection without credentials. An emulator needs none."""
     from google.auth.credentials import AnonymousCredentials
 
-    link = _link(AnonymousCredentials(), endpoint, patience, granted)
-    address = link.client.api_endpoint  # The library knows of an emulator by STORAGE_EMULATOR_HOST.
+    connection = _connection(AnonymousCredentials(), endpoint, limits, granted)
+    address = connection.client.api_endpoint  # The library reads STORAGE_EMULATOR_HOST.
     if "://" in address:
-        return link
+        return connection
     if not _ADDRESS.fullmatch(address):
         raise SettingsError(f"STORAGE_EMULATOR_HOST = {address} is no address; write http://host:port")
-    return _link(AnonymousCredentials(), f"http://{address}", patience, granted)
+    return _connection(AnonymousCredentials(), f"http://{address}", limits, granted)
 
 
-def connect(url: str, endpoint: str | None, link: Link) -> Link:
-    """A link as whoever this process is; link: as nobody.
+def connect(url: str, endpoint: str | None, connection: Connection) -> Connection:
+    """Returns a connection with the credentials of this machine. connection: the one without credentials.
 
     Raises:
-        SettingsError: the credentials cannot be used, or there are none and Google cannot be reached either.
+        SettingsError: the credentials cannot be used, or there are none and Google cannot be reached.
     """
-    if not link.client.api_endpoint.endswith(".googleapis.com"):
-        return link
-    credentials = _credentials(url, link.patience)
+    if not connection.client.api_endpoint.endswith(".googleapis.com"):
+        return connection
+    credentials = _credentials(url, connection.limits)
     if credentials is not None:
-        return _link(credentials, endpoint, link.patience, link.granted)
-    _reach(link.session, link.client.api_endpoint, url)
-    return replace(link, anonymous=True)
+        return _connection(credentials, endpoint, connection.limits, connection.granted)
+    _reach(connection.session, connection.client.api_endpoint, url)
+    return replace(connection, anonymous=True)
 
 
-def _link(credentials: Any, endpoint: str | None, patience: Patience, granted: set[tuple[str, ...]]) -> Link:
+def _connection(
+    credentials: Any, endpoint: str | None, limits: RetryLimits, granted: set[tuple[str, ...]]
+) -> Connection:
     from google.cloud import storage as gcs
 
     def answered(response: Any, **_: Any) -> None:
-        if response.ok and (what := asked(response.request)):
+        if response.ok and (what := request_kind(response.request)):
             granted.add(what)
         if not response.ok:
-            response.content  # noqa: B018 - what is not read to its end keeps its connection
+            response.content  # noqa: B018 - an answer that is not read keeps its connection busy
 
-    session = _session(credentials, patience)
+    session = _session(credentials, limits)
     session.hooks["response"].append(answered)
     options = {"api_endpoint": endpoint} if endpoint else None
     client = gcs.Client(project=None, credentials=credentials, client_options=options, _http=session)
-    # For its traces, which are off, the library would ask after the bucket in a thread of its own, with other rights.
+    # Else the library asks for the bucket in another thread, which needs more rights, for traces that are off.
     client._bucket_metadata_cache = None  # noqa: SLF001 - there is no other way
     payer = getattr(credentials, "quota_project_id", None)
-    return Link(client, session, anonymous=False, patience=patience, granted=granted, payer=payer)
+    return Connection(client, session, anonymous=False, limits=limits, granted=granted, payer=payer)
 
 
-def _session(credentials: Any, patience: Patience) -> Any:
+def _session(credentials: Any, limits: RetryLimits) -> Any:
     from google.auth.credentials import AnonymousCredentials
     from google.auth.transport.requests import AuthorizedSession
     from requests.adapters import HTTPAdapter
 
-    anonymous = isinstance(credentials, AnonymousCredentials)  # Which cannot be fetched anew.
+    anonymous = isinstance(credentials, AnonymousCredentials)  # They cannot be refreshed.
     session = AuthorizedSession(
-        credentials, refresh_status_codes=() if anonymous else (401,), auth_request=_Asking(patience)
+        credentials, refresh_status_codes=() if anonymous else (401,), auth_request=_CredentialsRequest(limits)
     )
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
     return session
 
 
-def _credentials(url: str, patience: Patience) -> Any | None:
-    """Those of this machine, or None. The library alone would ask an absent metadata server for many seconds."""
+def _credentials(url: str, limits: RetryLimits) -> Any | None:
+    """Returns the credentials of this machine, or None.
+
+    The library alone would ask an absent metadata server for many seconds.
+    """
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage as gcs
 
-    asking = _Asking(replace(patience, connect=_METADATA_SERVER), absent=True)
+    asking = _CredentialsRequest(replace(limits, connect=_METADATA_SERVER), absent=True)
     try:
         return google.auth.default(scopes=gcs.Client.SCOPE, request=asking)[0]
     except DefaultCredentialsError as error:
@@ -281,36 +287,41 @@ def _credentials(url: str, patience: Patience) -> Any | None:
         if message.startswith("Your default credentials were not found"):
             return None
         raise SettingsError(f"{url}: the Google credentials cannot be used: {message}; {LOGIN}") from error
-    except (IsADirectoryError, FileNotFoundError, PermissionError, AttributeError) as error:  # JSON that is no object.
+    except (
+        IsADirectoryError,
+        FileNotFoundError,
+        PermissionError,
+        AttributeError,
+    ) as error:  # AttributeError: no JSON object.
         raise SettingsError(f"{url}: the Google credentials cannot be used: {error}; {LOGIN}") from error
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """A google.auth request for credentials. What may pass is a Broken, which the library does not try again: we do.
+class _CredentialsRequest:
+    """A google.auth request for credentials. It raises NoCredentialsAnswer for temporary errors: then we try again.
 
-    absent: who cannot be reached, on a machine that is not Google's, is not there.
+    absent: outside of Google's cloud, a server that cannot be reached does not exist.
     """
 
-    patience: Patience
+    limits: RetryLimits
     absent: bool = False
 
     def __call__(self, url: str, method: str = "GET", body: Any = None, headers: Any = None, **more: Any) -> Any:
-        """Asks once."""
+        """Sends one request."""
         from google.auth.compute_engine._metadata import detect_gce_residency_linux
         from google.auth.exceptions import TransportError
         from google.auth.transport.requests import Request
 
-        more["timeout"] = self.patience.connect, self.patience.silence
+        more["timeout"] = self.limits.connect, self.limits.silence
         host = urlsplit(url).netloc
         try:
             answer = Request()(url, method, body, headers, **more)
         except TransportError as error:
             if self.absent and _unreachable(error.__cause__) and not detect_gce_residency_linux():
                 return _NoAnswer()
-            raise Broken(f"no credentials from {host}: {error}") from error
+            raise NoCredentialsAnswer(f"no credentials from {host}: {error}") from error
         if answer.status in _WORTH_ANOTHER_TRY:
-            raise Broken(f"no credentials from {host}: it answers {answer.status}")
+            raise NoCredentialsAnswer(f"no credentials from {host}: it answers {answer.status}")
         return answer
 
 
@@ -322,7 +333,7 @@ class _NoAnswer:
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether nobody took the connection."""
+    """Returns whether no server accepted the connection."""
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError
 
     reason = getattr(error.args[0], "reason", None) if error and error.args else None
@@ -330,7 +341,7 @@ def _unreachable(error: BaseException | None) -> bool:
 
 
 def _reach(session: Any, endpoint: str, url: str) -> None:
-    """Looking up a name knows no timeout, hence the thread."""
+    """Checks that the endpoint answers. It uses a thread, since the lookup of a name has no timeout."""
     reached = threading.Event()
 
     def ask() -> None:

@@ -341,19 +341,18 @@ def _goodput(address: str, began: float) -> tuple[float, float]:
 
 
 def applied_again(cluster: Cluster) -> str:
-    """An editor applies an overlay twice, both ways, and nothing changes; what is removed is a Job's own."""
-    cluster.kubectl("create", "rolebinding", "editor", "--clusterrole", "edit", "--user", "editor")
-    there = {"deployments,services,persistentvolumeclaims": ("boceto-storage", "boceto-storage", "boceto")}
-    for name in ("local", "gpu-8"):
-        _apply_as_editor(cluster, ROOT / "k8s" / "overlays" / name)
-    for kinds, names in there.items():
-        found = sorted(each["metadata"]["name"] for each in cluster.get(kinds)["items"])
-        check(found == sorted(names), f"of what Jobs share, {found} is left")
-    own = "app.kubernetes.io/name=boceto,!boceto.dev/run"
-    check(not cluster.get("jobs,networkpolicies", "--selector", own)["items"], "Jobs stay")
-    refused = cluster.kubectl("apply", "--kustomize", str(ROOT / "k8s/rights/progress"), fails=True)
-    check(not refused, f"rights of another namespace are applied: {refused}")
-    cluster.kubectl("delete", "persistentvolumeclaim", "boceto")
+    """An editor applies an overlay twice, both ways, and nothing changes; a removal of Jobs keeps what is shared."""
+    shared = {"deployments,services,persistentvolumeclaims": ("boceto-storage", "boceto-storage", "boceto")}
+    with namespace(cluster.tag) as own:
+        own.kubectl("create", "rolebinding", "editor", "--clusterrole", "edit", "--user", "editor")
+        for name in ("local", "gpu-8"):
+            _apply_as_editor(own, ROOT / "k8s" / "overlays" / name)
+        for kinds, names in shared.items():
+            found = sorted(each["metadata"]["name"] for each in own.get(kinds)["items"])
+            check(found == sorted(names), f"of what Jobs share, {found} is left")
+        check(not own.get("jobs,networkpolicies", "--selector", "app.kubernetes.io/name=boceto")["items"], "Jobs stay")
+        failed = own.kubectl("apply", "--kustomize", str(ROOT / "k8s/rights/progress"), fails=True)
+        check(not failed, f"rights of another namespace are applied: {failed}")
     return "unchanged both ways; volume and emulator stay"
 
 
@@ -416,7 +415,7 @@ def hung(cluster: Cluster) -> str:
     patches = [{"op": "add", "path": f"{probe}/{name}", "value": value} for name, value in in_haste.items()]
     patches[0]["op"] = "replace"  # "add" would put it into the list.
     overlay = str(cluster.overlay("hung", SHARED, *patches))
-    _have_data(cluster, overlay)
+    _have_data(cluster, str(cluster.overlay("hung-data")))  # The Job that prepares has no such probe.
     following = cluster.submit("run", "--overlay", overlay, "--name", "hung", *LONG)
     pod = cluster.training("hung-train")
     cluster.signal(pod, "boceto", "boceto", STOP)

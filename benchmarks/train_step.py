@@ -28,9 +28,9 @@ with quiet():
     import tensorflow as tf
 
     from trainer import devices, nets, state
-    from trainer.accounts import Accounts
-    from trainer.batches import Ahead, Call, Source, calls
+    from trainer.batches import Prefetch, StepRange, TrainingSet, step_ranges
     from trainer.checkpoints import Progress
+    from trainer.goodput import GoodputTimer
     from trainer.meter import Meter
     from trainer.nets import Spec
     from trainer.settings import Settings
@@ -92,18 +92,18 @@ def bare(strategy: Any, model: Any, images: np.ndarray, labels: np.ndarray) -> R
 class Ours:
     """Steps of the trainer over the data set, as its loop does them."""
 
-    def __init__(self, strategy: Any, model: Any, source: Source, settings: Settings) -> None:
+    def __init__(self, strategy: Any, model: Any, training_set: TrainingSet, settings: Settings) -> None:
         learned = state.create(strategy, model, settings)
         loss = losses.find(settings.loss, "", Spec(model.output["logits"].shape[1]))
         self._steps = Steps(learned, model, settings, loss, xla=devices.gpus())
-        endless = calls(0, 1 << 40, 1, lambda _: False)
-        self.batches = Ahead(endless, self._read, settings.readers)
-        self._source = source
-        self._left: Iterator[tuple[Call, tuple[Placed, Sequence[bytes]]]] = iter(self.batches)
-        self._meter = Meter(source, Progress(), lambda: self.batches.waited, Accounts())
+        endless = step_ranges(0, 1 << 40, 1, lambda _: False)
+        self.batches = Prefetch(endless, self._read, settings.readers)
+        self._training_set = training_set
+        self._left: Iterator[tuple[StepRange, tuple[Placed, Sequence[bytes]]]] = iter(self.batches)
+        self._meter = Meter(training_set, Progress(), lambda: self.batches.waited, GoodputTimer())
 
-    def _read(self, call: Call) -> tuple[Placed, Sequence[bytes]]:
-        batches = self._source.read(call)
+    def _read(self, call: StepRange) -> tuple[Placed, Sequence[bytes]]:
+        batches = self._training_set.read(call)
         return self._steps.place(batches), batches.digests
 
     def run(self, count: int) -> None:
@@ -121,9 +121,9 @@ def seconds(run: Round, steps: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(name: str, source: Source, args: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, training_set: TrainingSet, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one net."""
-    manifest = source.split.manifest
+    manifest = training_set.split.manifest
     strategy = devices.strategy(0)
     settings = Settings(
         data=args.data,
@@ -134,11 +134,11 @@ def measure(name: str, source: Source, args: argparse.Namespace) -> dict[str, An
         groups=strategy.num_replicas_in_sync,
     )
     spec = Spec(len(manifest.classes), manifest.height, manifest.width, args.width, precision=args.precision)
-    first = source.read(Call(0, 1))
+    first = training_set.read(StepRange(0, 1))
     with strategy.scope():
         models = [nets.build(name, spec) for _ in range(2)]
     plain = bare(strategy, models[0], first.images[0], first.labels[0])
-    ours = Ours(strategy, models[1], source, settings)
+    ours = Ours(strategy, models[1], training_set, settings)
     for run in (plain, ours.run):
         run(args.steps)  # Compiles.
     waited = ours.batches.waited
@@ -161,7 +161,7 @@ def main() -> int:
         tf.config.experimental.enable_op_determinism()
         tf.random.set_seed(0)
     split = dataset.load(args.data).split("train")
-    results = [measure(name, Source(split, None, 0, args.batch_size), args) for name in args.nets.split(",")]
+    results = [measure(name, TrainingSet(split, None, 0, args.batch_size), args) for name in args.nets.split(",")]
     rows = [
         (
             result["net"],

@@ -1,7 +1,7 @@
 """Contract 3, the checkpoint: `RUN/checkpoints/<step>/` holds `arrays-<token>.safetensors` and, written last, `COMMIT`.
 
 `COMMIT` is sealed JSON: the file's size and crc32c, the step, the position in the data, the digests of data set and
-settings, the settings that the mathematics depend on, and the progress of the run. A folder without it is none.
+settings, the hyperparameters, and the progress of the run. A folder without it is none.
 The token is the writer's own, so that two writers never touch each other's file.
 """
 
@@ -20,7 +20,7 @@ from boceto.tensors import Arrays
 FOLDER = "checkpoints"
 COMMIT = "COMMIT"
 FORMAT = "boceto-checkpoint"
-VERSION = 4
+VERSION = 5
 ARRAYS = re.compile(r"arrays-[0-9a-z]{1,32}\.safetensors")
 _LEDGER = re.compile("[0-9a-f]{32}")
 MOST_SECONDS = 1e12  # No run takes longer. What is read is at most half of it: a run adds to it.
@@ -32,26 +32,26 @@ class Window:
     """Sums over the steps since the last log point. norm: of the gradients of the last step; -1 where not finite."""
 
     steps: int = 0
-    right: int = 0
+    correct: int = 0
     loss: float = 0.0
     norm: float = 0.0
 
     def __post_init__(self) -> None:
-        contract.within(0, contract.LARGEST, steps=self.steps, right=self.right)
+        contract.within(0, contract.LARGEST, steps=self.steps, correct=self.correct)
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands, besides its arrays. It does not depend on where the run is to end.
 
-    epoch_right, epoch_records: the running epoch's sums. skipped: the last steps in a row whose gradients were not
+    epoch_correct, epoch_records: the running epoch's sums. skipped: the last steps in a row whose gradients were not
     finite. ledger: `boceto.ledger`, over the keys of all records used so far. seconds: wall time by activity, over all
     sessions of the run so far. history: the chain of the last line of `history.jsonl`, "" where that could not be
     written.
     """
 
     step: int = 0
-    epoch_right: int = 0
+    epoch_correct: int = 0
     epoch_records: int = 0
     train_accuracy: float = 0.0
     images_per_second: float = 0.0
@@ -69,7 +69,7 @@ class Progress:
     def __post_init__(self) -> None:
         names = ("step", "epoch_records", "best_step", "validations_since_best", "validated", "skipped")
         contract.within(0, contract.LARGEST, **{name: getattr(self, name) for name in names})
-        contract.within(0, self.epoch_records, epoch_right=self.epoch_right)
+        contract.within(0, self.epoch_records, epoch_correct=self.epoch_correct)
         contract.within(-1, 1, train_accuracy=self.train_accuracy, best_accuracy=self.best_accuracy)
         contract.within(0, MOST_SECONDS, **self.seconds)
         if self.ledger and not _LEDGER.fullmatch(self.ledger):

@@ -20,7 +20,18 @@ _MARKS = ("run.json", "dataset.json")
 SIZE, WIDTH = 32, 0.25
 PREPARE = ("--source", "synthetic", "--size", str(SIZE), "--line-width", "1.5", "--seed", "0")
 COUNTS = ("--train-per-class", "60", "--test-per-class", "20")
-TRAIN = ("--width", str(WIDTH), "--epochs", "12", "--batch-size", "64", "--warmup-steps", "20", "--schedule", "cosine")
+TRAIN = (
+    "--width-multiplier",
+    str(WIDTH),
+    "--epochs",
+    "12",
+    "--batch-size",
+    "64",
+    "--warmup-steps",
+    "20",
+    "--schedule",
+    "cosine",
+)
 
 
 class StepFailed(BocetoError):  # noqa: N818 - it is told, not handled

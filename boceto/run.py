@@ -19,11 +19,11 @@ DESCRIPTION = "run.json"
 HISTORY = "history.jsonl"
 METRICS = "metrics.prom"
 FORMAT = "boceto-run"
-VERSION = 2
+VERSION = 3
 FLUSH_SECONDS = 10.0
 FIELDS = {
-    "goal": dict[str, Any],
-    "mathematics": dict[str, Any],
+    "stop_criterion": dict[str, Any],
+    "hyperparameters": dict[str, Any],
     "data_digest": str,
     "records": int,
     "checkpoints": list[int],

@@ -69,7 +69,7 @@ EXPORTED_STEP = _gauge("boceto_train_exported_step", "Step that was exported; th
 EPOCH = _gauge("boceto_train_epoch", "Position in the data, in epochs")
 PROGRESSED = _gauge("boceto_train_last_progress_timestamp_seconds", "When a step was last done, Unix time")
 LOSS = _gauge("boceto_train_loss", "Mean cross entropy in nats", split=("train", "validation"))
-ACCURACY = _gauge("boceto_train_accuracy_ratio", "Share of right answers", split=("train", "validation"))
+ACCURACY = _gauge("boceto_train_accuracy_ratio", "Share of correct answers", split=("train", "validation"))
 RATE = _gauge("boceto_train_learning_rate", "Learning rate of the last step")
 NORM = _gauge("boceto_train_gradient_norm", "Global norm of the last step's gradients, before clipping")
 NOT_FINITE = _counter("boceto_train_not_finite_total", "Losses or weights that were not finite; the run ends at one")
@@ -87,7 +87,9 @@ WALL_TIME = _gauge("boceto_train_run_seconds", "Wall time of the run over all it
 GOODPUT = _gauge("boceto_train_goodput_ratio", "Share of computing in the run's wall time")
 
 CLASSIFIED = _counter("boceto_eval_drawings_total", "Drawings classified", split=("train", "test"))
-EVAL_ACCURACY = _gauge("boceto_eval_accuracy_ratio", "Share of right answers", split=("train", "test"), net=(), data=())
+EVAL_ACCURACY = _gauge(
+    "boceto_eval_accuracy_ratio", "Share of correct answers", split=("train", "test"), net=(), data=()
+)
 MAP = _gauge("boceto_eval_map_ratio", "Retrieval mAP", distance=(), net=(), data=())
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

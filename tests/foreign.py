@@ -73,7 +73,17 @@ def train(folder):
     data, boceto = str(folder / "data"), (sys.executable, "-m", "boceto")
     drawings = ("--classes", "5", "--train-per-class", "40", "--test-per-class", "2", "--size", "32", "--workers", "1")
     subprocess.run([*boceto, "prepare", "--source", "synthetic", "--output", data, *drawings], check=True)
-    small = ("--width", "0.25", "--embedding", "64", "--batch-size", "16", "--epochs", "3", "--no-tensorboard")
+    small = (
+        "--width-multiplier",
+        "0.25",
+        "--embedding",
+        "64",
+        "--batch-size",
+        "16",
+        "--epochs",
+        "3",
+        "--no-tensorboard",
+    )
     for net in NETS:
         subprocess.run([*boceto, "train", "--data", data, "--run", folder / net, "--net", net, *small], check=True)
     return {net: folder / net / "export" / "saved_model" for net in NETS}

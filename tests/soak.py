@@ -16,7 +16,7 @@ from pathlib import Path
 from boceto import checkpoint
 from trainer import sameness
 
-SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--tensorboard", "--readers", "2")
+SMALL = ("--width-multiplier", "0.0625", "--embedding", "8", "--batch-size", "8", "--tensorboard", "--readers", "2")
 # No save, log point or validation falls on another one: the sums of each lie over a kill.
 FLAGS = (*SMALL, "--epochs", "4", "--save-every", "5", "--log-every", "3", "--validation-share", "0.2")
 _TRAIN = (sys.executable, "-m", "boceto", "train")

@@ -12,7 +12,7 @@ from trainer.__main__ import main as train
 
 DATA = ["--source", "synthetic", "--classes", "3", "--size", "16", "--train-per-class", "12", "--test-per-class", "4"]
 DATA += ["--records-per-shard", "10", "--workers", "1"]
-NET = ["--net", "small", "--width", "0.0625", "--embedding", "8", "--batch-size", "12"]
+NET = ["--net", "small", "--width-multiplier", "0.0625", "--embedding", "8", "--batch-size", "12"]
 NET += ["--max-steps", "6", "--log-every", "2"]
 SCORED = ("train_accuracy", "test_accuracy", "top5", "map", "parameters")
 

@@ -22,9 +22,9 @@ from boceto.checkpoint import Progress
 from boceto.console import Console, run_program
 from boceto.telemetry import Telemetry
 from trainer import loop, stop
-from trainer.accounts import Accounts
-from trainer.batches import Ahead, calls
+from trainer.batches import Prefetch, step_ranges
 from trainer.checkpoints import Checkpoints
+from trainer.goodput import GoodputTimer
 from trainer.lease import held
 from trainer.log import Log
 from trainer.loop import Plan, Run
@@ -70,7 +70,7 @@ def keys_of(step):
 
 
 class Scalars:
-    """What a device holds: each step's loss, right answers and gradients' norm."""
+    """What a device holds: each step's loss, correct answers and gradients' norm."""
 
     def __init__(self, values):
         self.values = values
@@ -80,7 +80,7 @@ class Scalars:
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSet:
     """Records without pixels."""
 
     batch: int = BATCH
@@ -141,16 +141,16 @@ def train(stopping, log, asked):
         if found:
             state.restore(found[1])
             progress = found[0].progress
-        entry = {"goal": {}, "mathematics": {}, "data_digest": "data", "records": 8, "result": None}
+        entry = {"stop_criterion": {}, "hyperparameters": {}, "data_digest": "data", "records": 8, "result": None}
         described.begin(entry, progress.step)
         history = runs.History(run, alert=log.alert)
         history.resume(progress)
-        source = Source()
-        plan = Plan(settings, source, LAST, asked["max_steps"] or LAST)
-        batches = Ahead(calls(progress.step, plan.last, 1, plan.ends_call), source.read, 1)
-        meter = Meter(source, progress, lambda: batches.waited, Accounts())
+        training_set = TrainingSet()
+        plan = Plan(settings, training_set, LAST, asked["max_steps"] or LAST)
+        batches = Prefetch(step_ranges(progress.step, plan.last, 1, plan.ends_call), training_set.read, 1)
+        meter = Meter(training_set, progress, lambda: batches.waited, GoodputTimer())
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
-        report = Report(log, history, None, Telemetry(), source, progress.step, plan.last)
+        report = Report(log, history, None, Telemetry(), training_set, progress.step, plan.last)
         steps = Steps(state, lease if asked["renews"] else None)
         training = Run(plan, steps, batches, meter, saver, report, validation(meter, stopping, asked["term"]), stopping)
         with contextlib.closing(saver):

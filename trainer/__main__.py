@@ -9,8 +9,8 @@ from boceto.console import Console, run_program
 from boceto.errors import EXIT_FAULT
 from boceto.settings import parse
 from trainer import environment, session, stop
-from trainer.accounts import Accounts
 from trainer.attempts import Attempt
+from trainer.goodput import GoodputTimer
 from trainer.log import Log
 from trainer.settings import Settings
 
@@ -21,7 +21,7 @@ DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns its exit code."""
-    accounts, attempt = Accounts(began=process.started()), Attempt()
+    timer, attempt = GoodputTimer(began=process.started()), Attempt()
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         invocation = parse(Settings, "train", argv, DESCRIPTION)
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         attempt.run = settings.run
         environment.prepare()
         with stop.on_signals(settings.grace, lambda text: console.line(f"boceto train: {text}")) as asked:
-            return session.run(settings, Log(console, settings.log_format), asked, accounts), invocation.json
+            return session.run(settings, Log(console, settings.log_format), asked, timer), invocation.json
 
     try:
         return run_program("train", work, attempt.ended)

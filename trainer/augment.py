@@ -7,7 +7,7 @@ import tensorflow as tf
 from trainer.settings import Settings
 
 HALF = 0.5  # The share of drawings that are mirrored.
-DRAWS = 5  # mirror, rotation, shift in x, shift in y, scale
+PARAMETERS = 5  # mirror, rotation, shift in x, shift in y, scale
 
 
 def wanted(settings: Settings) -> bool:
@@ -15,9 +15,9 @@ def wanted(settings: Settings) -> bool:
     return settings.flip or any((settings.rotation, settings.shift, settings.scale))
 
 
-def _transforms(draws: tf.Tensor, settings: Settings, height: int, width: int) -> tf.Tensor:
-    """float32[B, 5] draws in [0, 1) -> float32[B, 8], from output to input pixels, about the image's middle."""
-    mirror, turn, right, down, grow = tf.unstack(draws, axis=1)
+def _transforms(parameters: tf.Tensor, settings: Settings, height: int, width: int) -> tf.Tensor:
+    """float32[B, 5] parameters in [0, 1) -> float32[B, 8], from output to input pixels, about the image's middle."""
+    mirror, turn, right, down, grow = tf.unstack(parameters, axis=1)
     angle = (2 * turn - 1) * (settings.rotation * math.pi / 180)
     zoom = 1 + (2 * grow - 1) * settings.scale
     sign = tf.where(tf.logical_and(settings.flip, mirror < HALF), -1.0, 1.0)
@@ -30,12 +30,12 @@ def _transforms(draws: tf.Tensor, settings: Settings, height: int, width: int) -
     return tf.stack([a, b, middle_x - a * x - b * y, d, e, middle_y - d * x - e * y, zero, zero], axis=1)
 
 
-def augmented(images: tf.Tensor, draws: tf.Tensor, settings: Settings) -> tf.Tensor:
-    """uint8[B, H, W, 1] and its records' draws float32[B, 5] -> uint8[B, H, W, 1]; what moves in is black."""
+def augmented(images: tf.Tensor, parameters: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """uint8[B, H, W, 1] and its records' parameters float32[B, 5] -> uint8[B, H, W, 1]; what moves in is black."""
     height, width = images.shape[1:3]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),
-        transforms=_transforms(draws, settings, height, width),
+        transforms=_transforms(parameters, settings, height, width),
         output_shape=[height, width],
         fill_value=0.0,
         interpolation="BILINEAR",

@@ -17,11 +17,11 @@ from boceto.environment import alive
 from boceto.errors import BocetoError
 from trainer import order
 
-AHEAD = 2  # Calls read ahead, besides one a thread.
+PREFETCHED = 2  # Calls read ahead, besides one a thread.
 P = TypeVar("P")
 
 
-class Call(NamedTuple):
+class StepRange(NamedTuple):
     """The steps `first` to `last` (not included), which one call of the compiled function does."""
 
     first: int
@@ -29,25 +29,25 @@ class Call(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """K batches of B records: images uint8[K, B, H, W, 1], labels int64[K, B], draws float32[K, B, D]; and the digests
-    of the keys of each batch (`boceto.ledger`).
+    """K batches of B records: images uint8[K, B, H, W, 1], labels int64[K, B], augmentation parameters
+    float32[K, B, D]; and the digests of the keys of each batch (`boceto.ledger`).
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
-    draws: NDArray[np.float32]
+    augmentation: NDArray[np.float32]
     digests: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSet:
     """The training records of a run: `numbers` int64[N] are those of `split` in their order, or None for all."""
 
     split: Split
     numbers: NDArray[np.int64] | None
     seed: int
     batch: int
-    draws: int = 0
+    augmentation: int = 0
 
     def __len__(self) -> int:
         return len(self.split) if self.numbers is None else len(self.numbers)
@@ -64,7 +64,7 @@ class Source:
         """The steps that use every record in each of `epochs`; the last one's rest is the next epoch's first."""
         return -(-epochs * len(self) // self.batch)
 
-    def read(self, call: Call) -> Batches:
+    def read(self, call: StepRange) -> Batches:
         """The batches of a call: a pure function of the seed and the steps."""
         epochs, rows = order.rows(self.seed, call.first * self.batch, call.last * self.batch, len(self))
         records = rows if self.numbers is None else self.numbers[rows]
@@ -72,19 +72,19 @@ class Source:
         images = self.split.images(records)
         # TensorFlow keeps int32 in the host's memory, where a GPU would have to fetch it in every step.
         labels = self.split.labels[records].astype(np.int64)
-        draws = order.uniform(self.seed, epochs, records, self.draws)
+        augmentation = order.uniform(self.seed, epochs, records, self.augmentation)
         keys = self.split.keys(records.tolist())
         digests = [ledger.digest(keys[at : at + self.batch]) for at in range(0, len(keys), self.batch)]
         images = images.reshape(*shape, *images.shape[1:])
-        return Batches(images, labels.reshape(shape), draws.reshape(*shape, -1), digests)
+        return Batches(images, labels.reshape(shape), augmentation.reshape(*shape, -1), digests)
 
 
-def calls(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iterator[Call]:
+def step_ranges(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iterator[StepRange]:
     """Cuts the steps `first` to `last` into calls of at most `most`; a call ends after a step where `ends(step)`."""
     start = first
     for step in range(first, last):
         if step + 1 == last or step + 1 - start == most or ends(step):
-            yield Call(start, step + 1)
+            yield StepRange(start, step + 1)
             start = step + 1
 
 
@@ -92,7 +92,7 @@ class NoMemory(BocetoError):  # noqa: N818 - it says what there is
     """There is too little memory to read ahead."""
 
 
-class Ahead(Generic[P]):
+class Prefetch(Generic[P]):
     """Goes over the results of `read` for each of `calls`, in order, with `threads` reading ahead. What a thread raises
     is raised here, in its turn.
 
@@ -101,8 +101,8 @@ class Ahead(Generic[P]):
 
     def __init__(
         self,
-        calls: Iterable[Call],
-        read: Callable[[Call], P],
+        calls: Iterable[StepRange],
+        read: Callable[[StepRange], P],
         threads: int,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -112,12 +112,12 @@ class Ahead(Generic[P]):
         self._waiting = waiting
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[tuple[Call, P]]:
-        pending: collections.deque[tuple[Call, Future[P]]] = collections.deque()
+    def __iter__(self) -> Iterator[tuple[StepRange, P]]:
+        pending: collections.deque[tuple[StepRange, Future[P]]] = collections.deque()
         pool = ThreadPoolExecutor(self._threads, "reader")
         try:
             while True:
-                while len(pending) < self._threads + AHEAD and (call := next(self._calls, None)):
+                while len(pending) < self._threads + PREFETCHED and (call := next(self._calls, None)):
                     pending.append((call, self._begin(pool, call)))
                 if not pending:
                     return
@@ -131,20 +131,20 @@ class Ahead(Generic[P]):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _begin(self, pool: ThreadPoolExecutor, call: Call) -> Future[P]:
+    def _begin(self, pool: ThreadPoolExecutor, call: StepRange) -> Future[P]:
         try:
             return pool.submit(self._read, call)
         except RuntimeError as error:  # No thread can be started.
             raise self._too_little(call) from error
 
-    def _end(self, call: Call, future: Future[P]) -> P:
+    def _end(self, call: StepRange, future: Future[P]) -> P:
         try:
             return future.result()
         except MemoryError as error:
             raise self._too_little(call) from error
 
-    def _too_little(self, call: Call) -> NoMemory:
+    def _too_little(self, call: StepRange) -> NoMemory:
         return NoMemory(
             f"fault: too little memory to read the records of step {call.first + 1} with {self._threads} threads; give "
-            "it more, or run the same command again with fewer --readers or --steps-per-call"
+            "it more, or run the same command again with fewer --readers or --steps-per-execution"
         )

@@ -75,11 +75,11 @@ def _begun(run: str) -> dict[int, list[str]]:
 
 
 def check_fits(commit: Commit, data_digest: str, settings: Settings) -> None:
-    """Refuses to go on from a checkpoint of other data or other mathematics.
+    """Refuses to go on from a checkpoint of other data or other hyperparameters.
 
     Raises:
         DataError: it is of another data set.
-        SettingsError: it was trained with another setting that the mathematics depend on.
+        SettingsError: it was trained with another hyperparameter.
     """
     if commit.data_digest != data_digest:
         raise DataError(

@@ -105,7 +105,7 @@ class Checks:
 
     def _look_at_batch(self) -> str:
         self._needs("devices")
-        begun = (runs.read(self._settings.run) or {}).get("mathematics", {}).get("groups", 0)
+        begun = (runs.read(self._settings.run) or {}).get("hyperparameters", {}).get("groups", 0)
         check_groups(self._settings.batch_size, self._settings.groups or begun or self._replicas, self._replicas)
         each = self._settings.batch_size // self._replicas
         return f"{self._settings.batch_size} records a step, {each} a device"
@@ -163,14 +163,17 @@ class Checks:
             return "; ".join(["none, it begins with the first step", *skipped])
         check_fits(found[0], self._manifest.digest, self._settings)
         check_last(found[0].step, min(self._settings.max_steps or self._steps, self._steps), self._settings)
-        finished = bool((description or {}).get("result")) and (description or {})["goal"] == self._settings.goal
+        finished = (
+            bool((description or {}).get("result"))
+            and (description or {})["stop_criterion"] == self._settings.stop_criterion
+        )
         goes_on = f"{'the run is finished' if finished else 'it goes on'} after step {found[0].step}"
         return "; ".join([f"{goes_on}, whose settings fit", *skipped])
 
     def _look_at_memory(self) -> str:
         self._needs("batch", "data set")
         footprint = self._measured()
-        needed, remedy = footprint.host(gpu=self._gpus > 0), "use a smaller --batch-size or --steps-per-call"
+        needed, remedy = footprint.host(gpu=self._gpus > 0), "use a smaller --batch-size or --steps-per-execution"
         said = f"about {_size(needed)} needed"
         if self._memory and needed > self._memory.free:
             raise SettingsError(
@@ -210,7 +213,7 @@ class Checks:
         started = time.monotonic()
         try:
             Checkpoints(
-                probe, footprint.manifest.digest, self._settings.mathematics, self._settings.batch_size, 1
+                probe, footprint.manifest.digest, self._settings.hyperparameters, self._settings.batch_size, 1
             ).save(footprint.arrays, Progress(step=1))
             seconds = time.monotonic() - started
         finally:

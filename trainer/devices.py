@@ -80,4 +80,6 @@ def fitting(what: str) -> Iterator[None]:
 
 def fitting_net(settings: Settings) -> contextlib.AbstractContextManager[None]:
     """As `fitting`, for the net that the settings ask for."""
-    return fitting(f"a net of train.width = {settings.width} and train.embedding = {settings.embedding}")
+    return fitting(
+        f"a net of train.width_multiplier = {settings.width_multiplier} and train.embedding = {settings.embedding}"
+    )

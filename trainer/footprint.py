@@ -41,7 +41,7 @@ class Footprint:
     @property
     def served(self) -> int:
         """Bytes of the artefact's arrays."""
-        return sum(array.nbytes for array in states.served(self.arrays).values())
+        return sum(array.nbytes for array in states.export_weights(self.arrays).values())
 
     @property
     def device(self) -> int:
@@ -54,7 +54,11 @@ class Footprint:
         """Bytes of the batches that are read ahead."""
         calls = self.settings.readers + 2
         return (
-            calls * self.settings.steps_per_call * self.settings.batch_size * self.manifest.height * self.manifest.width
+            calls
+            * self.settings.steps_per_execution
+            * self.settings.batch_size
+            * self.manifest.height
+            * self.manifest.width
         )
 
     @property

@@ -16,13 +16,16 @@ def _policy(spec: Spec) -> str:
 
 def image(spec: Spec) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """-> (the input uint8[B, H, W, 1], its pixels float32[B, H, W, 1] in 0..1)."""
-    pixels = keras.Input((spec.height, spec.image_width, 1), dtype="uint8", name="images")
+    pixels = keras.Input((spec.height, spec.width, 1), dtype="uint8", name="images")
     # In float32: 255ths are not exact in the short formats.
     return pixels, keras.layers.Rescaling(1 / 255, dtype="float32", name="rescale")(pixels)
 
 
 def conv(x: keras.KerasTensor, name: str, channels: int, spec: Spec) -> keras.KerasTensor:
-    """float[B, H, W, C] -> float[B, H, W, `channels` at width 1]: 3x3, stride 1, no bias, batch norm, ReLU."""
+    """float[B, H, W, C] -> float[B, H, W, D]: 3x3, stride 1, no bias, batch norm, ReLU.
+
+    D is `channels` times the width multiplier.
+    """
     policy = _policy(spec)
     convolution = keras.layers.Conv2D(
         spec.channels(channels), 3, padding="same", use_bias=False, dtype=policy, name=name

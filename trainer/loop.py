@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from boceto.checkpoint import Progress
 from boceto.errors import DataError, Stopped
 from boceto.tensors import Arrays
-from trainer.batches import Ahead, Call, Source
+from trainer.batches import Prefetch, StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
 from trainer.meter import Meter
 from trainer.report import Report
@@ -29,20 +29,20 @@ class Plan:
     """
 
     settings: Settings
-    source: Source
+    training_set: TrainingSet
     total: int
     last: int
 
     def ends_call(self, step: int) -> bool:
         """Whether something is to be done between `step` and the next one."""
-        call = Call(step, step + 1)
-        return self.logs(call) or self.saves(call) or self.source.ends_epoch(step)
+        call = StepRange(step, step + 1)
+        return self.logs(call) or self.saves(call) or self.training_set.ends_epoch(step)
 
-    def logs(self, call: Call) -> bool:
+    def logs(self, call: StepRange) -> bool:
         """Whether a log point is due after `call`."""
         return call.last % self.settings.log_every == 0 or self._ends_epoch(call)
 
-    def saves(self, call: Call) -> bool:
+    def saves(self, call: StepRange) -> bool:
         """Whether a checkpoint is due after `call`."""
         every = self.settings.save_every
         return call.last == self.last or (call.last % every == 0 if every else self._ends_epoch(call))
@@ -52,15 +52,15 @@ class Plan:
         every = self.settings.validate_every
         if not every or not step:
             return False
-        before, after = (self.source.epoch(done) // every for done in (step - 1, step))
+        before, after = (self.training_set.epoch(done) // every for done in (step - 1, step))
         return after > before
 
-    def rates(self, call: Call) -> list[float]:
+    def learning_rates(self, call: StepRange) -> list[float]:
         """The learning rate of each step of `call`."""
         return [learning_rate(self.settings, self.total, step) for step in range(*call)]
 
-    def _ends_epoch(self, call: Call) -> bool:
-        return self.source.ends_epoch(call.last - 1)
+    def _ends_epoch(self, call: StepRange) -> bool:
+        return self.training_set.ends_epoch(call.last - 1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Run:
 
     plan: Plan
     steps: "Steps"
-    batches: Ahead[Any]
+    batches: Prefetch[Any]
     meter: Meter
     saver: Saver
     report: Report
@@ -120,13 +120,13 @@ class Run:
         if window:
             self.report.progress(self.meter.progress.step, window)
 
-    def log(self, rate: float) -> None:
+    def log(self, learning_rate: float) -> None:
         """Closes a log window."""
         window = self.meter.window()
         if window:
             self.meter.update(images_per_second=self.meter.images_per_second)
             with self.meter.aside("saving"):
-                self.report.window(self.meter.progress.step, window, rate)
+                self.report.window(self.meter.progress.step, window, learning_rate)
                 self.report.wall_time(self.meter.accounted.seconds)
 
     def finish(self) -> Progress:
@@ -139,7 +139,7 @@ class Run:
         """
         step = self.meter.settle().step
         if step:
-            self.log(self.plan.rates(Call(step - 1, step))[0])
+            self.log(self.plan.learning_rates(StepRange(step - 1, step))[0])
         if self.meter.progress.skipped == step > 0:
             raise NotFinite(f"the gradients of all {step} steps are not finite, so nothing was trained; {REMEDY}")
         wanted = self.validation is not None and self.plan.settings.validate_every > 0
@@ -176,11 +176,11 @@ def train(run: Run) -> Progress:
         if run.exhausted:
             run.report.log.line(f"no better validation in {plan.settings.patience} of them: the run ends here")
             break
-        rates = plan.rates(call)
-        run.meter.add(call, run.steps.train(batch, call.first, rates), digests)
+        learning_rates = plan.learning_rates(call)
+        run.meter.add(call, run.steps.train(batch, call.first, learning_rates), digests)
         run.show()
         if plan.logs(call):
-            run.log(rates[-1])
+            run.log(learning_rates[-1])
         validated = run.is_due(call.last) and run.validate()
         stopping = run.stop.requested
         run.saver.poll()

@@ -1,4 +1,4 @@
-"""Keeps count of a run: losses and right answers as they arrive from the devices, and where the time goes."""
+"""Keeps count of a run: losses and correct answers as they arrive from the devices, and where the time goes."""
 
 import collections
 import contextlib
@@ -12,9 +12,9 @@ from typing import Any
 from boceto import ledger
 from boceto.checkpoint import Progress
 from boceto.checkpoint import Window as Sums
-from trainer.accounts import Accounts
-from trainer.batches import Call, Source
+from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
+from trainer.goodput import GoodputTimer
 
 # Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
 UNDER_WAY = 2
@@ -53,18 +53,18 @@ class Meter:
 
     def __init__(
         self,
-        source: Source,
+        training_set: TrainingSet,
         progress: Progress,
         waited: Callable[[], float],
-        accounts: Accounts,
+        timer: GoodputTimer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = source
+        self._training_set = training_set
         self._progress = progress
         self._waited = waited
-        self._accounts = accounts
+        self._timer = timer
         self._clock = clock
-        self._pending: collections.deque[tuple[Call, Any, Sequence[bytes]]] = collections.deque()
+        self._pending: collections.deque[tuple[StepRange, Any, Sequence[bytes]]] = collections.deque()
         self._compiled = False
         self._images, self._seconds = 0, 0.0
         self._clear()
@@ -75,8 +75,8 @@ class Meter:
         self._untimed = 0
         self._mark, self._waited_before = self._clock(), self._waited()
 
-    def add(self, call: Call, scalars: Any, digests: Sequence[bytes]) -> None:
-        """Takes a call's float32[K, 3] (loss, right answers, gradients' norm), perhaps not computed yet, and
+    def add(self, call: StepRange, scalars: Any, digests: Sequence[bytes]) -> None:
+        """Takes a call's float32[K, 3] (loss, correct answers, gradients' norm), perhaps not computed yet, and
         the K digests of its records' keys.
         """
         self._pending.append((call, scalars, digests))
@@ -85,8 +85,8 @@ class Meter:
         if not self._compiled:  # The first call compiles: its time says nothing of the speed.
             self.settle()
             self._compiled = True
-            self._accounts.begin("computing")
-            self._untimed = (self._progress.window.steps - self._before) * self._source.batch
+            self._timer.begin("computing")
+            self._untimed = (self._progress.window.steps - self._before) * self._training_set.batch
             self._mark, self._waited_before = self._clock(), self._waited()
 
     @property
@@ -97,7 +97,7 @@ class Meter:
     @property
     def accounted(self) -> Progress:
         """As `progress`, with the time accounts as they are now."""
-        return dataclasses.replace(self._progress, seconds=self._accounts.seconds())
+        return dataclasses.replace(self._progress, seconds=self._timer.seconds())
 
     def settle(self) -> Progress:
         """Waits for all that is under way; the progress is then that of the last call.
@@ -111,27 +111,27 @@ class Meter:
 
     def _settle_one(self) -> None:
         call, scalars, digests = self._pending.popleft()
-        for step, (loss, right, norm), digest in zip(range(*call), scalars.numpy().tolist(), digests, strict=True):
+        for step, (loss, correct, norm), digest in zip(range(*call), scalars.numpy().tolist(), digests, strict=True):
             if not math.isfinite(loss):
                 raise NotFinite(f"step {step + 1}: the loss is {loss}; {REMEDY}")
-            self._advance(step, loss, int(right), norm if math.isfinite(norm) else -1.0, digest)
+            self._advance(step, loss, int(correct), norm if math.isfinite(norm) else -1.0, digest)
             if self._progress.skipped >= MOST_SKIPPED:
                 raise NotFinite(
                     f"step {step + 1}: the gradients of {MOST_SKIPPED} steps in a row are not finite, so nothing is "
                     f"trained any more; {REMEDY}"
                 )
 
-    def _advance(self, step: int, loss: float, right: int, norm: float, digest: bytes) -> None:
+    def _advance(self, step: int, loss: float, correct: int, norm: float, digest: bytes) -> None:
         old = self._progress
-        window = Sums(old.window.steps + 1, old.window.right + right, old.window.loss + loss, norm)
-        hits, records = old.epoch_right + right, old.epoch_records + self._source.batch
-        ends = self._source.ends_epoch(step)
+        window = Sums(old.window.steps + 1, old.window.correct + correct, old.window.loss + loss, norm)
+        hits, records = old.epoch_correct + correct, old.epoch_records + self._training_set.batch
+        ends = self._training_set.ends_epoch(step)
         # The accuracy over a whole epoch; within the first one, over what it has seen.
-        first = step * self._source.batch < len(self._source)
+        first = step * self._training_set.batch < len(self._training_set)
         self._progress = dataclasses.replace(
             old,
             step=step + 1,
-            epoch_right=0 if ends else hits,
+            epoch_correct=0 if ends else hits,
             epoch_records=0 if ends else records,
             train_accuracy=hits / records if ends or first else old.train_accuracy,
             skipped=old.skipped + 1 if norm < 0 else 0,
@@ -145,7 +145,7 @@ class Meter:
         self.settle()
         start = self._clock()
         try:
-            with self._accounts.spending(activity):
+            with self._timer.spending(activity):
                 yield
         finally:
             self._saving += self._clock() - start
@@ -157,10 +157,10 @@ class Meter:
             return None
         waiting = self._waited() - self._waited_before
         computing = max(0.0, self._clock() - self._mark - waiting - self._saving)
-        steps, batch = sums.steps - self._before, self._source.batch
+        steps, batch = sums.steps - self._before, self._training_set.batch
         seconds = {"waiting": waiting, "computing": computing, "saving": self._saving}
         timed = steps * batch - self._untimed
-        accuracy = sums.right / (sums.steps * batch)
+        accuracy = sums.correct / (sums.steps * batch)
         return Window(steps, steps * batch, timed, sums.loss / sums.steps, accuracy, sums.norm, seconds)
 
     def window(self) -> Window | None:

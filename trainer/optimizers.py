@@ -14,9 +14,12 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 SLOTS = {"adam": ("m", "v"), "adamw": ("m", "v"), "sgd": ("momentum",)}
 
 
-def decays(name: str) -> bool:
-    """Whether weight decay applies to the weight of this name: to kernels, not to biases or batch norm."""
-    return name.rsplit("/", 1)[-1] == "kernel"
+def decays(name: str, rank: int) -> bool:
+    """Returns whether weight decay applies to a weight: to tensors of rank 2 or more, not to vectors or biases.
+
+    Kernels and embeddings decay; biases (an attention's have rank 2), and the gamma and beta of a norm, do not.
+    """
+    return rank > 1 and name.rsplit("/", 1)[-1] != "bias"
 
 
 def clipped(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
@@ -32,17 +35,17 @@ def update(  # noqa: PLR0913, PLR0917 - what an update needs
     name: str,
     slots: Sequence[tf.Variable],
     gradient: tf.Tensor,
-    rate: tf.Tensor,
+    learning_rate: tf.Tensor,
     step: tf.Tensor,
 ) -> None:
-    """One update of the weight `name` and its slots; `rate` float32[], `step` int32[], counted from 0."""
-    if settings.weight_decay and decays(name):
-        weight.assign_sub(weight * (rate * settings.weight_decay))
+    """One update of the weight `name` and its slots; `learning_rate` float32[], `step` int32[], counted from 0."""
+    if settings.weight_decay and decays(name, weight.shape.rank):
+        weight.assign_sub(weight * (learning_rate * settings.weight_decay))
     if settings.optimizer == "sgd":
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=weight.handle,
             accum=slots[0].handle,
-            lr=rate,
+            lr=learning_rate,
             grad=gradient,
             momentum=settings.momentum,
             use_nesterov=True,
@@ -55,7 +58,7 @@ def update(  # noqa: PLR0913, PLR0917 - what an update needs
         v=slots[1].handle,
         beta1_power=tf.pow(BETA_1, done),
         beta2_power=tf.pow(BETA_2, done),
-        lr=rate,
+        lr=learning_rate,
         beta1=BETA_1,
         beta2=BETA_2,
         epsilon=EPSILON,

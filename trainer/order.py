@@ -72,9 +72,9 @@ def rows(seed: int, start: int, stop: int, count: int) -> tuple[NDArray[np.int64
     return epochs, np.concatenate(parts)
 
 
-def uniform(seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], draws: int) -> NDArray[np.float32]:
-    """float32[P, draws] in [0, 1), each a function of (seed, epoch, record) and its column."""
-    lanes = _keys(draws, "draw", seed)
+def uniform(seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], count: int) -> NDArray[np.float32]:
+    """float32[P, count] in [0, 1), each a function of (seed, epoch, record) and its column."""
+    lanes = _keys(count, "draw", seed)
     mixed = _mixed(_mixed(epochs.astype(np.uint64) * _GOLDEN + records.astype(np.uint64))[:, None] ^ lanes)
     return ((mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).astype(np.float32)
 

@@ -9,7 +9,7 @@ from boceto.checkpoint import Progress
 from boceto.console import clock_time
 from boceto.run import History
 from boceto.telemetry import Telemetry
-from trainer.batches import Source
+from trainer.batches import TrainingSet
 from trainer.log import Log
 from trainer.meter import Window
 
@@ -28,7 +28,7 @@ class Report:
         history: History,
         curves: "TensorBoard | None",
         telemetry: Telemetry,
-        source: Source,
+        training_set: TrainingSet,
         step: int,
         total: int,
         memory: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -37,22 +37,22 @@ class Report:
         self.history = history
         self._curves = curves
         self._telemetry = telemetry
-        self._source = source
+        self._training_set = training_set
         self._total = total
         self._memory = memory
         self._loss: float | None = None
         self.summary = self._place(step)  # For who reads no more than a line of it.
 
-    def window(self, step: int, window: Window, rate: float) -> None:
-        """What happened up to `step`, whose learning rate was `rate`."""
+    def window(self, step: int, window: Window, learning_rate: float) -> None:
+        """What happened up to `step`, whose learning rate was `learning_rate`."""
         self._loss = window.loss
-        epoch = step * self._source.batch / len(self._source)
+        epoch = step * self._training_set.batch / len(self._training_set)
         point = {
             "step": step,
             "epoch": round(epoch, 4),
             "loss": window.loss,
             "accuracy": window.accuracy,
-            "learning_rate": rate,
+            "learning_rate": learning_rate,
             "images_per_second": round(window.images_per_second, 2),
             "waiting": round(window.waiting, 4),
         }
@@ -60,14 +60,14 @@ class Report:
             point["gradient_norm"] = window.gradient_norm
         self.history.add(point)
         self._draw(step, {TRAIN + name: value for name, value in point.items() if name != "step"})
-        self._tell(step, epoch, window, rate)
+        self._tell(step, epoch, window, learning_rate)
         self.log.point("progress", steps=self._total, **point)
 
     def _draw(self, step: int, values: Mapping[str, float]) -> None:
         if self._curves:
             self._curves.write(step, values)
 
-    def _tell(self, step: int, epoch: float, window: Window, rate: float) -> None:
+    def _tell(self, step: int, epoch: float, window: Window, learning_rate: float) -> None:
         tell = self._telemetry
         tell.add(telemetry.STEPS, window.steps)
         tell.add(telemetry.IMAGES, window.images)
@@ -76,7 +76,7 @@ class Report:
         self._scores("train", window.loss, window.accuracy)
         tell.set(telemetry.STEP, step)
         tell.set(telemetry.EPOCH, epoch)
-        tell.set(telemetry.RATE, rate)
+        tell.set(telemetry.RATE, learning_rate)
         tell.set(telemetry.NORM, window.gradient_norm if window.gradient_norm >= 0 else math.inf)
         for device, states in self._memory().items():
             for state, used in states.items():
@@ -97,8 +97,8 @@ class Report:
         self._telemetry.now(telemetry.PROGRESSED)
         if not window.timed:
             return
-        epoch = step * self._source.batch / len(self._source)
-        seconds = (self._total - step) * self._source.batch / window.images_per_second
+        epoch = step * self._training_set.batch / len(self._training_set)
+        seconds = (self._total - step) * self._training_set.batch / window.images_per_second
         self._telemetry.set(telemetry.TRAIN_LEFT, seconds)
         left = clock_time(seconds)
         self.summary = f"{self._place(step)}, loss {window.loss:.4f}, accuracy {window.accuracy:.3f}, {left} left"
@@ -125,7 +125,9 @@ class Report:
         self.summary = f"{self._place(step)}, stopped"
 
     def _place(self, step: int) -> str:
-        epoch, epochs = (math.ceil(done * self._source.batch / len(self._source)) for done in (step, self._total))
+        epoch, epochs = (
+            math.ceil(done * self._training_set.batch / len(self._training_set)) for done in (step, self._total)
+        )
         return f"epoch {epoch}/{epochs}, step {step}/{self._total}"
 
     def finished(self, progress: Progress, exported: int, accuracy: float | None) -> None:

@@ -18,7 +18,7 @@ from boceto.tensors import Arrays
 GROUPS = {
     "weights": "weights",
     "statistics": "batch-norm statistics",
-    "average": "moving average",
+    "ema": "EMA",
     "scale": "loss scale",
 }
 # Of the machine's speed, not of the run: the chain of the history's lines is over them too.

@@ -6,7 +6,7 @@ from trainer.settings import Settings
 
 
 def learning_rate(settings: Settings, total: int, step: int) -> float:
-    """The rate of step `step` (counted from 0) of `total`: linear warm-up, then constant, or a cosine down to 0.
+    """Returns the learning rate of a step, counted from 0: linear warm-up, then constant, or a cosine to 0 at `total`.
 
     Source of the cosine: Loshchilov and Hutter, SGDR (2017).
     """

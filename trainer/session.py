@@ -15,8 +15,8 @@ from boceto.errors import BocetoError, DataError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import NOT_FINITE, Telemetry
 from trainer import attempts
-from trainer.accounts import Accounts
 from trainer.checkpoints import NotFinite
+from trainer.goodput import GoodputTimer
 from trainer.lease import Lease, held
 from trainer.log import Log
 from trainer.settings import Settings, check_groups, check_patience, check_same
@@ -25,7 +25,7 @@ from trainer.stop import Stop
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 
-def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping[str, Any]:
+def run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer) -> Mapping[str, Any]:
     """Does what is left of the run; returns its result.
 
     Raises:
@@ -34,10 +34,10 @@ def run(settings: Settings, log: Log, stop: Stop, accounts: Accounts) -> Mapping
     check_groups(settings.batch_size, settings.groups or settings.replicas or 1, settings.replicas or 1)
     with serving("train", settings.metrics_port, settings.metrics_linger, stop.wait) as telemetry:
         telemetry.serve()
-        return _run(settings, log, stop, accounts, telemetry)
+        return _run(settings, log, stop, timer, telemetry)
 
 
-def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry: Telemetry) -> Mapping[str, Any]:
+def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetry: Telemetry) -> Mapping[str, Any]:
     with stop.at_once():
         waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
         data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
@@ -50,7 +50,7 @@ def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry
             return result
         storage.check_writable(settings.run, "train.run")
         artefact.check_own(settings.run)
-    with held(settings.run, settings.lease, stop, log.line, accounts.seconds) as lease:
+    with held(settings.run, settings.lease, stop, log.line, timer.seconds) as lease:
         if lease.lost:
             attempts.note_lost(settings.run, lease.lost)
         with stop.at_once(lease.release), quiet():
@@ -61,24 +61,24 @@ def _run(settings: Settings, log: Log, stop: Stop, accounts: Accounts, telemetry
         description = runs.Description(settings.run, runs.read(settings.run))  # The holder before may have gone on.
         described = describe(settings, data)
         try:
-            result = train.run(train.Job(settings, data, log, telemetry, stop, lease, accounts, described, description))
+            result = train.run(train.Job(settings, data, log, telemetry, stop, lease, timer, described, description))
         except Stopped:
             with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
-                _account(description, lease, accounts)
+                _account(description, lease, timer)
             raise
         except NotFinite:
             telemetry.add(NOT_FINITE)
             raise
         finally:
             _keep_metrics(settings.run, lease, telemetry)
-        _account(description, lease, accounts, result=result)
+        _account(description, lease, timer, result=result)
     return result
 
 
-def _account(description: runs.Description, lease: Lease, accounts: Accounts, **more: Any) -> None:
+def _account(description: runs.Description, lease: Lease, timer: GoodputTimer, **more: Any) -> None:
     """Adds to `run.json` where the time went, over all sessions so far."""
     lease.confirm()
-    seconds = {activity: round(spent, 3) for activity, spent in accounts.seconds().items()}
+    seconds = {activity: round(spent, 3) for activity, spent in timer.seconds().items()}
     goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
     description.add(seconds=seconds, goodput=round(goodput, 4), **more)
 
@@ -112,9 +112,9 @@ def _finished(
     """
     if not before or not before.get("result") or before["data_digest"] != data.manifest.digest:
         return None
-    if before["goal"] != settings.goal:
+    if before["stop_criterion"] != settings.stop_criterion:
         return None
-    check_same(before["mathematics"], settings)
+    check_same(before["hyperparameters"], settings)
     _check_result(settings, before)
     url = storage.join(settings.run, artefact.FOLDER)
     try:
@@ -161,8 +161,8 @@ def describe(settings: Settings, data: DataSet) -> dict[str, Any]:
             continue
     return {
         "settings": dataclasses.asdict(settings),
-        "mathematics": settings.mathematics,
-        "goal": settings.goal,
+        "hyperparameters": settings.hyperparameters,
+        "stop_criterion": settings.stop_criterion,
         "data_digest": data.manifest.digest,
         "versions": versions,
     }

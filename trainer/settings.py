@@ -22,7 +22,7 @@ FREE = frozenset(
         "replicas",
         "xla",
         "deterministic",
-        "steps_per_call",
+        "steps_per_execution",
         "validate_every",
         "patience",
         "save_every",
@@ -42,7 +42,7 @@ FREE = frozenset(
     }
 )
 # What decides when a run is finished.
-GOAL = ("epochs", "max_steps", "patience")
+STOP_CRITERION = ("epochs", "max_steps", "patience")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Settings:
     run: str = option(help="folder of the run; the same command run again goes on where it stopped")
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     net: str = option("sknet", help="net", choices=nets.names())
-    width: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
+    width_multiplier: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
     embedding: int = option(1024, help="size of the embedding", at_least=1)
     dropout: float = option(0.0, help="dropout rate of the embedding in training, 0..0.95", at_least=0, at_most=0.95)
     epochs: int = option(30, help="passes over the training records", at_least=1)
@@ -69,7 +69,9 @@ class Settings:
     optimizer: str = option("adam", help="optimizer", choices=("adam", "adamw", "sgd"))
     learning_rate: float = option(1e-3, help="highest learning rate", at_least=0)
     momentum: float = option(0.9, help="Nesterov momentum of sgd", at_least=0, at_most=0.9999)
-    weight_decay: float = option(0.0, help="decoupled decay of kernels, times the learning rate", at_least=0)
+    weight_decay: float = option(
+        0.0, help="decoupled decay of all weights but vectors and biases, times the learning rate", at_least=0
+    )
     schedule: str = option("constant", help="learning rate after the warm-up", choices=("constant", "cosine"))
     warmup_steps: int = option(0, help="steps of linear warm-up", at_least=0)
     loss: str = option("cross_entropy", help="loss", choices=losses.names())
@@ -92,7 +94,7 @@ class Settings:
     replicas: int = option(0, help="logical CPU devices; 0: every GPU, or one CPU device", at_least=0, at_most=64)
     xla: str = option("auto", help="compile with XLA; auto: on GPUs", choices=("auto", "on", "off"))
     deterministic: str = option("auto", help="bit-exact operations; auto: on CPU", choices=("auto", "on", "off"))
-    steps_per_call: int = option(1, help="steps a call of the compiled function", at_least=1)
+    steps_per_execution: int = option(1, help="steps a call of the compiled function", at_least=1)
     readers: int = option(4, help="threads that read and decode", at_least=1, at_most=256)
     verify: bool = option(True, help="check every byte of the data set against its manifest before training")
     save_every: int = option(0, help="steps between checkpoints; 0: at the end of each epoch", at_least=0)
@@ -112,24 +114,24 @@ class Settings:
     tensorboard: bool = option(True, help="write TensorBoard events, where tensorboard is installed")
 
     @property
-    def mathematics(self) -> dict[str, Any]:
+    def hyperparameters(self) -> dict[str, Any]:
         """What a step computes depends on these. The cosine schedule ends with the run: there, epochs belong to it."""
         free = FREE - {"epochs"} if self.schedule == "cosine" else FREE
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
 
     @property
-    def goal(self) -> dict[str, Any]:
+    def stop_criterion(self) -> dict[str, Any]:
         """When the run is finished."""
-        return {name: getattr(self, name) for name in GOAL}
+        return {name: getattr(self, name) for name in STOP_CRITERION}
 
 
 def check_same(before: Mapping[str, Any], settings: Settings) -> None:
-    """Compares the mathematics of the run's earlier part, as it was saved, with the settings of this one.
+    """Compares the hyperparameters of the run's earlier part, as it was saved, with the settings of this one.
 
     Raises:
         SettingsError: one differs.
     """
-    for name, value in settings.mathematics.items():
+    for name, value in settings.hyperparameters.items():
         if name == "groups" and not value:
             continue  # As the run began.
         if name in before and before[name] != value:

@@ -31,15 +31,16 @@ class State:
     """Variables by kind; each is one tf.Variable a replica.
 
     weights: what is trained: the net's by their path, and the loss's by `loss/<name>`. statistics: what else the net
-    keeps, as batch norm's means and variances. slots: the optimizer's, by name, each like weights. average: the moving
-    average of the weights, or nothing. scale: the loss scale and the steps since it changed, or nothing.
+    keeps, as batch norm's means and variances. slots: the optimizer's, by name, each like weights. ema: the
+    exponential moving average of the weights, or nothing. scale: the loss scale and the steps since it changed, or
+    nothing.
     """
 
     strategy: tf.distribute.Strategy
     weights: Mapping[str, tf.Variable]
     statistics: Mapping[str, tf.Variable]
     slots: Mapping[str, Mapping[str, tf.Variable]]
-    average: Mapping[str, tf.Variable]
+    ema: Mapping[str, tf.Variable]
     scale: Mapping[str, tf.Variable]
 
     @property
@@ -48,7 +49,7 @@ class State:
         return {
             "weights": self.weights,
             "statistics": self.statistics,
-            "average": self.average,
+            "ema": self.ema,
             "scale": self.scale,
             **self.slots,
         }
@@ -118,14 +119,14 @@ def create(
             for slot in optimizers.SLOTS[settings.optimizer]
         }
         averaged = weights if settings.ema else {}
-        average = {name: _variable(weight.numpy(), "average") for name, weight in averaged.items()}
+        ema = {name: _variable(weight.numpy(), "ema") for name, weight in averaged.items()}
         scaled = settings.precision == "float16"
         scale = {
             "value": tf.Variable(FIRST_LOSS_SCALE, trainable=False, name="loss_scale"),
             "steps": tf.Variable(0, trainable=False, name="loss_scale_steps"),
         }
     statistics = {variable.path: variable.value for variable in kept}
-    return State(strategy, weights, statistics, slots, average, scale if scaled else {})
+    return State(strategy, weights, statistics, slots, ema, scale if scaled else {})
 
 
 def _like(weight: tf.Variable, name: str) -> tf.Variable:
@@ -136,9 +137,9 @@ def _variable(value: NDArray[Any], name: str) -> tf.Variable:
     return tf.Variable(lambda: tf.constant(value), trainable=False, name=name)
 
 
-def served(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """What the net is validated and exported with: the moving average of the weights where there is one."""
-    group = "average" if any(name.startswith("average/") for name in arrays) else "weights"
+def export_weights(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Returns the arrays that the net is exported with, by path: the EMA of the weights where there is one."""
+    group = "ema" if any(name.startswith("ema/") for name in arrays) else "weights"
     chosen = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{group}/")}
     rest = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith("statistics/")}
     return chosen | rest

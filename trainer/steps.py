@@ -28,12 +28,12 @@ _LARGEST_SEED = 2**31 - 1
 
 class Placed(NamedTuple):
     """A call's batches on their devices, one value a replica: images uint8[K, b, H, W, 1], labels int64[K, b], and the
-    augmentation's draws float32[K, b, 5], or float32[K, b, 0] without one.
+    augmentation's parameters float32[K, b, 5], or float32[K, b, 0] without one.
     """
 
     images: Any
     labels: Any
-    draws: Any
+    augmentation: Any
 
 
 class Steps:
@@ -70,15 +70,15 @@ class Steps:
     def place(self, batches: Batches) -> Placed:
         """Puts global batches on their devices."""
         with self._fitting:
-            return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.draws))
+            return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.augmentation))
 
-    def train(self, batches: Placed, step: int, rates: Sequence[float]) -> tf.Tensor:
+    def train(self, batches: Placed, step: int, learning_rates: Sequence[float]) -> tf.Tensor:
         """Does K steps from `step` on, at the learning rates float[K].
 
         Returns float32[K, 3]: each step's loss, number of correct answers, and norm of the gradients.
         """
         with self._fitting:
-            return self._train(*batches, tf.constant(step, tf.int64), tf.constant(rates, tf.float32))
+            return self._train(*batches, tf.constant(step, tf.int64), tf.constant(learning_rates, tf.float32))
 
     def evaluate(self, batch: Placed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Evaluates one batch (K = 1) -> (cross entropy, 1 where the answer is correct), float64[B] each."""
@@ -91,26 +91,28 @@ class Steps:
     def _fitting(self) -> AbstractContextManager[None]:
         return devices.fitting(f"train.batch_size = {self._settings.batch_size}")
 
-    def _train_call(self, images: Any, labels: Any, draws: Any, step: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
-        scalars = tf.TensorArray(tf.float32, tf.size(rates), element_shape=[3])
-        for number in tf.range(tf.size(rates)):
+    def _train_call(
+        self, images: Any, labels: Any, augmentation: Any, step: tf.Tensor, learning_rates: tf.Tensor
+    ) -> tf.Tensor:
+        scalars = tf.TensorArray(tf.float32, tf.size(learning_rates), element_shape=[3])
+        for number in tf.range(tf.size(learning_rates)):
             now = step + tf.cast(number, tf.int64)
-            parts = self._strategy.run(self._replica, (images, labels, draws, number, now))
+            parts = self._strategy.run(self._replica, (images, labels, augmentation, number, now))
             gradients, statistics, scalar = (self._strategy.experimental_local_results(part) for part in parts)
-            norm = self._apply(gradients, statistics, rates[number], now)
+            norm = self._apply(gradients, statistics, learning_rates[number], now)
             scalars = scalars.write(number, tf.concat([scalar[0], [norm]], 0))
         return scalars.stack()
 
     def _replica(
-        self, images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, number: tf.Tensor, step: tf.Tensor
+        self, images: tf.Tensor, labels: tf.Tensor, augmentation: tf.Tensor, number: tf.Tensor, step: tf.Tensor
     ) -> tuple[Any, ...]:
         """One replica's groups of one step. Returns gradients, statistics and scalars over all groups of all replicas:
         (loss, number of correct answers) float32[2].
         """
         first = tf.distribute.get_replica_context().replica_id_in_sync_group * self._own_groups
         pixels = images[number]
-        if draws.shape[-1]:
-            pixels = augment.augmented(pixels, draws[number], self._settings)
+        if augmentation.shape[-1]:
+            pixels = augment.augmented(pixels, augmentation[number], self._settings)
         weights = [tf.convert_to_tensor(variable) for variable in self._state.weights.values()]
         scale = tf.convert_to_tensor(self._state.scale["value"]) if self._state.scale else tf.constant(1.0)
         groups = zip(tf.split(pixels, self._own_groups), tf.split(labels[number], self._own_groups), strict=True)
@@ -196,20 +198,22 @@ class Steps:
         ]
         return gradients, statistics, tf.stack([loss, tf.reduce_sum(correct)])
 
-    def _apply(self, gradients: Any, statistics: Any, rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def _apply(self, gradients: Any, statistics: Any, learning_rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Updates every replica's variables; the replicas' gradients are the same, and their norm is returned."""
         norms = []
         for replica in range(self._strategy.num_replicas_in_sync):
             if not self._state.scale:
                 norms.append(tf.linalg.global_norm(gradients[replica]))
-                self._apply_replica(replica, gradients[replica], norms[replica], statistics[replica], rate, step)
+                self._apply_replica(
+                    replica, gradients[replica], norms[replica], statistics[replica], learning_rate, step
+                )
                 continue
             value, steps = self._state.local(replica, self._state.scale)
             unscaled = [gradient / value for gradient in gradients[replica]]
             norms.append(tf.linalg.global_norm(unscaled))
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in unscaled])
             if finite:
-                self._apply_replica(replica, unscaled, norms[replica], statistics[replica], rate, step)
+                self._apply_replica(replica, unscaled, norms[replica], statistics[replica], learning_rate, step)
             grown = tf.where(steps + 1 >= SCALE_STEPS, value * 2, value)
             full = tf.logical_or(tf.logical_not(finite), steps + 1 >= SCALE_STEPS)
             value.assign(tf.where(finite, grown, tf.maximum(value / 2, 1.0)))
@@ -222,7 +226,7 @@ class Steps:
         gradients: Sequence[tf.Tensor],
         norm: tf.Tensor,
         statistics: Sequence[tf.Tensor],
-        rate: tf.Tensor,
+        learning_rate: tf.Tensor,
         step: tf.Tensor,
     ) -> None:
         state, settings = self._state, self._settings
@@ -230,7 +234,7 @@ class Steps:
         slots = zip(*(state.local(replica, group) for group in state.slots.values()), strict=True)
         gradients = optimizers.clipped(gradients, norm, settings.clip_norm)
         for name, weight, own, gradient in zip(state.weights, weights, slots, gradients, strict=True):
-            optimizers.update(settings, weight, name, own, gradient, rate, step)
+            optimizers.update(settings, weight, name, own, gradient, learning_rate, step)
         done = tf.cast(step, tf.float32)
         variables = state.local(replica, state.statistics)
         for name, variable, value in zip(state.statistics, variables, statistics, strict=True):
@@ -241,16 +245,16 @@ class Steps:
             # A plain mean at first: in a short run, the statistics would otherwise stay near their start.
             variable.assign_add((value - variable) * tf.maximum(1.0, 1 / ((1 - momentum) * (done + 1))))
         share = 1 - tf.minimum(settings.ema, (1 + done) / (10 + done))
-        for average, weight in zip(state.local(replica, state.average), weights, strict=False):
-            average.assign_sub((average - weight) * share)
+        for ema, weight in zip(state.local(replica, state.ema), weights, strict=False):
+            ema.assign_sub((ema - weight) * share)
 
     def _evaluate_batch(self, images: Any, labels: Any) -> Any:
         return self._strategy.run(self._evaluate_replica, (images, labels))
 
     def _evaluate_replica(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """-> float32[2, b]: cross entropy, and 1 where the answer is correct. In groups, as a step."""
-        source: Mapping[str, tf.Variable] = self._state.average or self._state.weights
-        weights = [tf.convert_to_tensor(variable) for variable in source.values()]
+        training_set: Mapping[str, tf.Variable] = self._state.ema or self._state.weights
+        weights = [tf.convert_to_tensor(variable) for variable in training_set.values()]
         weights = weights[: len(self._model.trainable_variables)]
         others = [tf.convert_to_tensor(variable.value) for variable in self._model.non_trainable_variables]
         found = []

@@ -21,10 +21,10 @@ from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
 from trainer import augment, cluster, devices, environment, export, layers, loop, losses, nets
 from trainer import state as states
-from trainer.accounts import Accounts
-from trainer.batches import Ahead, Call, Source, calls
+from trainer.batches import Prefetch, StepRange, TrainingSet, step_ranges
 from trainer.checkpoints import Checkpoints, check_fits
 from trainer.curves import TensorBoard
+from trainer.goodput import GoodputTimer
 from trainer.lease import Lease
 from trainer.log import Log
 from trainer.loop import Chosen, Plan, Run
@@ -35,7 +35,7 @@ from trainer.saver import Saver
 from trainer.settings import Settings, check_groups, check_last
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
-from trainer.validation import Held, divide, validate
+from trainer.validation import ValidationSet, divide, validate
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Job:
     telemetry: Telemetry
     stop: Stop
     lease: Lease
-    accounts: Accounts
+    timer: GoodputTimer
     described: Mapping[str, Any]
     description: runs.Description
 
@@ -59,13 +59,13 @@ def run(job: Job) -> dict[str, Any]:
     Raises:
         BocetoError: as it says.
     """
-    source, held = _records(job)
-    total = source.steps(job.settings.epochs)
-    with job.accounts.spending("restoring"), job.stop.at_once(job.lease.release):
+    training_set, held = _records(job)
+    total = training_set.steps(job.settings.epochs)
+    with job.timer.spending("restoring"), job.stop.at_once(job.lease.release):
         restored = _restored(job)
     strategy, xla, settings = _devices(job, restored)
     job = dataclasses.replace(job, settings=settings)
-    plan = Plan(settings, source, total, min(total, settings.max_steps or total))
+    plan = Plan(settings, training_set, total, min(total, settings.max_steps or total))
     check_last(restored[0].step if restored else 0, plan.last, settings)
     checkpoints = _checkpoints(job)
     of_net = spec(settings, job.data.manifest)
@@ -78,17 +78,17 @@ def run(job: Job) -> dict[str, Any]:
     report = _report(job, plan, model, progress, strategy.num_replicas_in_sync)
     steps = Steps(state, model, settings, loss, xla=xla)
 
-    def read(call: Call) -> tuple[Placed, Sequence[bytes]]:
-        batches = source.read(call)
+    def read(call: StepRange) -> tuple[Placed, Sequence[bytes]]:
+        batches = training_set.read(call)
         return steps.place(batches), batches.digests
 
-    every = calls(progress.step, plan.last, settings.steps_per_call, plan.ends_call)
-    batches = Ahead(every, read, settings.readers, lambda: job.accounts.spending("waiting"))
-    meter = Meter(source, progress, lambda: batches.waited, job.accounts)
+    every = step_ranges(progress.step, plan.last, settings.steps_per_execution, plan.ends_call)
+    batches = Prefetch(every, read, settings.readers, lambda: job.timer.spending("waiting"))
+    meter = Meter(training_set, progress, lambda: batches.waited, job.timer)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     saver.saved = progress.step
     job.lease.heartbeat = lambda: Heartbeat(
-        meter.progress.step, job.accounts.seconds(), job.lease.before.sessions + 1, saver.saved
+        meter.progress.step, job.timer.seconds(), job.lease.before.sessions + 1, saver.saved
     )
     told = lambda: _annotations(job, report, saver.saved)  # noqa: E731 - reads better than a def
     validation = functools.partial(validate, steps, held, settings, job.stop) if held else None
@@ -98,14 +98,14 @@ def run(job: Job) -> dict[str, Any]:
             progress = loop.train(training)
         chosen = loop.choose(training, lambda step: checkpoints.load(step)[1], state.arrays)
         report.finished(progress, chosen.step, chosen.accuracy)
-    job.accounts.begin("saving")
+    job.timer.begin("saving")
     job.lease.confirm()
     return _export(job, chosen, progress)
 
 
 def _annotations(job: Job, report: Report, saved: int) -> dict[str, str]:
     """What the Job of a cluster is told of the run."""
-    seconds = job.accounts.seconds()
+    seconds = job.timer.seconds()
     goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
     return {"progress": report.summary, "checkpoint": f"step {saved}" if saved else "none", "goodput": f"{goodput:.2f}"}
 
@@ -115,8 +115,8 @@ def spec(settings: Settings, manifest: Manifest) -> Spec:
     return Spec(
         classes=len(manifest.classes),
         height=manifest.height,
-        image_width=manifest.width,
-        width=settings.width,
+        width=manifest.width,
+        width_multiplier=settings.width_multiplier,
         embedding=settings.embedding,
         dropout=settings.dropout,
         precision=settings.precision,
@@ -134,7 +134,7 @@ def _checkpoints(job: Job) -> Checkpoints:
     return Checkpoints(
         settings.run,
         job.data.manifest.digest,
-        settings.mathematics,
+        settings.hyperparameters,
         settings.batch_size,
         settings.keep,
         settings.keep_every,
@@ -157,18 +157,20 @@ def _devices(job: Job, restored: tuple[Commit, Arrays] | None) -> tuple[tf.distr
     return strategy, xla, dataclasses.replace(settings, groups=groups)
 
 
-def _records(job: Job) -> tuple[Source, Held | None]:
+def _records(job: Job) -> tuple[TrainingSet, ValidationSet | None]:
     """-> (what to train on, what to validate on)."""
     settings = job.settings
     split = job.data.split("train", verify=settings.verify)
     numbers, held = divide(job.data, split, settings)
-    source = Source(split, numbers, settings.seed, settings.batch_size, augment.DRAWS * augment.wanted(settings))
-    if not len(source) or (held and not len(held.numbers)):
+    training_set = TrainingSet(
+        split, numbers, settings.seed, settings.batch_size, augment.PARAMETERS * augment.wanted(settings)
+    )
+    if not len(training_set) or (held and not len(held.numbers)):
         raise SettingsError(
             f"train.validation_share = {settings.validation_share} of {len(split)} records leaves none on one side; "
             "use another share"
         )
-    return source, held
+    return training_set, held
 
 
 def _restored(job: Job) -> tuple[Commit, Arrays] | None:
@@ -182,10 +184,10 @@ def _restored(job: Job) -> tuple[Commit, Arrays] | None:
 
 
 def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Arrays] | None) -> Progress:
-    """Sets the state, and the time accounts, to where the run goes on."""
+    """Sets the state, and the goodput timer, to where the run goes on."""
     progress = Progress()
     if restored:
-        with job.accounts.spending("restoring"):
+        with job.timer.spending("restoring"):
             state.restore(restored[1])
         progress = restored[0].progress
         job.log.line(
@@ -193,7 +195,7 @@ def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Ar
             step=progress.step,
         )
     last = job.lease.before
-    job.accounts.restore(progress.seconds, last.seconds, redone=last.step != progress.step)
+    job.timer.restore(progress.seconds, last.seconds, redone=last.step != progress.step)
     job.telemetry.set(telemetry.SESSIONS, last.sessions + 1)
     job.telemetry.add(telemetry.STEPS_LOST, max(0, last.step - progress.step))
     return progress
@@ -201,15 +203,15 @@ def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Ar
 
 def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replicas: int) -> Report:
     """Says what is trained, in `run.json` too, and opens what tells of the rest."""
-    settings, source = job.settings, plan.source
+    settings, training_set = job.settings, plan.training_set
     job.description.begin(
         {
             **job.described,
             "settings": dataclasses.asdict(settings),  # With the number of groups.
-            "mathematics": settings.mathematics,
+            "hyperparameters": settings.hyperparameters,
             "parameters": parameters(model),
             "multiply_accumulates": layers.multiply_accumulates(model),
-            "records": len(source),
+            "records": len(training_set),
             "replicas": replicas,
             "result": None,
         },
@@ -225,17 +227,17 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
     job.telemetry.set(telemetry.LAST_STEP, plan.last)
     job.telemetry.now(telemetry.PROGRESSED)
     job.log.line(
-        f"{settings.net}: {parameters(model):,} parameters, {len(source):,} records, "
+        f"{settings.net}: {parameters(model):,} parameters, {len(training_set):,} records, "
         f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"
     )
     curves = TensorBoard(
         settings.run,
         progress,
         job.log.alert,
-        hyperparameters=settings.mathematics,
+        hyperparameters=settings.hyperparameters,
         wanted=settings.tensorboard,
     )
-    return Report(job.log, history, curves, job.telemetry, source, progress.step, plan.last, devices.memory)
+    return Report(job.log, history, curves, job.telemetry, training_set, progress.step, plan.last, devices.memory)
 
 
 class ExportFailed(BocetoError):  # noqa: N818 - it says what happened
@@ -262,7 +264,7 @@ def _export(job: Job, chosen: Chosen, progress: Progress) -> dict[str, Any]:
         "boceto": __version__,
     }
     try:
-        url = export.export(settings.run, model, states.served(chosen.arrays), description)
+        url = export.export(settings.run, model, states.export_weights(chosen.arrays), description)
     except tf.errors.OpError as error:
         raise ExportFailed(
             f"fault: the export to {settings.run} failed: {devices.said(error)}; run the same command again"

@@ -21,7 +21,7 @@ from trainer.kills import Child, Kill, Pace, Session
 
 DESCRIPTION = (
     "Trains a short run, and the same run killed with SIGKILL at random moments, in processes of their own; compares "
-    "weights, statistics, optimiser, averages, progress, ledger, history and export of the two to the bit. Exit code "
+    "weights, statistics, optimiser, EMA, progress, ledger, history and export of the two to the bit. Exit code "
     "0: equal, 1: not. "
     "The settings are those of `boceto train`, small, with what is random or remembered switched on."
 )
@@ -45,7 +45,7 @@ class Settings(training.Settings):
     steps: int = option(40, help="steps of each run", at_least=2)
     save_every: int = option(5, help="steps between checkpoints", at_least=1)
     batch_size: int = option(16, help="records a step, over all replicas", at_least=1)
-    width: float = option(0.125, help="multiplier of the conv channels", at_least=0.01, at_most=16)
+    width_multiplier: float = option(0.125, help="multiplier of the conv channels", at_least=0.01, at_most=16)
     embedding: int = option(64, help="size of the embedding", at_least=1)
     dropout: float = option(0.2, help="dropout rate of the embedding in training, 0..0.95", at_least=0, at_most=0.95)
     ema: float = option(0.9, help="decay of the weights' moving average; 0: none", at_least=0, at_most=0.99999)
@@ -60,7 +60,7 @@ class Settings(training.Settings):
     epochs: int = fixed(1)
     max_steps: int = fixed(0)
     patience: int = fixed(0)
-    steps_per_call: int = fixed(1)
+    steps_per_execution: int = fixed(1)
     validation_share: float = option(0.2, help="share of training kept for validation", at_least=0, at_most=0.9)
     log_every: int = fixed(2)  # More than one, so that a window of the log may lie over a kill.
     log_format: str = fixed("json")

@@ -55,7 +55,7 @@ def data_link(here: str, digest: str, run: Mapping[str, Any] | None) -> Link:
 
 def check_settings(found: Found, here: str, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Notes where settings are not those of `run.json`, of those that both know."""
-    theirs = run["mathematics"]
+    theirs = run["hyperparameters"]
     for name, value in settings.items():
         if name in theirs and theirs[name] != value:
             found.damaged.append(f"{here} does not fit {runs.DESCRIPTION}: {name} is {value!r} and {theirs[name]!r}")

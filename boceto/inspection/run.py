@@ -60,7 +60,7 @@ def _description(found: Found) -> Mapping[str, Any] | None:
     if run:
         result = run.get("result") or {}
         found.facts |= {
-            "net": run["mathematics"].get("net"),
+            "net": run["hyperparameters"].get("net"),
             "parameters": run.get("parameters"),
             "data_digest": run["data_digest"],
             "finished": f"at step {result['step']}" if result else "no",

@@ -18,7 +18,7 @@ from boceto.inspect import main
 from boceto.lease import Heartbeat, Holder
 from trainer.checkpoints import Checkpoints
 
-MATHEMATICS = {"net": "sknet", "seed": 0}
+HYPERPARAMETERS = {"net": "sknet", "seed": 0}
 LEDGER = "ab" * 16
 ARRAYS = {"weights/a": np.arange(6, dtype=np.float32), "m/a": np.ones(6, np.float32)}
 MODEL = b"a model"
@@ -47,10 +47,10 @@ def run(data, tmp_path):
     digest = dataset.load(data).manifest.digest
     description = runs.Description(run, None)
     described = {
-        "goal": {},
-        "mathematics": MATHEMATICS,
+        "stop_criterion": {},
+        "hyperparameters": HYPERPARAMETERS,
         "data_digest": digest,
-        "settings": {**MATHEMATICS, "data": data},
+        "settings": {**HYPERPARAMETERS, "data": data},
         "versions": {"boceto": "test"},
         "parameters": 6,
         "records": 24,
@@ -59,7 +59,7 @@ def run(data, tmp_path):
     description.begin(described, 0)
     history = runs.History(run)
     note = lambda steps: description.add(checkpoints=steps)  # noqa: E731 - reads better than a def
-    checkpoints = Checkpoints(run, digest, MATHEMATICS, 8, keep=2, note=note)
+    checkpoints = Checkpoints(run, digest, HYPERPARAMETERS, 8, keep=2, note=note)
     for step in (2, 4, 6):
         history.add({"step": step, "loss": 1 / step})
         history.flush()
@@ -76,7 +76,7 @@ def run(data, tmp_path):
     shape = {"height": 16, "width": 16, "embedding": 8}
     names = dataset.load(data).manifest.classes
     told = Artefact("sknet", 6, names, **shape, step=2, data_digest=digest, files=files,
-                    settings={**MATHEMATICS, "data": data},
+                    settings={**HYPERPARAMETERS, "data": data},
                     images_per_second=1.5, boceto="test")  # fmt: skip
     storage.write_bytes(storage.join(export, artefact.DESCRIPTION), told.to_json())
     _score(run, data, digest, told)
@@ -416,7 +416,7 @@ def test_a_file_stands_for_its_folder_and_object_storage_is_as_good(run, data, e
 
 def test_settings_that_do_not_fit_are_told(run):
     description = runs.read(run)
-    runs.write(run, {**description, "mathematics": {**MATHEMATICS, "seed": 1}})
+    runs.write(run, {**description, "hyperparameters": {**HYPERPARAMETERS, "seed": 1}})
     said = "does not fit run.json: seed is 0 and 1"
     _hold(run)
     wanted = [*(f"checkpoint {step} {said}" for step in (2, 4, 6)), f"artefact.json {said}"]

@@ -13,8 +13,8 @@ def url(tmp_path):
 
 
 FIELDS = {
-    "goal": {"epochs": 1},
-    "mathematics": {"net": "sknet"},
+    "stop_criterion": {"epochs": 1},
+    "hyperparameters": {"net": "sknet"},
     "data_digest": "d",
     "records": 8,
     "checkpoints": [1],
@@ -30,7 +30,7 @@ def test_the_description_is_read_as_it_was_written(url):
     assert run.read(url) is None
     run.write(url, FIELDS)
     found = run.read(url)
-    assert found == {"format": "boceto-run", "version": 2, **FIELDS, "seal": found["seal"]}
+    assert found == {"format": "boceto-run", "version": 3, **FIELDS, "seal": found["seal"]}
     run.write(url, found | {"records": 9})
     assert run.read(url)["records"] == 9
 
@@ -45,8 +45,8 @@ def test_a_damaged_description_is_refused(url, text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"goal": None}, "goal is None, not an object"),
-        ({"mathematics": 5}, "mathematics is 5, not an object"),
+        ({"stop_criterion": None}, "stop_criterion is None, not an object"),
+        ({"hyperparameters": 5}, "hyperparameters is 5, not an object"),
         ({"result": 5}, "result is 5, not an object"),
         ({"result": {}}, "step is missing"),
     ],
@@ -56,7 +56,7 @@ def test_a_field_of_another_type_is_named(url, change, message):
     with pytest.raises(DataError, match=rf"run.json is not a run's description: {message}; put"):
         run.read(url)
     run.write(url, {})
-    with pytest.raises(DataError, match=r"goal is missing"):
+    with pytest.raises(DataError, match=r"stop_criterion is missing"):
         run.read(url)
 
 

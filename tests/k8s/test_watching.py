@@ -16,7 +16,7 @@ from watched import draw, get
 
 PREPARE = ("--size", "16", "--line-width", "1", "--workers", "1", "--no-preview")
 COUNTS = ("--train-per-class", "40", "--test-per-class", "10", "--validation-per-class", "5")
-TRAIN = ("--width", "0.0625", "--embedding", "16", "--batch-size", "16", "--epochs", "4", "--log-every", "5")
+TRAIN = ("--width-multiplier", "0.0625", "--embedding", "16", "--batch-size", "16", "--epochs", "4", "--log-every", "5")
 LINGER = {"prepare": "60", "train": "60", "eval": "60"}  # At most: two scrapes end it.
 
 

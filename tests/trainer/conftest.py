@@ -23,7 +23,7 @@ tf.config.set_logical_device_configuration(
 
 from trainer.__main__ import main  # noqa: E402
 
-SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--no-tensorboard", "--readers", "2")
+SMALL = ("--width-multiplier", "0.0625", "--embedding", "8", "--batch-size", "8", "--no-tensorboard", "--readers", "2")
 
 
 class TrainedRun:

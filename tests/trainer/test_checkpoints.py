@@ -154,7 +154,7 @@ def test_none_whole_is_an_error_and_no_new_start(checkpoints, run, log):
 
 
 def test_a_finished_run_whose_checkpoints_are_gone_is_an_error_and_no_new_start(checkpoints, run, log):
-    described = {"goal": {}, "mathematics": {}, "data_digest": "0", "records": 8, "checkpoints": []}
+    described = {"stop_criterion": {}, "hyperparameters": {}, "data_digest": "0", "records": 8, "checkpoints": []}
     runs.write(run, described | {"result": None})
     assert checkpoints.newest(log) is None
     runs.write(run, described | {"result": {"step": 5}})
@@ -238,8 +238,8 @@ def test_the_same_state_is_the_same_bytes(run):
 @pytest.mark.parametrize(
     "case",
     [
-        ({"epoch_right": 10**400}, "progress.epoch_right is too large"),
-        ({"epoch_right": 9}, "epoch_right is 9, not a number from 0 to 8"),
+        ({"epoch_correct": 10**400}, "progress.epoch_correct is too large"),
+        ({"epoch_correct": 9}, "epoch_correct is 9, not a number from 0 to 8"),
         ({"epoch_records": -8}, "epoch_records is -8"),
         ({"best_step": 2**60}, "progress.best_step is too large"),
         ({"validations_since_best": -(10**400)}, "progress.validations_since_best is too large"),

@@ -27,7 +27,7 @@ NET = """
             return x
 
     def build(spec):
-        images = keras.Input((spec.height, spec.image_width, 1), dtype="uint8")
+        images = keras.Input((spec.height, spec.width, 1), dtype="uint8")
         x = keras.layers.Rescaling(1 / 255)(images)
         x = keras.layers.DepthwiseConv2D(3, depth_multiplier=4)(x)
         x = keras.layers.BatchNormalization(momentum=0.8)(x)
@@ -108,14 +108,14 @@ def test_a_net_and_a_loss_of_other_layers_train_resume_and_export(tmp_path):
     for name, array in resumed.arrays().items():
         assert (array == end[name]).all(), name
 
-    served = export.Served(model, state.served(end))
+    served = export.Served(model, state.export_weights(end))
     tf.saved_model.save(served, str(tmp_path / "model"), signatures={"serving_default": served.serve})
     images = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 1), np.uint8)
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     outputs = loaded.serve(tf.constant(images))
     for variable in model.variables:
         if not state.is_seed(variable):
-            variable.assign(state.served(end)[variable.path])
+            variable.assign(state.export_weights(end)[variable.path])
     assert outputs["logits"].numpy() == pytest.approx(model(images, training=False)["logits"].numpy(), abs=1e-5)
 
 

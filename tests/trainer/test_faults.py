@@ -96,7 +96,7 @@ def test_too_little_memory_to_read_ends_the_run_with_what_it_has(make_run, monke
 
     with monkeypatch.context() as broken:
         if fails == "reader":
-            broken.setattr(batches.Source, "read", no_memory)
+            broken.setattr(batches.TrainingSet, "read", no_memory)
         else:
             broken.setattr(batches.ThreadPoolExecutor, "submit", no_memory)
         code, text = run.train("--epochs", "2")
@@ -130,11 +130,11 @@ def _bucket_comes_back(emulator, kept):
 def test_a_bucket_that_goes_under_a_run_is_a_fault_and_the_run_goes_on_when_it_is_back(make_run, emulator, monkeypatch):
     run = make_run(classes=3, train=8)
     far = f"{emulator.bucket}/run"
-    kept, read, gate = {}, batches.Source.read, threading.Event()
+    kept, read, gate = {}, batches.TrainingSet.read, threading.Event()
 
-    def held(source, call):  # The emulator deletes no bucket that is being written to.
+    def held(training_set, call):  # The emulator deletes no bucket that is being written to.
         gate.wait()
-        return read(source, call)
+        return read(training_set, call)
 
     def goes():
         gate.clear()
@@ -142,7 +142,7 @@ def test_a_bucket_that_goes_under_a_run_is_a_fault_and_the_run_goes_on_when_it_i
         gate.set()
 
     gate.set()
-    monkeypatch.setattr(batches.Source, "read", held)
+    monkeypatch.setattr(batches.TrainingSet, "read", held)
 
     def saved():
         return any(checkpoint.is_committed(urls) for urls in checkpoint.files(far).values())

@@ -5,9 +5,9 @@ import pytest
 
 from boceto import checkpoint
 from boceto.checkpoint import Progress
-from trainer.accounts import Accounts
-from trainer.batches import Call, Source
+from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import NotFinite
+from trainer.goodput import GoodputTimer
 from trainer.meter import MOST_SKIPPED, Meter
 
 
@@ -68,26 +68,26 @@ class Scalars:
         return np.array([[1.0, 1, self.norm]], np.float32)
 
 
-class Numbers(Source):
+class Numbers(TrainingSet):
     def __len__(self):
         return 8000
 
 
 def meter(progress=None):
-    return Meter(Numbers(None, None, 0, 8), progress or Progress(), lambda: 0.0, Accounts())
+    return Meter(Numbers(None, None, 0, 8), progress or Progress(), lambda: 0.0, GoodputTimer())
 
 
 def test_a_run_whose_gradients_are_never_finite_ends_in_words_over_all_its_sessions():
     running = meter()
     for step in range(MOST_SKIPPED - 1):
-        running.add(Call(step, step + 1), Scalars(np.inf), [b"digest"])
+        running.add(StepRange(step, step + 1), Scalars(np.inf), [b"digest"])
     progress = running.settle()
     assert progress.skipped == MOST_SKIPPED - 1
     again = meter(progress)
     with pytest.raises(NotFinite, match=rf"step {MOST_SKIPPED}: the gradients of {MOST_SKIPPED} steps in a row are"):
-        again.add(Call(MOST_SKIPPED - 1, MOST_SKIPPED), Scalars(np.nan), [b"digest"])
+        again.add(StepRange(MOST_SKIPPED - 1, MOST_SKIPPED), Scalars(np.nan), [b"digest"])
     fine = meter(progress)
-    fine.add(Call(MOST_SKIPPED - 1, MOST_SKIPPED), Scalars(1.0), [b"digest"])
+    fine.add(StepRange(MOST_SKIPPED - 1, MOST_SKIPPED), Scalars(1.0), [b"digest"])
     assert fine.settle().skipped == 0
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from boceto import ledger
 from trainer import order
-from trainer.batches import Call, Source, calls
+from trainer.batches import StepRange, TrainingSet, step_ranges
 
 SEEDS = st.integers(0, 2**31 - 1)
 GOLDEN = [0, 9, 1, 6, 4, 3, 8, 5, 2, 7]
@@ -87,11 +87,11 @@ def test_a_share_is_chosen_by_each_key_alone():
 
 @given(st.integers(0, 50), st.integers(0, 60), st.integers(1, 7), st.integers(1, 9))
 def test_calls_cover_the_steps_and_end_where_something_is_due(first, count, most, every):
-    cut = list(calls(first, first + count, most, lambda step: (step + 1) % every == 0))
+    cut = list(step_ranges(first, first + count, most, lambda step: (step + 1) % every == 0))
     assert [step for call in cut for step in range(*call)] == list(range(first, first + count))
     assert all(1 <= call.last - call.first <= most for call in cut)
     assert all(step % every for call in cut for step in range(call.first + 1, call.last))
-    assert all(isinstance(call, Call) for call in cut)
+    assert all(isinstance(call, StepRange) for call in cut)
 
 
 class Records:
@@ -120,13 +120,13 @@ class Records:
 def test_any_sessions_and_replicas_see_one_sequence_and_end_with_one_ledger(seed, count, share, epochs, sessions):
     # A session: it goes on from what was saved, loses some steps of its own, and calls for several steps at once.
     batch = 4 * share  # Divides over 1, 2 and 4 replicas.
-    source = Source(Records(count), None, seed, batch)
-    last = source.steps(epochs)
+    training_set = TrainingSet(Records(count), None, seed, batch)
+    last = training_set.steps(epochs)
 
     def train(ledger_so_far, first, until, per_call, replicas):
         seen = []
-        for call in calls(first, until, per_call, source.ends_epoch):
-            found = source.read(call)
+        for call in step_ranges(first, until, per_call, training_set.ends_epoch):
+            found = training_set.read(call)
             parts = np.split(found.labels, replicas, axis=1)  # As they are cut over the devices.
             seen += np.concatenate(parts, axis=1).ravel().tolist()
             for digest in found.digests:

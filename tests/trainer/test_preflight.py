@@ -13,7 +13,7 @@ from boceto import run as runs
 from boceto.lease import Heartbeat, Holder
 from boceto.stores import file
 from trainer import limits
-from trainer.batches import Source
+from trainer.batches import TrainingSet
 from trainer.checkpoints import Checkpoints
 from trainer.lease import held
 from trainer.limits import Memory
@@ -189,14 +189,14 @@ def test_a_training_under_way_is_not_changed_by_it(make_run, monkeypatch):
     alone, watched = make_run("alone"), make_run("watched")
     flags = ["--max-steps", "6", "--dropout", "0.3", "--save-every", "1"]
     assert alone.train(*flags)[0] == 0
-    read, codes = Source.read, []
+    read, codes = TrainingSet.read, []
 
     def looked_at(self, call):
         if call.first == 4:
             codes.append(main([*watched.flags, *flags]))
         return read(self, call)
 
-    monkeypatch.setattr(Source, "read", looked_at)
+    monkeypatch.setattr(TrainingSet, "read", looked_at)
     assert watched.train(*flags)[0] == 0
     assert codes == [2]
     first, second = alone.arrays(6), watched.arrays(6)

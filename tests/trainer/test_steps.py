@@ -37,9 +37,9 @@ def make(replicas, *, frozen=True, **values):
 
 
 def run(replicas, *, count=4, per_call=1, frozen=True, **values):
-    """(float32[count, 3] losses, right answers and gradients' norms, arrays) after `count` steps."""
+    """(float32[count, 3] losses, correct answers and gradients' norms, arrays) after `count` steps."""
     learned, step = make(replicas, frozen=frozen, **values)
-    data = batches(count, augment.DRAWS * augment.wanted(settings(**values)))
+    data = batches(count, augment.PARAMETERS * augment.wanted(settings(**values)))
     parts = []
     for first in range(0, count, per_call):
         part = Batches(*(array[first : first + per_call] for array in data))
@@ -157,11 +157,11 @@ def test_the_loss_is_keras_own(smoothing):
     ],
 )
 def test_the_optimizers_are_keras_own(name, decay, theirs):
-    start = np.float32([1, -2, 3])
-    gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    start = np.float32([[1, -2, 3]])
+    gradients = np.random.default_rng(0).normal(size=(5, 1, 3)).astype(np.float32)
     reference, optimizer = keras.Variable(start, name="kernel"), theirs()
     ours = tf.Variable(start)
-    slots = [tf.Variable(tf.zeros(3)) for _ in optimizers.SLOTS[name]]
+    slots = [tf.Variable(tf.zeros((1, 3))) for _ in optimizers.SLOTS[name]]
     for step, gradient in enumerate(gradients):
         optimizer.apply([gradient], [reference])
         wanted = settings(optimizer=name, weight_decay=decay)
@@ -169,9 +169,12 @@ def test_the_optimizers_are_keras_own(name, decay, theirs):
     assert ours.numpy() == pytest.approx(reference.numpy(), rel=1e-5)
 
 
-def test_only_kernels_decay():
-    names = ["fc_1/kernel", "fc_1/bias", "conv1_1_bn/gamma", "conv1_1_bn/beta", "conv1_1/kernel"]
-    assert [name for name in names if optimizers.decays(name)] == ["fc_1/kernel", "conv1_1/kernel"]
+def test_weights_of_rank_2_or_more_decay_and_biases_do_not():
+    ranks = {
+        "fc_1/kernel": 2, "conv1_1/kernel": 4, "embedding/embeddings": 2, "loss/centres": 2,
+        "fc_1/bias": 1, "attention/query/bias": 2, "conv1_1_bn/gamma": 1, "conv1_1_bn/beta": 1,
+    }  # fmt: skip
+    assert [name for name, rank in ranks.items() if optimizers.decays(name, rank)] == list(ranks)[:4]
 
 
 def test_warm_up_and_cosine():

@@ -29,8 +29,8 @@ stops = set()
 def _toy(job):
     """As `train.run`, with a checkpoint every other step."""
     settings, digest = job.settings, job.data.manifest.digest
-    checkpoints = Checkpoints(settings.run, digest, settings.mathematics, settings.batch_size, 2, 0, job.lease.confirm,
-                              lambda steps: job.description.add(checkpoints=steps))  # fmt: skip
+    checkpoints = Checkpoints(settings.run, digest, settings.hyperparameters, settings.batch_size, 2, 0,
+                              job.lease.confirm, lambda steps: job.description.add(checkpoints=steps))  # fmt: skip
     found, state, progress = train._restored(job), State(), Progress()
     if found:
         state.restore(found[1])

@@ -16,7 +16,7 @@ from boceto import run as runs
 from boceto.errors import SettingsError
 from eval_jobs.__main__ import main as evaluate
 from trainer import cluster, nets, state
-from trainer.batches import Source
+from trainer.batches import TrainingSet
 from trainer.nets import Spec
 from trainer.settings import Settings, check_groups
 
@@ -49,20 +49,20 @@ def test_stopped_and_gone_on_is_the_same_to_the_bit(make_run):
 
 def test_a_signal_saves_the_step_and_exits_75(make_run, monkeypatch):
     run = make_run()
-    read = Source.read
+    read = TrainingSet.read
 
     def signalled(self, call):
         if call.first == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return read(self, call)
 
-    monkeypatch.setattr(Source, "read", signalled)
+    monkeypatch.setattr(TrainingSet, "read", signalled)
     code, said = run.train("--epochs", "800")
     assert code == 75
     assert "saved; run the same command again" in said
     stopped = run.steps()[-1]
     assert 0 < stopped < 2400
-    monkeypatch.setattr(Source, "read", read)
+    monkeypatch.setattr(TrainingSet, "read", read)
     code, said = run.train("--epochs", "800", "--max-steps", str(stopped + 9))
     assert code == 0
     assert f"goes on after step {stopped} of" in said
@@ -81,7 +81,7 @@ def test_what_a_job_is_told_is_never_behind_the_checkpoint(make_run, monkeypatch
         finally:
             told.append(state())
 
-    read = Source.read
+    read = TrainingSet.read
 
     def signalled(self, call):
         if call.first == 6:
@@ -89,9 +89,9 @@ def test_what_a_job_is_told_is_never_behind_the_checkpoint(make_run, monkeypatch
         return read(self, call)
 
     monkeypatch.setattr(cluster, "telling", telling)
-    monkeypatch.setattr(Source, "read", signalled)
+    monkeypatch.setattr(TrainingSet, "read", signalled)
     assert run.train("--epochs", "800", "--log-every", "1")[0] == 75
-    monkeypatch.setattr(Source, "read", read)
+    monkeypatch.setattr(TrainingSet, "read", read)
     stopped = run.steps()[-1]
     place = f"epoch {-(-stopped // 3)}/800, step {stopped}/2400"
     assert [each["progress"] for each in told] == ["epoch 0/800, step 0/2400", f"{place}, stopped"]
@@ -282,7 +282,7 @@ def test_batches_groups_and_replicas_that_do_not_divide(numbers, message):
 def test_the_settings_of_the_assignment():
     defaults = Settings(data="d", run="r")
     assert (defaults.optimizer, defaults.learning_rate, defaults.batch_size, defaults.epochs) == ("adam", 1e-3, 256, 30)
-    assert (defaults.net, defaults.width, defaults.embedding, defaults.seed) == ("sknet", 1.0, 1024, 0)
+    assert (defaults.net, defaults.width_multiplier, defaults.embedding, defaults.seed) == ("sknet", 1.0, 1024, 0)
 
 
 LOADER = """
@@ -321,7 +321,7 @@ def test_the_artefact_needs_neither_keras_nor_our_nets(make_run, tmp_path):
     assert (embedding.dtype, embedding.shape) == (np.float32, (6, 8))
 
     net = nets.build("sknet", Spec(3, 16, 16, 0.0625, 8))
-    values = state.served(run.arrays(described.step))
+    values = state.export_weights(run.arrays(described.step))
     for variable in net.variables:
         variable.assign(values[variable.path])
     assert logits == pytest.approx(net(tf.constant(images), training=False)["logits"].numpy(), abs=1e-5)

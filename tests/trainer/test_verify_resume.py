@@ -14,7 +14,7 @@ from trainer import kills, order, sameness, state
 from trainer.kills import FIRST, SAVE, START, STEP
 from trainer.verify_resume import ChildFailed, NotKilled, Settings, main, verify
 
-SMALL = ("--width", "0.0625", "--embedding", "8", "--batch-size", "8", "--steps", "20", "--save-every", "4")
+SMALL = ("--width-multiplier", "0.0625", "--embedding", "8", "--batch-size", "8", "--steps", "20", "--save-every", "4")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_real_trainings_killed_and_gone_on_are_equal(data, tmp_path, capsys):
     assert "seed 11" in said.err
     assert "1 sessions went on from a checkpoint. The two runs are EQUAL to the bit." in said.err
     named = {part["name"] for part in result["parts"]}
-    assert named >= {"weights", "batch-norm statistics", "optimiser slot m", "moving average", "ledger", "progress"}
+    assert named >= {"weights", "batch-norm statistics", "optimiser slot m", "EMA", "ledger", "progress"}
     assert named >= {"history", "export"}
     assert all(part["bytes"] > 0 for part in result["parts"] if part["arrays"])
     assert not work.exists()
@@ -102,7 +102,7 @@ if found:
 if fault == "at once":
     last = "1"
 if run.read(folder) is None:
-    run.write(folder, dict(goal=dict(), mathematics=dict(), data_digest="data", records=8, checkpoints=[]))
+    run.write(folder, dict(goal=dict(), hyperparameters=dict(), data_digest="data", records=8, checkpoints=[]))
 history = run.History(folder)
 history.resume(progress)
 time.sleep(0.3 * (fault != "at once"))

@@ -24,22 +24,23 @@ _BEFORE_INITIALIZER = 1  # Positional arguments of `add_weight` before `initiali
 class Spec:
     """What a net is built for.
 
-    classes: C. height, image_width: pixels of the input. width: multiplies the channels of the convolutions.
+    classes: C. height, width: of the images, in pixels. width_multiplier: multiplies the channels of the
+    convolutions.
     embedding: D. dropout: the dropout rate of the embedding. precision: of the layers. seed: of the weights.
     """
 
     classes: int
     height: int = 128
-    image_width: int = 128
-    width: float = 1.0
+    width: int = 128
+    width_multiplier: float = 1.0
     embedding: int = 1024
     dropout: float = 0.0
     precision: str = "float32"
     seed: int = 0
 
     def channels(self, full: int) -> int:
-        """The channels of a convolution that has `full` at width 1."""
-        return max(1, round(full * self.width))
+        """The channels of a convolution that has `full` at a width multiplier of 1."""
+        return max(1, round(full * self.width_multiplier))
 
 
 def names() -> list[str]:

@@ -49,7 +49,7 @@ def test_the_nets_of_the_design(name, count, giga, convolutions):
 
 
 def test_the_residual_sums_of_skresnet():
-    net = nets.build("skresnet", Spec(classes=2, height=16, image_width=16, width=1 / 64, embedding=4))
+    net = nets.build("skresnet", Spec(classes=2, height=16, width=16, width_multiplier=1 / 64, embedding=4))
 
     def inputs(name):
         return {tensor._keras_history.operation.name for tensor in net.get_layer(name).input}
@@ -65,7 +65,7 @@ def test_the_residual_sums_of_skresnet():
 @pytest.mark.parametrize("name", nets.names())
 def test_every_net_of_the_folder(name, precision):
     spec = Spec(
-        classes=5, height=16, image_width=24, width=1 / 16, embedding=6, dropout=0.5, precision=precision, seed=3
+        classes=5, height=16, width=24, width_multiplier=1 / 16, embedding=6, dropout=0.5, precision=precision, seed=3
     )
     net = nets.build(name, spec)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 1), np.uint8)

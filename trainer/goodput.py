@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from boceto.telemetry import ACTIVITIES
 
 
-class Accounts:
+class GoodputTimer:
     """Begins at `starting`, with the process where that is a program of its own. Any thread may ask, one spends."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:

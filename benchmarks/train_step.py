@@ -30,8 +30,7 @@ with quiet():
     from trainer import devices, nets, state
     from trainer.batches import Prefetch, StepRange, TrainingSet, step_ranges
     from trainer.checkpoints import Progress
-    from trainer.goodput import GoodputTimer
-    from trainer.meter import Meter
+    from trainer.meter import GoodputTimer, Meter
     from trainer.nets import Spec
     from trainer.settings import Settings
     from trainer.steps import Placed, Steps

@@ -21,15 +21,14 @@ from boceto import run as runs
 from boceto.checkpoint import Progress
 from boceto.console import Console, run_program
 from boceto.telemetry import Telemetry
-from trainer import loop, stop
+from trainer import stop
 from trainer.batches import Prefetch, step_ranges
 from trainer.checkpoints import Checkpoints
-from trainer.goodput import GoodputTimer
 from trainer.lease import held
 from trainer.log import Log
-from trainer.loop import Plan, Run
-from trainer.meter import Meter
-from trainer.report import Report
+from trainer.loop import Schedule, TrainingLoop
+from trainer.meter import GoodputTimer, Meter
+from trainer.report import ConsoleWriter, HistoryWriter, Report
 from trainer.saver import Saver
 from trainer.settings import Settings
 
@@ -146,16 +145,17 @@ def train(stopping, log, asked):
         history = runs.History(run, alert=log.alert)
         history.resume(progress)
         training_set = TrainingSet()
-        plan = Plan(settings, training_set, LAST, asked["max_steps"] or LAST)
-        batches = Prefetch(step_ranges(progress.step, plan.last, 1, plan.ends_call), training_set.read, 1)
+        schedule = Schedule(settings, training_set, LAST, asked["max_steps"] or LAST)
+        batches = Prefetch(step_ranges(progress.step, schedule.last, 1, schedule.ends_execution), training_set.read, 1)
         meter = Meter(training_set, progress, lambda: batches.waited, GoodputTimer())
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
-        report = Report(log, history, None, Telemetry(), training_set, progress.step, plan.last)
+        report = Report([HistoryWriter(history), ConsoleWriter(log, schedule.last)], training_set, schedule.last)
         steps = Steps(state, lease if asked["renews"] else None)
-        training = Run(plan, steps, batches, meter, saver, report, validation(meter, stopping, asked["term"]), stopping)
+        validate = validation(meter, stopping, asked["term"])
+        loop = TrainingLoop(schedule, steps, batches, meter, saver, report, history, log, validate, stopping)
         with contextlib.closing(saver):
-            progress = loop.train(training)
-        chosen = loop.choose(training, lambda step: checkpoints.load(step)[1], lambda: state.values)
+            progress = loop.run()
+        chosen = loop.choose(lambda step: checkpoints.load(step)[1], lambda: state.values)
         digest = hashlib.blake2b(b"".join(chosen.arrays[name].tobytes() for name in sorted(chosen.arrays))).hexdigest()
         result = {"step": progress.step, "ledger": progress.ledger, "exported_step": chosen.step, "exported": digest}
         described.add(result={**result, "validation_accuracy": chosen.accuracy})

@@ -10,8 +10,8 @@ from boceto.errors import EXIT_FAULT
 from boceto.settings import parse
 from trainer import environment, session, stop
 from trainer.attempts import Attempt
-from trainer.goodput import GoodputTimer
 from trainer.log import Log
+from trainer.meter import GoodputTimer
 from trainer.settings import Settings
 
 DESCRIPTION = (

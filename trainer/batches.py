@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import ledger
-from boceto.dataset import Split
+from boceto.dataset import DataSet, Split
 from boceto.environment import alive
 from boceto.errors import BocetoError
 from trainer import order
+from trainer.settings import Settings
 
 PREFETCHED = 2  # Calls read ahead, besides one a thread.
 P = TypeVar("P")
@@ -148,3 +149,25 @@ class Prefetch(Generic[P]):
             f"fault: too little memory to read the records of step {call.first + 1} with {self._threads} threads; give "
             "it more, or run the same command again with fewer --readers or --steps-per-execution"
         )
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The records held for validation: `numbers` int64[N] of `split`."""
+
+    split: Split
+    numbers: NDArray[np.int64]
+
+
+def divide(data: DataSet, train: Split, settings: Settings) -> tuple[NDArray[np.int64] | None, ValidationSet | None]:
+    """-> (the numbers to train on, or None for all of `train`; what is held for validation, or None)."""
+    info = data.manifest.splits.get("validation")
+    if not settings.validate_every and not settings.validation_share:
+        return None, None
+    if settings.validation_share:
+        held = order.chosen(settings.seed, settings.validation_share, train.keys(range(len(train))))
+        return np.flatnonzero(~held), ValidationSet(train, np.flatnonzero(held))
+    if info is None or not info.records:
+        return None, None
+    split = data.split("validation", verify=settings.verify)
+    return None, ValidationSet(split, np.arange(len(split)))

@@ -1,4 +1,4 @@
-"""The loop of a run."""
+"""The loop of a run: trains, logs, validates and saves, each when it is due."""
 
 import dataclasses
 import math
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from boceto.checkpoint import Progress
 from boceto.errors import DataError, Stopped
+from boceto.run import History
 from boceto.tensors import Arrays
 from trainer.batches import Prefetch, StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
+from trainer.log import Log
 from trainer.meter import Meter
 from trainer.report import Report
 from trainer.saver import Saver
-from trainer.schedule import learning_rate
 from trainer.settings import Settings
 from trainer.stop import Stop
 
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """When what is due, as functions of the steps of a call. total: the steps of all epochs, which the schedule spans.
-    last: the step after which the run ends; nothing but a save depends on it, so that a run may go on from there.
+class Schedule:
+    """What is due after a number of steps: a function of settings and data, so that it is the same after a restart.
+
+    total: the steps of all epochs, which the learning rate spans. last: the step after which the run ends. Nothing but
+    a save depends on `last`, so that a run may go on from there.
     """
 
     settings: Settings
@@ -33,63 +36,111 @@ class Plan:
     total: int
     last: int
 
-    def ends_call(self, step: int) -> bool:
-        """Whether something is to be done between `step` and the next one."""
-        call = StepRange(step, step + 1)
-        return self.logs(call) or self.saves(call) or self.training_set.ends_epoch(step)
+    def logs(self, done: int) -> bool:
+        """Returns whether a log point is due after `done` steps."""
+        return done % self.settings.log_every == 0 or self._ends_epoch(done)
 
-    def logs(self, call: StepRange) -> bool:
-        """Whether a log point is due after `call`."""
-        return call.last % self.settings.log_every == 0 or self._ends_epoch(call)
-
-    def saves(self, call: StepRange) -> bool:
-        """Whether a checkpoint is due after `call`."""
+    def saves(self, done: int) -> bool:
+        """Returns whether a checkpoint is due after `done` steps."""
         every = self.settings.save_every
-        return call.last == self.last or (call.last % every == 0 if every else self._ends_epoch(call))
+        return done == self.last or (done % every == 0 if every else self._ends_epoch(done))
 
-    def validates(self, step: int) -> bool:
-        """Whether a validation is due after `step` steps."""
+    def validates(self, done: int) -> bool:
+        """Returns whether a validation is due after `done` steps."""
         every = self.settings.validate_every
-        if not every or not step:
+        if not every or not done:
             return False
-        before, after = (self.training_set.epoch(done) // every for done in (step - 1, step))
+        before, after = (self.training_set.epoch(step) // every for step in (done - 1, done))
         return after > before
 
-    def learning_rates(self, call: StepRange) -> list[float]:
-        """The learning rate of each step of `call`."""
-        return [learning_rate(self.settings, self.total, step) for step in range(*call)]
+    def ends_execution(self, step: int) -> bool:
+        """Returns whether the loop has something to do between `step`, counted from 0, and the next step."""
+        return self.logs(step + 1) or self.saves(step + 1) or self._ends_epoch(step + 1)
 
-    def _ends_epoch(self, call: StepRange) -> bool:
-        return self.training_set.ends_epoch(call.last - 1)
+    def learning_rates(self, steps: StepRange) -> list[float]:
+        """Returns the learning rate of each step."""
+        return [learning_rate(self.settings, self.total, step) for step in range(*steps)]
+
+    def _ends_epoch(self, done: int) -> bool:
+        return self.training_set.ends_epoch(done - 1)
+
+
+def learning_rate(settings: Settings, total: int, step: int) -> float:
+    """Returns the learning rate of a step, counted from 0: linear warm-up, then constant, or a cosine to 0 at `total`.
+
+    Source of the cosine: Loshchilov and Hutter, SGDR (2017).
+    """
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    done = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the loop works with. validation: the loss and accuracy of the state as it is over what is held for it, or
-    None where a stop cut it off; None itself where nothing is held.
+class TrainingLoop:
+    """The loop and what it calls.
+
+    validation: returns loss and accuracy over the validation set, or None where a stop cut the validation off; it is
+    None where there is no validation set.
     """
 
-    plan: Plan
+    schedule: Schedule
     steps: "Steps"
     batches: Prefetch[Any]
     meter: Meter
     saver: Saver
     report: Report
+    history: History
+    log: Log
     validation: Callable[[], tuple[float, float] | None] | None
     stop: Stop
 
-    def is_due(self, step: int) -> bool:
-        """Whether a validation is due after `step` steps, and not done: a stop may have cut it off."""
-        return self.validation is not None and self.meter.progress.validated < step and self.plan.validates(step)
+    def run(self) -> Progress:
+        """Trains to the last step of the schedule.
 
-    def validate(self) -> bool:
-        """Validates, and keeps in mind which step was the best; returns False where a stop cut it off.
+        Raises:
+            Stopped: a stop was requested, and everything is saved.
+            NotFinite: the loss is not finite.
+        """
+        schedule = self.schedule
+        self.stop.check()
+        if self._validate(self.meter.progress.step):  # A stop has cut it off in the session before.
+            self._save(wait=self._exhausted)
+        for steps, (batch, digests) in self.batches:
+            if self._exhausted:
+                self.log.line(f"no better validation in {schedule.settings.patience} of them: the run ends here")
+                break
+            scalars = self.steps.train(batch, steps.first, schedule.learning_rates(steps))
+            self.meter.add(steps, scalars, digests)
+            self.report.progress(self.meter)
+            if schedule.logs(steps.last):
+                self._log()
+            validated = self._validate(steps.last)
+            stopping = self.stop.requested
+            self.saver.poll()
+            if schedule.saves(steps.last) or validated or stopping:
+                self._save(wait=stopping or steps.last == schedule.last or self._exhausted)
+            if stopping and steps.last < schedule.last:
+                raise self._stopped("stopped")
+        return self._finish()
+
+    @property
+    def _exhausted(self) -> bool:
+        """Whether the patience is exhausted: so many validations were not better than the best."""
+        return 0 < self.schedule.settings.patience <= self.meter.progress.validations_since_best
+
+    def _validate(self, done: int, *, due: bool = False) -> bool:
+        """Validates where that is due and not done; returns whether it has, False too where a stop cut it off.
 
         Raises:
             NotFinite: the loss is not finite.
         """
+        if not self.validation or self.meter.progress.validated >= done or not (due or self.schedule.validates(done)):
+            return False
         with self.meter.aside("validating"):
-            found = self.validation and self.validation()
+            found = self.validation()
         if not found:
             return False
         loss, accuracy = found
@@ -103,118 +154,78 @@ class Run:
         self.report.validated(old.step, loss, accuracy, best)
         return True
 
-    def save(self, *, for_sure: bool = False) -> None:
-        """Begins to save a checkpoint of the step that was just done; `for_sure` waits until it is durable."""
+    def _save(self, *, wait: bool) -> None:
+        """Begins to save a checkpoint of the step that was just done; `wait` waits until it is durable."""
         with self.meter.aside("saving"):
-            self.report.history.offer()  # First: a run that goes on from this step must find its lines.
-            progress = dataclasses.replace(self.meter.accounted, history=self.report.history.head)
-            if not for_sure:
+            self.history.offer()  # First: a run that goes on from this step must find its lines.
+            progress = dataclasses.replace(self.meter.timed_progress, history=self.history.head)
+            if not wait:
                 self.saver.save(progress)
                 return
             self.saver.save_for_sure(progress)
-            self.report.history.settle()
+            self.history.settle()
 
-    def show(self) -> None:
-        """Shows how far things are."""
-        window = self.meter.peek()
-        if window:
-            self.report.progress(self.meter.progress.step, window)
-
-    def log(self, learning_rate: float) -> None:
-        """Closes a log window."""
+    def _log(self) -> None:
+        """Closes a log window and reports it."""
         window = self.meter.window()
         if window:
             self.meter.update(images_per_second=self.meter.images_per_second)
+            step = self.meter.progress.step
             with self.meter.aside("saving"):
-                self.report.window(self.meter.progress.step, window, learning_rate)
-                self.report.wall_time(self.meter.accounted.seconds)
+                rate = self.schedule.learning_rates(StepRange(step - 1, step))[0]
+                self.report.window(step, window, rate, self.meter.timed_progress.seconds)
 
-    def finish(self) -> Progress:
-        """Logs the steps since the last log point, and validates where the last step was not. No checkpoint holds
-        either: a run that goes on from here is the same as one that did not end here.
+    def _finish(self) -> Progress:
+        """Logs the steps since the last log point, and validates the last step. No checkpoint holds either: a run that
+        goes on from here is the same as one that did not end here.
 
         Raises:
-            Stopped: it was asked to, and everything else is saved.
-            NotFinite: as `validate`; or no step has changed anything.
+            Stopped: a stop was requested, and everything else is saved.
+            NotFinite: as `_validate`; or no step has changed anything.
         """
         step = self.meter.settle().step
         if step:
-            self.log(self.plan.learning_rates(StepRange(step - 1, step))[0])
+            self._log()
         if self.meter.progress.skipped == step > 0:
             raise NotFinite(f"the gradients of all {step} steps are not finite, so nothing was trained; {REMEDY}")
-        wanted = self.validation is not None and self.plan.settings.validate_every > 0
-        if wanted and self.meter.progress.validated < step and not self.validate():
-            raise self.stopped("stopped in the validation after the last step")
+        missing = self.validation and self.schedule.settings.validate_every and self.meter.progress.validated < step
+        if missing and not self._validate(step, due=True):
+            raise self._stopped("stopped in the validation after the last step")
         with self.meter.aside("saving"):
-            self.report.history.flush()
+            self.history.flush()
         return self.meter.progress
 
-    def stopped(self, text: str) -> Stopped:
-        """Tells that the run was stopped after the step that was just done, and is saved."""
+    def _stopped(self, text: str) -> Stopped:
+        """Reports that the run was stopped after the step that was just done, and is saved."""
         step = self.meter.progress.step
         self.report.stopped(step)
-        return Stopped(f"{text}, step {step} of {self.plan.last} is saved; run the same command again")
+        return Stopped(f"{text}, step {step} of {self.schedule.last} is saved; run the same command again")
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the run has waited long enough for a better validation."""
-        return 0 < self.plan.settings.patience <= self.meter.progress.validations_since_best
+    def choose(self, load: Callable[[int], Arrays], last: Callable[[], Arrays]) -> "ExportChoice":
+        """Chooses what is exported: the best validated step, which `load` reads; the last step where there is no best
+        one, or where it cannot be read.
 
-
-def train(run: Run) -> Progress:
-    """Trains to the end of the plan.
-
-    Raises:
-        Stopped: it was asked to, and everything is saved.
-        NotFinite: the loss is not finite.
-    """
-    plan = run.plan
-    run.stop.check()
-    if run.is_due(run.meter.progress.step) and run.validate():
-        run.save(for_sure=run.exhausted)
-    for call, (batch, digests) in run.batches:
-        if run.exhausted:
-            run.report.log.line(f"no better validation in {plan.settings.patience} of them: the run ends here")
-            break
-        learning_rates = plan.learning_rates(call)
-        run.meter.add(call, run.steps.train(batch, call.first, learning_rates), digests)
-        run.show()
-        if plan.logs(call):
-            run.log(learning_rates[-1])
-        validated = run.is_due(call.last) and run.validate()
-        stopping = run.stop.requested
-        run.saver.poll()
-        if plan.saves(call) or validated or stopping:
-            run.save(for_sure=stopping or call.last == plan.last or run.exhausted)
-        if stopping and call.last < plan.last:
-            raise run.stopped("stopped")
-    return run.finish()
+        Raises:
+            Stopped: a stop was requested while it validated the last step instead.
+        """
+        progress = self.meter.progress
+        best = progress.best_step
+        if best and best != progress.step:
+            try:
+                return ExportChoice(best, load(best), progress.best_accuracy)
+            except DataError as error:
+                self.log.alert(f"{error}; the last step is exported instead of the best")
+            found = self.validation and self.validation()
+            if self.validation and not found:
+                raise self._stopped("stopped in the validation of the step to export")
+            return ExportChoice(progress.step, last(), found[1] if found else None)
+        return ExportChoice(progress.step, last(), progress.best_accuracy if best else None)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ExportChoice:
     """What is exported: the arrays after a step, and its validation accuracy, None where it has none."""
 
     step: int
     arrays: Arrays
     accuracy: float | None
-
-
-def choose(run: Run, load: Callable[[int], Arrays], last: Callable[[], Arrays]) -> Chosen:
-    """The best validated step, which `load` reads; the last one where none was validated, or the best cannot be read.
-
-    Raises:
-        Stopped: it was asked to while it validated the last step instead.
-    """
-    progress = run.meter.progress
-    best = progress.best_step
-    if best and best != progress.step:
-        try:
-            return Chosen(best, load(best), progress.best_accuracy)
-        except DataError as error:
-            run.report.log.alert(f"{error}; the last step is exported instead of the best")
-        found = run.validation and run.validation()
-        if run.validation and not found:
-            raise run.stopped("stopped in the validation of the step to export")
-        return Chosen(progress.step, last(), found[1] if found else None)
-    return Chosen(progress.step, last(), progress.best_accuracy if best else None)

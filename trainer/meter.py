@@ -4,22 +4,73 @@ import collections
 import contextlib
 import dataclasses
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from boceto import ledger
 from boceto.checkpoint import Progress
 from boceto.checkpoint import Window as Sums
+from boceto.telemetry import ACTIVITIES
 from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
-from trainer.goodput import GoodputTimer
 
 # Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
 UNDER_WAY = 2
 # Steps in a row without finite gradients. A loss scale is halved at each, so that far fewer help where anything helps.
 MOST_SKIPPED = 40
+
+
+class GoodputTimer:
+    """Begins at `starting`, with the process where that is a program of its own. Any thread may ask, one spends."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self._activity = "starting"
+        self._mark = clock() if began is None else began
+
+    def restore(self, saved: Mapping[str, float], last: Mapping[str, float], *, redone: bool) -> None:
+        """Adds the sessions before: their seconds as they were `saved` with the checkpoint, and as they were `last`
+        heard of. What came after the checkpoint is lost where its steps are `redone`.
+        """
+        whole = last if last and not redone else saved
+        lost = max(0.0, sum(last.values()) - sum(saved.values())) if redone else 0.0
+        with self._lock:
+            for activity in ACTIVITIES:
+                self._seconds[activity] += whole.get(activity, 0.0)
+            self._seconds["lost"] += lost
+
+    def begin(self, activity: str) -> str:
+        """From now on the time belongs to `activity`; returns the one before."""
+        with self._lock:
+            now = self._clock()
+            self._seconds[self._activity] += now - self._mark
+            before, self._activity, self._mark = self._activity, activity, now
+        return before
+
+    @contextlib.contextmanager
+    def spending(self, activity: str) -> Iterator[None]:
+        """The time of the block belongs to `activity`."""
+        before = self.begin(activity)
+        try:
+            yield
+        finally:
+            self.begin(before)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by activity, up to now; their sum is the wall time of all sessions."""
+        with self._lock:
+            running = self._clock() - self._mark
+            return {name: spent + running * (name == self._activity) for name, spent in self._seconds.items()}
+
+
+def goodput(seconds: Mapping[str, float]) -> float:
+    """Returns the share of computing in the wall time, 0..1, of seconds by activity."""
+    return seconds["computing"] / max(1e-9, sum(seconds.values()))
 
 
 @dataclass(frozen=True)
@@ -95,8 +146,8 @@ class Meter:
         return self._progress
 
     @property
-    def accounted(self) -> Progress:
-        """As `progress`, with the time accounts as they are now."""
+    def timed_progress(self) -> Progress:
+        """As `progress`, with the seconds of the goodput timer as they are now."""
         return dataclasses.replace(self._progress, seconds=self._timer.seconds())
 
     def settle(self) -> Progress:

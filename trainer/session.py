@@ -16,9 +16,9 @@ from boceto.exposition import serving
 from boceto.telemetry import NOT_FINITE, Telemetry
 from trainer import attempts
 from trainer.checkpoints import NotFinite
-from trainer.goodput import GoodputTimer
 from trainer.lease import Lease, held
 from trainer.log import Log
+from trainer.meter import GoodputTimer, goodput
 from trainer.settings import Settings, check_groups, check_patience, check_same
 from trainer.stop import Stop
 
@@ -61,7 +61,9 @@ def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetr
         description = runs.Description(settings.run, runs.read(settings.run))  # The holder before may have gone on.
         described = describe(settings, data)
         try:
-            result = train.run(train.Job(settings, data, log, telemetry, stop, lease, timer, described, description))
+            result = train.run(
+                train.TrainingJob(settings, data, log, telemetry, stop, lease, timer, described, description)
+            )
         except Stopped:
             with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
                 _account(description, lease, timer)
@@ -79,8 +81,7 @@ def _account(description: runs.Description, lease: Lease, timer: GoodputTimer, *
     """Adds to `run.json` where the time went, over all sessions so far."""
     lease.confirm()
     seconds = {activity: round(spent, 3) for activity, spent in timer.seconds().items()}
-    goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
-    description.add(seconds=seconds, goodput=round(goodput, 4), **more)
+    description.add(seconds=seconds, goodput=round(goodput(seconds), 4), **more)
 
 
 def _keep_metrics(run: str, lease: Lease, telemetry: Telemetry) -> None:

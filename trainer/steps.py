@@ -99,8 +99,11 @@ class Steps:
             now = step + tf.cast(number, tf.int64)
             parts = self._strategy.run(self._replica, (images, labels, augmentation, number, now))
             gradients, statistics, scalar = (self._strategy.experimental_local_results(part) for part in parts)
-            norm = self._apply(gradients, statistics, learning_rates[number], now)
-            scalars = scalars.write(number, tf.concat([scalar[0], [norm]], 0))
+            norms = [
+                self._update(replica, gradients[replica], statistics[replica], learning_rates[number], now)
+                for replica in range(self._strategy.num_replicas_in_sync)
+            ]
+            scalars = scalars.write(number, tf.concat([scalar[0], [norms[0]]], 0))
         return scalars.stack()
 
     def _replica(
@@ -198,55 +201,43 @@ class Steps:
         ]
         return gradients, statistics, tf.stack([loss, tf.reduce_sum(correct)])
 
-    def _apply(self, gradients: Any, statistics: Any, learning_rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Updates every replica's variables; the replicas' gradients are the same, and their norm is returned."""
-        norms = []
-        for replica in range(self._strategy.num_replicas_in_sync):
-            if not self._state.scale:
-                norms.append(tf.linalg.global_norm(gradients[replica]))
-                self._apply_replica(
-                    replica, gradients[replica], norms[replica], statistics[replica], learning_rate, step
-                )
-                continue
-            value, steps = self._state.local(replica, self._state.scale)
-            unscaled = [gradient / value for gradient in gradients[replica]]
-            norms.append(tf.linalg.global_norm(unscaled))
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in unscaled])
-            if finite:
-                self._apply_replica(replica, unscaled, norms[replica], statistics[replica], learning_rate, step)
-            grown = tf.where(steps + 1 >= SCALE_STEPS, value * 2, value)
-            full = tf.logical_or(tf.logical_not(finite), steps + 1 >= SCALE_STEPS)
-            value.assign(tf.where(finite, grown, tf.maximum(value / 2, 1.0)))
-            steps.assign(tf.where(full, 0, steps + 1))
-        return norms[0]
+    def _update(
+        self, replica: int, gradients: Any, statistics: Any, learning_rate: tf.Tensor, step: tf.Tensor
+    ) -> tf.Tensor:
+        """Updates the variables of one replica; returns the norm of the gradients before clipping.
 
-    def _apply_replica(  # noqa: PLR0913, PLR0917 - what an update needs
-        self,
-        replica: int,
-        gradients: Sequence[tf.Tensor],
-        norm: tf.Tensor,
-        statistics: Sequence[tf.Tensor],
-        learning_rate: tf.Tensor,
-        step: tf.Tensor,
-    ) -> None:
-        state, settings = self._state, self._settings
-        weights = state.local(replica, state.weights)
-        slots = zip(*(state.local(replica, group) for group in state.slots.values()), strict=True)
-        gradients = optimizers.clipped(gradients, norm, settings.clip_norm)
-        for name, weight, own, gradient in zip(state.weights, weights, slots, gradients, strict=True):
-            optimizers.update(settings, weight, name, own, gradient, learning_rate, step)
-        done = tf.cast(step, tf.float32)
-        variables = state.local(replica, state.statistics)
-        for name, variable, value in zip(state.statistics, variables, statistics, strict=True):
-            momentum = self._momentum.get(name)
-            if momentum is None:
-                variable.assign(value)
-                continue
-            # A plain mean at first: in a short run, the statistics would otherwise stay near their start.
-            variable.assign_add((value - variable) * tf.maximum(1.0, 1 / ((1 - momentum) * (done + 1))))
-        share = 1 - tf.minimum(settings.ema, (1 + done) / (10 + done))
-        for ema, weight in zip(state.local(replica, state.ema), weights, strict=False):
-            ema.assign_sub((ema - weight) * share)
+        The gradients are the same on all replicas. Where a gradient is not finite, only the loss scale changes.
+        """
+        state, settings, finite = self._state, self._settings, True
+        if state.scale:
+            scale, steps = state.local(replica, state.scale)
+            gradients = [gradient / scale for gradient in gradients]
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        norm = tf.linalg.global_norm(gradients)
+        if finite:
+            weights = state.local(replica, state.weights)
+            slots = zip(*(state.local(replica, group) for group in state.slots.values()), strict=True)
+            clipped = optimizers.clipped(gradients, norm, settings.clip_norm)
+            for name, weight, own, gradient in zip(state.weights, weights, slots, clipped, strict=True):
+                optimizers.update(settings, weight, name, own, gradient, learning_rate, step)
+            done = tf.cast(step, tf.float32)
+            variables = state.local(replica, state.statistics)
+            for name, variable, value in zip(state.statistics, variables, statistics, strict=True):
+                if name in self._momentum:
+                    # A plain mean at first: in a short run, the statistics would otherwise stay near their start.
+                    factor = tf.maximum(1.0, 1 / ((1 - self._momentum[name]) * (done + 1)))
+                    variable.assign_add((value - variable) * factor)
+                else:
+                    variable.assign(value)
+            share = 1 - tf.minimum(settings.ema, (1 + done) / (10 + done))
+            for ema, weight in zip(state.local(replica, state.ema), weights, strict=False):
+                ema.assign_sub((ema - weight) * share)
+        if state.scale:
+            grown = tf.where(steps + 1 >= SCALE_STEPS, scale * 2, scale)
+            full = tf.logical_or(tf.logical_not(finite), steps + 1 >= SCALE_STEPS)
+            scale.assign(tf.where(finite, grown, tf.maximum(scale / 2, 1.0)))
+            steps.assign(tf.where(full, 0, steps + 1))
+        return norm
 
     def _evaluate_batch(self, images: Any, labels: Any) -> Any:
         return self._strategy.run(self._evaluate_replica, (images, labels))

@@ -19,27 +19,27 @@ from boceto.errors import BocetoError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
-from trainer import augment, cluster, devices, environment, export, layers, loop, losses, nets
+from trainer import augment, cluster, devices, environment, export, layers, losses, nets
 from trainer import state as states
-from trainer.batches import Prefetch, StepRange, TrainingSet, step_ranges
+from trainer.batches import Batches, Prefetch, StepRange, TrainingSet, ValidationSet, divide, step_ranges
 from trainer.checkpoints import Checkpoints, check_fits
 from trainer.curves import TensorBoard
-from trainer.goodput import GoodputTimer
 from trainer.lease import Lease
 from trainer.log import Log
-from trainer.loop import Chosen, Plan, Run
-from trainer.meter import Meter
+from trainer.loop import ExportChoice, Schedule, TrainingLoop
+from trainer.meter import GoodputTimer, Meter, goodput
 from trainer.nets import Spec
-from trainer.report import Report
+from trainer.report import ConsoleWriter, CurvesWriter, HistoryWriter, PrometheusWriter, Report, SummaryWriter, Writer
 from trainer.saver import Saver
 from trainer.settings import Settings, check_groups, check_last
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
-from trainer.validation import ValidationSet, divide, validate
+
+Restored = tuple[Commit, Arrays]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What a run is made of. described: what `run.json` is to say at first. The lease on the run is held."""
 
     settings: Settings
@@ -53,61 +53,85 @@ class Job:
     description: runs.Description
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: TrainingJob) -> dict[str, Any]:
     """Trains what is left to train and exports; returns the result.
 
     Raises:
         BocetoError: as it says.
     """
-    training_set, held = _records(job)
-    total = training_set.steps(job.settings.epochs)
+    training_set, validation_set = _records(job)
     with job.timer.spending("restoring"), job.stop.at_once(job.lease.release):
         restored = _restored(job)
     strategy, xla, settings = _devices(job, restored)
     job = dataclasses.replace(job, settings=settings)
-    plan = Plan(settings, training_set, total, min(total, settings.max_steps or total))
-    check_last(restored[0].step if restored else 0, plan.last, settings)
-    checkpoints = _checkpoints(job)
+    total = training_set.steps(settings.epochs)
+    schedule = Schedule(settings, training_set, total, min(total, settings.max_steps or total))
+    check_last(restored[0].step if restored else 0, schedule.last, settings)
     of_net = spec(settings, job.data.manifest)
     loss = losses.find(settings.loss, settings.loss_options, of_net)
     with devices.fitting_net(settings):
         with strategy.scope():
             model = nets.build(settings.net, of_net)
         state = states.create(strategy, model, settings, loss.weights)
-    progress = _begin(job, plan, state, restored)
-    report = _report(job, plan, model, progress, strategy.num_replicas_in_sync)
+    progress = _begin(job, schedule, state, restored)
+    history = _describe(job, schedule, model, progress, strategy.num_replicas_in_sync)
     steps = Steps(state, model, settings, loss, xla=xla)
 
-    def read(call: StepRange) -> tuple[Placed, Sequence[bytes]]:
-        batches = training_set.read(call)
+    def read(each: StepRange) -> tuple[Placed, Sequence[bytes]]:
+        batches = training_set.read(each)
         return steps.place(batches), batches.digests
 
-    every = step_ranges(progress.step, plan.last, settings.steps_per_execution, plan.ends_call)
-    batches = Prefetch(every, read, settings.readers, lambda: job.timer.spending("waiting"))
+    ranges = step_ranges(progress.step, schedule.last, settings.steps_per_execution, schedule.ends_execution)
+    batches = Prefetch(ranges, read, settings.readers, lambda: job.timer.spending("waiting"))
     meter = Meter(training_set, progress, lambda: batches.waited, job.timer)
+    checkpoints = _checkpoints(job)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     saver.saved = progress.step
     job.lease.heartbeat = lambda: Heartbeat(
         meter.progress.step, job.timer.seconds(), job.lease.before.sessions + 1, saver.saved
     )
-    told = lambda: _annotations(job, report, saver.saved)  # noqa: E731 - reads better than a def
-    validation = functools.partial(validate, steps, held, settings, job.stop) if held else None
-    training = Run(plan, steps, batches, meter, saver, report, validation, job.stop)
-    with cluster.telling(environment.pod(), told, job.log.alert):
+    summary = SummaryWriter()
+    report = Report([*_writers(job, schedule, history, progress), summary], training_set, schedule.last)
+    report.stands(progress.step)
+    validation = functools.partial(validate, steps, validation_set, settings, job.stop) if validation_set else None
+    loop = TrainingLoop(schedule, steps, batches, meter, saver, report, history, job.log, validation, job.stop)
+    annotations = lambda: _annotations(job, summary.text, saver.saved)  # noqa: E731 - reads better than a def
+    with cluster.telling(environment.pod(), annotations, job.log.alert):
         with contextlib.closing(saver):
-            progress = loop.train(training)
-        chosen = loop.choose(training, lambda step: checkpoints.load(step)[1], state.arrays)
+            progress = loop.run()
+        chosen = loop.choose(lambda step: checkpoints.load(step)[1], state.arrays)
         report.finished(progress, chosen.step, chosen.accuracy)
     job.timer.begin("saving")
     job.lease.confirm()
     return _export(job, chosen, progress)
 
 
-def _annotations(job: Job, report: Report, saved: int) -> dict[str, str]:
-    """What the Job of a cluster is told of the run."""
-    seconds = job.timer.seconds()
-    goodput = seconds["computing"] / max(1e-9, sum(seconds.values()))
-    return {"progress": report.summary, "checkpoint": f"step {saved}" if saved else "none", "goodput": f"{goodput:.2f}"}
+def validate(steps: Steps, validation_set: ValidationSet, settings: Settings, stop: Stop) -> tuple[float, float] | None:
+    """Returns mean cross entropy and accuracy 0..1 over the validation set; None where a stop cut it off."""
+    size, count = settings.batch_size, len(validation_set.numbers)
+
+    def read(batch: StepRange) -> Placed:
+        # The last batch is filled up with records that have no sample weight.
+        records = validation_set.numbers[np.minimum(np.arange(batch.first * size, batch.last * size), count - 1)]
+        images, labels = validation_set.split.images(records), validation_set.split.labels[records].astype(np.int64)
+        return steps.place(Batches(images[None], labels[None], np.zeros((1, size, 0), np.float32)))
+
+    sums = np.zeros(2)
+    ranges = step_ranges(0, -(-count // size), 1, lambda _: False)
+    for batch, placed in Prefetch(ranges, read, settings.readers):
+        if stop.requested:
+            return None
+        # On the host and in the order of the records: a sum over replicas would depend on their number.
+        sample_weights = np.arange(size) < count - batch.first * size
+        sums += [values[sample_weights].sum() for values in steps.evaluate(placed)]
+    loss, accuracy = (sums / count).tolist()
+    return loss, accuracy
+
+
+def _annotations(job: TrainingJob, summary: str, saved: int) -> dict[str, str]:
+    """Returns what the Job of a cluster says of the run."""
+    share = goodput(job.timer.seconds())
+    return {"progress": summary, "checkpoint": f"step {saved}" if saved else "none", "goodput": f"{share:.2f}"}
 
 
 def spec(settings: Settings, manifest: Manifest) -> Spec:
@@ -129,7 +153,7 @@ def parameters(model: keras.Model) -> int:
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-def _checkpoints(job: Job) -> Checkpoints:
+def _checkpoints(job: TrainingJob) -> Checkpoints:
     settings = job.settings
     return Checkpoints(
         settings.run,
@@ -143,7 +167,7 @@ def _checkpoints(job: Job) -> Checkpoints:
     )
 
 
-def _devices(job: Job, restored: tuple[Commit, Arrays] | None) -> tuple[tf.distribute.MirroredStrategy, bool, Settings]:
+def _devices(job: TrainingJob, restored: Restored | None) -> tuple[tf.distribute.MirroredStrategy, bool, Settings]:
     """-> (the strategy, whether to compile with XLA, the settings with the number of groups)."""
     settings = job.settings
     groups = settings.groups or (restored[0].settings["groups"] if restored else 0)
@@ -157,7 +181,7 @@ def _devices(job: Job, restored: tuple[Commit, Arrays] | None) -> tuple[tf.distr
     return strategy, xla, dataclasses.replace(settings, groups=groups)
 
 
-def _records(job: Job) -> tuple[TrainingSet, ValidationSet | None]:
+def _records(job: TrainingJob) -> tuple[TrainingSet, ValidationSet | None]:
     """-> (what to train on, what to validate on)."""
     settings = job.settings
     split = job.data.split("train", verify=settings.verify)
@@ -173,7 +197,7 @@ def _records(job: Job) -> tuple[TrainingSet, ValidationSet | None]:
     return training_set, held
 
 
-def _restored(job: Job) -> tuple[Commit, Arrays] | None:
+def _restored(job: TrainingJob) -> Restored | None:
     found = _checkpoints(job).newest(job.log)
     if found:
         check_fits(found[0], job.data.manifest.digest, job.settings)
@@ -183,7 +207,7 @@ def _restored(job: Job) -> tuple[Commit, Arrays] | None:
     return found
 
 
-def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Arrays] | None) -> Progress:
+def _begin(job: TrainingJob, schedule: Schedule, state: states.State, restored: Restored | None) -> Progress:
     """Sets the state, and the goodput timer, to where the run goes on."""
     progress = Progress()
     if restored:
@@ -191,7 +215,7 @@ def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Ar
             state.restore(restored[1])
         progress = restored[0].progress
         job.log.line(
-            f"{job.settings.run}: goes on after step {progress.step} of {plan.last}, ledger {progress.ledger}",
+            f"{job.settings.run}: goes on after step {progress.step} of {schedule.last}, ledger {progress.ledger}",
             step=progress.step,
         )
     last = job.lease.before
@@ -201,9 +225,11 @@ def _begin(job: Job, plan: Plan, state: states.State, restored: tuple[Commit, Ar
     return progress
 
 
-def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replicas: int) -> Report:
-    """Says what is trained, in `run.json` too, and opens what tells of the rest."""
-    settings, training_set = job.settings, plan.training_set
+def _describe(
+    job: TrainingJob, schedule: Schedule, model: keras.Model, progress: Progress, replicas: int
+) -> runs.History:
+    """Reports what is trained, in `run.json` too, and opens the history."""
+    settings, training_set = job.settings, schedule.training_set
     job.description.begin(
         {
             **job.described,
@@ -224,27 +250,33 @@ def _report(job: Job, plan: Plan, model: keras.Model, progress: Progress, replic
     job.telemetry.set(telemetry.STEP, progress.step)
     if progress.best_step:
         job.telemetry.set(telemetry.BEST_STEP, progress.best_step)
-    job.telemetry.set(telemetry.LAST_STEP, plan.last)
+    job.telemetry.set(telemetry.LAST_STEP, schedule.last)
     job.telemetry.now(telemetry.PROGRESSED)
     job.log.line(
         f"{settings.net}: {parameters(model):,} parameters, {len(training_set):,} records, "
-        f"steps {progress.step} to {plan.last}, {replicas} replica{'' if replicas == 1 else 's'}"
+        f"steps {progress.step} to {schedule.last}, {replicas} replica{'' if replicas == 1 else 's'}"
     )
-    curves = TensorBoard(
-        settings.run,
-        progress,
-        job.log.alert,
-        hyperparameters=settings.hyperparameters,
-        wanted=settings.tensorboard,
-    )
-    return Report(job.log, history, curves, job.telemetry, training_set, progress.step, plan.last, devices.memory)
+    return history
+
+
+def _writers(job: TrainingJob, schedule: Schedule, history: runs.History, progress: Progress) -> list[Writer]:
+    """Returns what the reports go to."""
+    settings, alert = job.settings, job.log.alert
+    hyperparameters = settings.hyperparameters
+    curves = TensorBoard(settings.run, progress, alert, hyperparameters=hyperparameters, wanted=settings.tensorboard)
+    return [
+        HistoryWriter(history),
+        CurvesWriter(curves),
+        PrometheusWriter(job.telemetry, devices.memory),
+        ConsoleWriter(job.log, schedule.last),
+    ]
 
 
 class ExportFailed(BocetoError):  # noqa: N818 - it says what happened
     """The artefact could not be written."""
 
 
-def _export(job: Job, chosen: Chosen, progress: Progress) -> dict[str, Any]:
+def _export(job: TrainingJob, chosen: ExportChoice, progress: Progress) -> dict[str, Any]:
     """Writes the artefact of what was chosen; returns the result of the run."""
     settings, manifest = job.settings, job.data.manifest
     # The artefact computes in float32 on any device, whatever the layers were trained in.

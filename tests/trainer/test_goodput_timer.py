@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.goodput import GoodputTimer
+from trainer.meter import GoodputTimer
 
 
 class Clock:

@@ -7,8 +7,7 @@ from boceto import checkpoint
 from boceto.checkpoint import Progress
 from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import NotFinite
-from trainer.goodput import GoodputTimer
-from trainer.meter import MOST_SKIPPED, Meter
+from trainer.meter import MOST_SKIPPED, GoodputTimer, Meter
 
 
 @pytest.mark.parametrize(

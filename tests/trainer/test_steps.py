@@ -6,8 +6,8 @@ import tensorflow as tf
 from boceto.errors import SettingsError
 from trainer import augment, devices, losses, nets, optimizers, state, steps
 from trainer.batches import Batches
+from trainer.loop import learning_rate
 from trainer.nets import Spec
-from trainer.schedule import learning_rate
 from trainer.settings import Settings
 
 

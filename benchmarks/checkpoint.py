@@ -37,14 +37,14 @@ with quiet():
     from trainer.checkpoints import Checkpoints
     from trainer.log import Log
     from trainer.nets import Spec
-    from trainer.saver import Saver
+    from trainer.saver import Saver, TrainState
     from trainer.settings import Settings
 
 MEMORY = "/dev/shm"  # noqa: S108 - a folder of its own is made there
 MEBI = 1 << 20
 
 
-def full_state(net: str) -> state.State:
+def full_state(net: str) -> state.Variables:
     """A run's state, all of it at random values."""
     strategy = devices.strategy(1)
     with strategy.scope():
@@ -95,9 +95,10 @@ def writing(arrays: dict[str, NDArray[Any]], folder: Path, rounds: int) -> dict[
     return in_turns({"plain copy": lambda: plain_copy(source, target), "checkpoint": save}, rounds)
 
 
-def standing(run: state.State, folder: Path, rounds: int) -> dict[str, list[float]]:
+def standing(run: state.Variables, folder: Path, rounds: int) -> dict[str, list[float]]:
     """Saves as the loop makes them, each waited for out of the time, and plain copies."""
-    saver = Saver(Checkpoints(str(folder), "0" * 32, {}, 1, keep=1), run, Log(Console(), "text"), Telemetry(), 1)
+    kept = TrainState(run)
+    saver = Saver(Checkpoints(str(folder), "0" * 32, {}, 1, keep=1), kept, Log(Console(), "text"), Telemetry(), 1)
     source, target = run.arrays(), run.buffers()
     seconds: dict[str, list[float]] = {"plain copy": [], "save": []}
     for step in range(1, rounds + 2):
@@ -106,8 +107,9 @@ def standing(run: state.State, folder: Path, rounds: int) -> dict[str, list[floa
         for name, array in source.items():
             np.copyto(target[name], array)
         taken["plain copy"] = time.perf_counter() - before
+        kept.progress = Progress(step=step)
         before = time.perf_counter()
-        saver.save(Progress(step=step))
+        saver.save()
         taken["save"] = time.perf_counter() - before
         saver.settle()
         if step > 1:

@@ -29,9 +29,9 @@ with quiet():
 
     from trainer import devices, nets, state
     from trainer.batches import Prefetch, StepRange, TrainingSet, step_ranges
-    from trainer.checkpoints import Progress
     from trainer.meter import GoodputTimer, Meter
     from trainer.nets import Spec
+    from trainer.saver import TrainState
     from trainer.settings import Settings
     from trainer.steps import Placed, Steps
 
@@ -99,7 +99,7 @@ class Ours:
         self.batches = Prefetch(endless, self._read, settings.readers)
         self._training_set = training_set
         self._left: Iterator[tuple[StepRange, tuple[Placed, Sequence[bytes]]]] = iter(self.batches)
-        self._meter = Meter(training_set, Progress(), lambda: self.batches.waited, GoodputTimer())
+        self._meter = Meter(training_set, TrainState(learned), lambda: self.batches.waited, GoodputTimer())
 
     def _read(self, call: StepRange) -> tuple[Placed, Sequence[bytes]]:
         batches = self._training_set.read(call)

@@ -18,7 +18,6 @@ import numpy as np
 
 from boceto import ledger
 from boceto import run as runs
-from boceto.checkpoint import Progress
 from boceto.console import Console, run_program
 from boceto.telemetry import Telemetry
 from trainer import stop
@@ -29,7 +28,7 @@ from trainer.log import Log
 from trainer.loop import Schedule, TrainingLoop
 from trainer.meter import GoodputTimer, Meter
 from trainer.report import ConsoleWriter, HistoryWriter, Report
-from trainer.saver import Saver
+from trainer.saver import Saver, TrainState
 from trainer.settings import Settings
 
 LAST, EVERY, BATCH, EPOCH = 12, 2, 8, 3  # EPOCH: steps.
@@ -136,10 +135,11 @@ def train(stopping, log, asked):
             run, "data", {"seed": 0}, BATCH, keep=2, confirm=lease.confirm,
             note=lambda steps: described.add(checkpoints=steps),
         )  # fmt: skip
-        found, state, progress = checkpoints.newest(log), State(), Progress()
+        found, variables = checkpoints.newest(log), State()
+        state = TrainState(variables)
         if found:
-            state.restore(found[1])
-            progress = found[0].progress
+            state.restore(*found)
+        progress = state.progress
         entry = {"stop_criterion": {}, "hyperparameters": {}, "data_digest": "data", "records": 8, "result": None}
         described.begin(entry, progress.step)
         history = runs.History(run, alert=log.alert)
@@ -147,15 +147,15 @@ def train(stopping, log, asked):
         training_set = TrainingSet()
         schedule = Schedule(settings, training_set, LAST, asked["max_steps"] or LAST)
         batches = Prefetch(step_ranges(progress.step, schedule.last, 1, schedule.ends_execution), training_set.read, 1)
-        meter = Meter(training_set, progress, lambda: batches.waited, GoodputTimer())
+        meter = Meter(training_set, state, lambda: batches.waited, GoodputTimer())
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
         report = Report([HistoryWriter(history), ConsoleWriter(log, schedule.last)], training_set, schedule.last)
-        steps = Steps(state, lease if asked["renews"] else None)
+        steps = Steps(variables, lease if asked["renews"] else None)
         validate = validation(meter, stopping, asked["term"])
         loop = TrainingLoop(schedule, steps, batches, meter, saver, report, history, log, validate, stopping)
         with contextlib.closing(saver):
             progress = loop.run()
-        chosen = loop.choose(lambda step: checkpoints.load(step)[1], lambda: state.values)
+        chosen = loop.choose(lambda step: checkpoints.load(step)[1], lambda: variables.values)
         digest = hashlib.blake2b(b"".join(chosen.arrays[name].tobytes() for name in sorted(chosen.arrays))).hexdigest()
         result = {"step": progress.step, "ledger": progress.ledger, "exported_step": chosen.step, "exported": digest}
         described.add(result={**result, "validation_accuracy": chosen.accuracy})

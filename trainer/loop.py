@@ -1,6 +1,5 @@
 """The loop of a run: trains, logs, validates and saves, each when it is due."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,11 +157,11 @@ class TrainingLoop:
         """Begins to save a checkpoint of the step that was just done; `wait` waits until it is durable."""
         with self.meter.aside("saving"):
             self.history.offer()  # First: a run that goes on from this step must find its lines.
-            progress = dataclasses.replace(self.meter.timed_progress, history=self.history.head)
+            self.meter.update(seconds=self.meter.seconds, history=self.history.head)
             if not wait:
-                self.saver.save(progress)
+                self.saver.save()
                 return
-            self.saver.save_for_sure(progress)
+            self.saver.save_for_sure()
             self.history.settle()
 
     def _log(self) -> None:
@@ -173,7 +172,7 @@ class TrainingLoop:
             step = self.meter.progress.step
             with self.meter.aside("saving"):
                 rate = self.schedule.learning_rates(StepRange(step - 1, step))[0]
-                self.report.window(step, window, rate, self.meter.timed_progress.seconds)
+                self.report.window(step, window, rate, self.meter.seconds)
 
     def _finish(self) -> Progress:
         """Logs the steps since the last log point, and validates the last step. No checkpoint holds either: a run that

@@ -16,6 +16,7 @@ from boceto.checkpoint import Window as Sums
 from boceto.telemetry import ACTIVITIES
 from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
+from trainer.saver import TrainState
 
 # Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
 UNDER_WAY = 2
@@ -105,13 +106,13 @@ class Meter:
     def __init__(
         self,
         training_set: TrainingSet,
-        progress: Progress,
+        state: TrainState,
         waited: Callable[[], float],
         timer: GoodputTimer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._training_set = training_set
-        self._progress = progress
+        self._state = state
         self._waited = waited
         self._timer = timer
         self._clock = clock
@@ -121,7 +122,7 @@ class Meter:
         self._clear()
 
     def _clear(self) -> None:
-        self._before = self._progress.window.steps  # Of the session before.
+        self._before = self._state.progress.window.steps  # Of the session before.
         self._saving = 0.0
         self._untimed = 0
         self._mark, self._waited_before = self._clock(), self._waited()
@@ -137,18 +138,18 @@ class Meter:
             self.settle()
             self._compiled = True
             self._timer.begin("computing")
-            self._untimed = (self._progress.window.steps - self._before) * self._training_set.batch
+            self._untimed = (self._state.progress.window.steps - self._before) * self._training_set.batch
             self._mark, self._waited_before = self._clock(), self._waited()
 
     @property
     def progress(self) -> Progress:
         """Where the run stands after the last call that has settled."""
-        return self._progress
+        return self._state.progress
 
     @property
-    def timed_progress(self) -> Progress:
-        """As `progress`, with the seconds of the goodput timer as they are now."""
-        return dataclasses.replace(self._progress, seconds=self._timer.seconds())
+    def seconds(self) -> dict[str, float]:
+        """Wall time by activity, over all sessions up to now."""
+        return self._timer.seconds()
 
     def settle(self) -> Progress:
         """Waits for all that is under way; the progress is then that of the last call.
@@ -158,7 +159,7 @@ class Meter:
         """
         while self._pending:
             self._settle_one()
-        return self._progress
+        return self._state.progress
 
     def _settle_one(self) -> None:
         call, scalars, digests = self._pending.popleft()
@@ -166,20 +167,20 @@ class Meter:
             if not math.isfinite(loss):
                 raise NotFinite(f"step {step + 1}: the loss is {loss}; {REMEDY}")
             self._advance(step, loss, int(correct), norm if math.isfinite(norm) else -1.0, digest)
-            if self._progress.skipped >= MOST_SKIPPED:
+            if self._state.progress.skipped >= MOST_SKIPPED:
                 raise NotFinite(
                     f"step {step + 1}: the gradients of {MOST_SKIPPED} steps in a row are not finite, so nothing is "
                     f"trained any more; {REMEDY}"
                 )
 
     def _advance(self, step: int, loss: float, correct: int, norm: float, digest: bytes) -> None:
-        old = self._progress
+        old = self._state.progress
         window = Sums(old.window.steps + 1, old.window.correct + correct, old.window.loss + loss, norm)
         hits, records = old.epoch_correct + correct, old.epoch_records + self._training_set.batch
         ends = self._training_set.ends_epoch(step)
         # The accuracy over a whole epoch; within the first one, over what it has seen.
         first = step * self._training_set.batch < len(self._training_set)
-        self._progress = dataclasses.replace(
+        self._state.progress = dataclasses.replace(
             old,
             step=step + 1,
             epoch_correct=0 if ends else hits,
@@ -203,7 +204,7 @@ class Meter:
 
     def peek(self) -> Window | None:
         """The window so far, without what is under way; None where no step was done in it."""
-        sums = self._progress.window
+        sums = self._state.progress.window
         if not sums.steps:
             return None
         waiting = self._waited() - self._waited_before
@@ -232,4 +233,4 @@ class Meter:
 
     def update(self, **values: Any) -> None:
         """Changes the progress, with what validation found."""
-        self._progress = dataclasses.replace(self._progress, **values)
+        self._state.progress = dataclasses.replace(self._state.progress, **values)

@@ -3,12 +3,13 @@
 import errno
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from boceto import storage, telemetry
-from boceto.checkpoint import Progress
+from boceto.checkpoint import Commit, Progress
 from boceto.errors import BocetoError
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
@@ -27,14 +28,38 @@ def reason(error: BaseException) -> str:
     return next((name for kind, name in kinds.items() if isinstance(error, kind)), "storage")
 
 
-class State(Protocol):
-    """What is saved: `trainer.state.State`, which alone needs TensorFlow."""
+class Variables(Protocol):
+    """The variables of a run: `trainer.state.Variables`, which alone needs TensorFlow."""
 
     def buffers(self) -> dict[str, NDArray[Any]]:
         """Memory for `copy_to`."""
 
     def copy_to(self, arrays: Arrays) -> None:
         """Copies everything into `buffers`."""
+
+    def restore(self, arrays: Arrays) -> None:
+        """Sets everything from arrays."""
+
+
+@dataclass
+class TrainState:
+    """All that a resumed run needs. A Saver writes it to a checkpoint, and `restore` reads it back.
+
+    variables: weights, statistics, optimizer slots, EMA and loss scale. progress: step, best score, patience, ledger,
+    running sums, the history's last line, and the wall time by activity.
+    """
+
+    variables: Variables
+    progress: Progress = field(default_factory=Progress)
+
+    def restore(self, commit: Commit, arrays: Arrays) -> None:
+        """Sets everything from a checkpoint.
+
+        Raises:
+            DataError: an array is missing or has another shape.
+        """
+        self.variables.restore(arrays)
+        self.progress = commit.progress
 
 
 class SaveFailed(BocetoError):  # noqa: N818 - it says what happened
@@ -48,7 +73,7 @@ class Saver:
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, state: State, log: Log, telemetry: Telemetry, most_failed: int
+        self, checkpoints: Checkpoints, state: TrainState, log: Log, telemetry: Telemetry, most_failed: int
     ) -> None:
         self._checkpoints = checkpoints
         self._state = state
@@ -56,13 +81,13 @@ class Saver:
         self._telemetry = telemetry
         self._most_failed = most_failed
         self._failed = 0
-        self.saved = 0  # The step of the newest checkpoint.
-        self._arrays = state.buffers()
+        self.saved = state.progress.step  # The step of the newest checkpoint.
+        self._arrays = state.variables.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._under_way: tuple[Progress, Future[float]] | None = None
         self._missed: Progress | None = None
 
-    def save(self, progress: Progress) -> None:
+    def save(self) -> None:
         """Begins to save the state as it is now.
 
         Where the save of what is still the best step failed, its copy is saved first, since no later state makes up for
@@ -72,17 +97,19 @@ class Saver:
             SaveFailed: too many saves in a row have failed.
             BocetoError: what an earlier save found that no later one could mend.
         """
+        progress = self._state.progress
         self.settle()
         if self._made_up(progress):
-            self._state.copy_to(self._arrays)
+            self._state.variables.copy_to(self._arrays)
             self._begin(progress)
 
-    def save_for_sure(self, progress: Progress) -> None:
+    def save_for_sure(self) -> None:
         """As `save`, and waits until it is durable."""
+        progress = self._state.progress
         self.settle()
         while not self._made_up(progress):
             pass  # SaveFailed ends it.
-        self._state.copy_to(self._arrays)
+        self._state.variables.copy_to(self._arrays)
         self._begin(progress)
         while not self.settle():
             self._begin(progress)

@@ -27,7 +27,7 @@ def is_seed(variable: keras.Variable) -> bool:
 
 
 @dataclass(frozen=True)
-class State:
+class Variables:
     """Variables by kind; each is one tf.Variable a replica.
 
     weights: what is trained: the net's by their path, and the loss's by `loss/<name>`. statistics: what else the net
@@ -108,8 +108,11 @@ def create(
     model: keras.Model,
     settings: Settings,
     of_loss: Mapping[str, NDArray[Any]] = MappingProxyType({}),
-) -> State:
-    """The state of a run at step 0; `model` was built under `strategy`'s scope. of_loss: the loss's weights by name."""
+) -> Variables:
+    """Creates the variables of a run at step 0.
+
+    `model` was built under `strategy`'s scope. of_loss: the loss's weights by name.
+    """
     weights = {variable.path: variable.value for variable in model.trainable_variables}
     kept = [variable for variable in model.non_trainable_variables if not is_seed(variable)]
     with strategy.scope():
@@ -126,7 +129,7 @@ def create(
             "steps": tf.Variable(0, trainable=False, name="loss_scale_steps"),
         }
     statistics = {variable.path: variable.value for variable in kept}
-    return State(strategy, weights, statistics, slots, ema, scale if scaled else {})
+    return Variables(strategy, weights, statistics, slots, ema, scale if scaled else {})
 
 
 def _like(weight: tf.Variable, name: str) -> tf.Variable:

@@ -20,7 +20,7 @@ from trainer.batches import Batches
 from trainer.losses import Loss, cross_entropy
 from trainer.nets import stable_hash
 from trainer.settings import Settings
-from trainer.state import LOSS, State, is_seed
+from trainer.state import LOSS, Variables, is_seed
 
 SCALE_STEPS = 2000  # Steps without an overflow after which the loss scale doubles.
 _LARGEST_SEED = 2**31 - 1
@@ -39,7 +39,7 @@ class Placed(NamedTuple):
 class Steps:
     """The compiled functions of one run."""
 
-    def __init__(self, state: State, model: keras.Model, settings: Settings, loss: Loss, *, xla: bool) -> None:
+    def __init__(self, state: Variables, model: keras.Model, settings: Settings, loss: Loss, *, xla: bool) -> None:
         self._state = state
         self._strategy = state.strategy
         self._model = model

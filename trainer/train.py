@@ -30,7 +30,7 @@ from trainer.loop import ExportChoice, Schedule, TrainingLoop
 from trainer.meter import GoodputTimer, Meter, goodput
 from trainer.nets import Spec
 from trainer.report import ConsoleWriter, CurvesWriter, HistoryWriter, PrometheusWriter, Report, SummaryWriter, Writer
-from trainer.saver import Saver
+from trainer.saver import Saver, TrainState
 from trainer.settings import Settings, check_groups, check_last
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
@@ -72,10 +72,12 @@ def run(job: TrainingJob) -> dict[str, Any]:
     with devices.fitting_net(settings):
         with strategy.scope():
             model = nets.build(settings.net, of_net)
-        state = states.create(strategy, model, settings, loss.weights)
-    progress = _begin(job, schedule, state, restored)
+        variables = states.create(strategy, model, settings, loss.weights)
+    state = TrainState(variables)
+    _begin(job, schedule, state, restored)
+    progress = state.progress
     history = _describe(job, schedule, model, progress, strategy.num_replicas_in_sync)
-    steps = Steps(state, model, settings, loss, xla=xla)
+    steps = Steps(variables, model, settings, loss, xla=xla)
 
     def read(each: StepRange) -> tuple[Placed, Sequence[bytes]]:
         batches = training_set.read(each)
@@ -83,10 +85,9 @@ def run(job: TrainingJob) -> dict[str, Any]:
 
     ranges = step_ranges(progress.step, schedule.last, settings.steps_per_execution, schedule.ends_execution)
     batches = Prefetch(ranges, read, settings.readers, lambda: job.timer.spending("waiting"))
-    meter = Meter(training_set, progress, lambda: batches.waited, job.timer)
+    meter = Meter(training_set, state, lambda: batches.waited, job.timer)
     checkpoints = _checkpoints(job)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
-    saver.saved = progress.step
     job.lease.heartbeat = lambda: Heartbeat(
         meter.progress.step, job.timer.seconds(), job.lease.before.sessions + 1, saver.saved
     )
@@ -99,7 +100,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     with cluster.telling(environment.pod(), annotations, job.log.alert):
         with contextlib.closing(saver):
             progress = loop.run()
-        chosen = loop.choose(lambda step: checkpoints.load(step)[1], state.arrays)
+        chosen = loop.choose(lambda step: checkpoints.load(step)[1], variables.arrays)
         report.finished(progress, chosen.step, chosen.accuracy)
     job.timer.begin("saving")
     job.lease.confirm()
@@ -207,22 +208,17 @@ def _restored(job: TrainingJob) -> Restored | None:
     return found
 
 
-def _begin(job: TrainingJob, schedule: Schedule, state: states.State, restored: Restored | None) -> Progress:
+def _begin(job: TrainingJob, schedule: Schedule, state: TrainState, restored: Restored | None) -> None:
     """Sets the state, and the goodput timer, to where the run goes on."""
-    progress = Progress()
     if restored:
         with job.timer.spending("restoring"):
-            state.restore(restored[1])
-        progress = restored[0].progress
-        job.log.line(
-            f"{job.settings.run}: goes on after step {progress.step} of {schedule.last}, ledger {progress.ledger}",
-            step=progress.step,
-        )
-    last = job.lease.before
+            state.restore(*restored)
+        step, ledger = state.progress.step, state.progress.ledger
+        job.log.line(f"{job.settings.run}: goes on after step {step} of {schedule.last}, ledger {ledger}", step=step)
+    progress, last = state.progress, job.lease.before
     job.timer.restore(progress.seconds, last.seconds, redone=last.step != progress.step)
     job.telemetry.set(telemetry.SESSIONS, last.sessions + 1)
     job.telemetry.add(telemetry.STEPS_LOST, max(0, last.step - progress.step))
-    return progress
 
 
 def _describe(

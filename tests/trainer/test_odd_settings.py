@@ -8,6 +8,7 @@ from boceto.checkpoint import Progress
 from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import NotFinite
 from trainer.meter import MOST_SKIPPED, GoodputTimer, Meter
+from trainer.saver import TrainState
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ class Numbers(TrainingSet):
 
 
 def meter(progress=None):
-    return Meter(Numbers(None, None, 0, 8), progress or Progress(), lambda: 0.0, GoodputTimer())
+    return Meter(Numbers(None, None, 0, 8), TrainState(None, progress or Progress()), lambda: 0.0, GoodputTimer())
 
 
 def test_a_run_whose_gradients_are_never_finite_ends_in_words_over_all_its_sessions():

@@ -13,7 +13,7 @@ from boceto.storage import Unavailable
 from boceto.telemetry import Telemetry
 from trainer.checkpoints import Damaged
 from trainer.log import Log
-from trainer.saver import PASSING, SaveFailed, Saver, reason
+from trainer.saver import PASSING, SaveFailed, Saver, TrainState, reason
 
 
 class Counted(Telemetry):
@@ -29,8 +29,8 @@ class Counted(Telemetry):
         self.gauges[metric] = value
 
 
-class State:
-    """A state of one number."""
+class Variables:
+    """One number."""
 
     value = 0.0
 
@@ -58,11 +58,17 @@ class Checkpoints:
         self.saved.append((progress.step, float(arrays["a"][0])))
 
 
+def save(saver, *, surely=False, **progress):
+    """Saves a state with this progress."""
+    saver._state.progress = Progress(**progress)
+    (saver.save_for_sure if surely else saver.save)()
+
+
 @pytest.fixture
 def make():
     def make(*errors, most_failed=3):
-        checkpoints, state, said, counted = Checkpoints(*errors), State(), io.StringIO(), Counted()
-        saver = Saver(checkpoints, state, Log(Console(said), "text"), counted, most_failed)
+        checkpoints, state, said, counted = Checkpoints(*errors), Variables(), io.StringIO(), Counted()
+        saver = Saver(checkpoints, TrainState(state), Log(Console(said), "text"), counted, most_failed)
         made.append(saver)
         return saver, checkpoints, state, said, counted
 
@@ -76,7 +82,7 @@ def test_the_loop_goes_on_and_what_is_saved_is_the_state_of_its_step(make):
     saver, checkpoints, state, _, counted = make()
     checkpoints.go.clear()
     state.value = 1.0
-    saver.save(Progress(step=1))
+    save(saver, step=1)
     state.value = 2.0  # The loop goes on while the save is under way.
     assert checkpoints.saved == []
     checkpoints.go.set()
@@ -90,10 +96,10 @@ def test_the_loop_goes_on_and_what_is_saved_is_the_state_of_its_step(make):
 def test_at_most_one_is_under_way(make):
     saver, checkpoints, *_ = make()
     checkpoints.go.clear()
-    saver.save(Progress(step=1))
+    save(saver, step=1)
     began = time.monotonic()
     threading.Timer(0.2, checkpoints.go.set).start()
-    saver.save(Progress(step=2))
+    save(saver, step=2)
     assert time.monotonic() - began > 0.15
     saver.settle()
     assert [step for step, _ in checkpoints.saved] == [1, 2]
@@ -101,12 +107,12 @@ def test_at_most_one_is_under_way(make):
 
 def test_a_failed_save_is_told_counted_and_made_up_for(make):
     saver, checkpoints, _, said, counted = make(OSError(28, "No space left on device"))
-    saver.save(Progress(step=1))
+    save(saver, step=1)
     assert not saver.settle()
     assert "the save of step 1 failed: [Errno 28] No space left on device (1 in a row); it is tried again" in (
         said.getvalue()
     )
-    saver.save(Progress(step=2))
+    save(saver, step=2)
     assert saver.settle()
     assert checkpoints.saved == [(2, 0.0)]
     assert counted.results == ["disk_full", "saved"]
@@ -122,20 +128,20 @@ def test_the_reason_of_a_failed_save_is_one_that_is_known(error):
 
 def test_too_many_failures_in_a_row_end_the_run(make):
     saver, *_ = make(*[OSError("disk") for _ in range(3)], None, OSError("disk"))
-    saver.save(Progress(step=1))
-    saver.save(Progress(step=2))
-    saver.save(Progress(step=3))
+    save(saver, step=1)
+    save(saver, step=2)
+    save(saver, step=3)
     with pytest.raises(SaveFailed, match=r"step 3 failed: disk; that is train.max_failed_saves = 3 in a row"):
         saver.settle()
 
 
 def test_the_last_save_is_tried_until_it_is_durable_or_hopeless(make):
     saver, checkpoints, *_ = make(OSError("disk"), MemoryError())
-    saver.save_for_sure(Progress(step=9))
+    save(saver, surely=True, step=9)
     assert checkpoints.saved == [(9, 0.0)]
     saver, checkpoints, *_ = make(*[OSError("disk")] * 5)
     with pytest.raises(SaveFailed):
-        saver.save_for_sure(Progress(step=9))
+        save(saver, surely=True, step=9)
     assert checkpoints.saved == []
 
 
@@ -143,7 +149,7 @@ def test_the_last_save_is_tried_until_it_is_durable_or_hopeless(make):
 def test_what_no_later_save_could_mend_ends_the_run(make, error):
     saver, checkpoints, *_ = make(error)
     checkpoints.go.clear()
-    saver.save(Progress(step=1))
+    save(saver, step=1)
     saver.poll()
     checkpoints.go.set()
     with pytest.raises(type(error)):
@@ -155,29 +161,29 @@ def test_what_no_later_save_could_mend_ends_the_run(make, error):
 def test_a_save_of_the_best_step_that_failed_is_made_up_for_before_a_later_one(make):
     saver, checkpoints, state, *_ = make(OSError("disk"), OSError("disk"))
     state.value = 4.0
-    saver.save(Progress(step=4, best_step=4))
+    save(saver, step=4, best_step=4)
     state.value = 6.0
-    saver.save(Progress(step=6, best_step=4))  # It fails again: the copy of step 4 stays.
+    save(saver, step=6, best_step=4)  # It fails again: the copy of step 4 stays.
     state.value = 8.0
-    saver.save(Progress(step=8, best_step=4))
+    save(saver, step=8, best_step=4)
     saver.settle()
     assert checkpoints.saved == [(4, 4.0), (8, 8.0)]
 
 
 def test_a_step_that_is_the_best_no_more_is_not_made_up_for(make):
     saver, checkpoints, state, *_ = make(OSError("disk"))
-    saver.save(Progress(step=4, best_step=4))
+    save(saver, step=4, best_step=4)
     state.value = 6.0
-    saver.save_for_sure(Progress(step=6, best_step=6))
+    save(saver, surely=True, step=6, best_step=6)
     assert checkpoints.saved == [(6, 6.0)]
 
 
 def test_the_last_save_makes_up_for_the_best_one_or_ends_the_run(make):
     saver, checkpoints, *_ = make(OSError("disk"), OSError("disk"))
-    saver.save(Progress(step=4, best_step=4))
-    saver.save_for_sure(Progress(step=9, best_step=4))
+    save(saver, step=4, best_step=4)
+    save(saver, surely=True, step=9, best_step=4)
     assert [step for step, _ in checkpoints.saved] == [4, 9]
     saver, *_ = make(*[OSError("disk")] * 5)
-    saver.save(Progress(step=4, best_step=4))
+    save(saver, step=4, best_step=4)
     with pytest.raises(SaveFailed, match="step 4 failed"):
-        saver.save_for_sure(Progress(step=9, best_step=4))
+        save(saver, surely=True, step=9, best_step=4)

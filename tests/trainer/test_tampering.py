@@ -19,7 +19,7 @@ from boceto.errors import Stopped
 from eval_jobs.__main__ import main as evaluate
 from trainer import train
 from trainer.checkpoints import Checkpoints
-from trainer.saver import Saver
+from trainer.saver import Saver, TrainState
 
 LAST = 6
 FLAGS = ["--max-steps", str(LAST), "--lease", "1"]
@@ -40,8 +40,8 @@ def _toy(job):
     job.description.begin({**job.described, "parameters": 5, "records": records, "result": None}, progress.step)
     history = runs.History(settings.run, alert=job.log.alert, confirm=job.lease.confirm)
     history.resume(progress)
-    saver = Saver(checkpoints, state, job.log, job.telemetry, 3)
-    saver.saved = progress.step
+    kept = TrainState(state, progress)
+    saver = Saver(checkpoints, kept, job.log, job.telemetry, 3)
     job.lease.heartbeat = lambda: dataclasses.replace(job.lease.before, step=progress.step, saved=saver.saved)
     with contextlib.closing(saver):
         for step in range(progress.step + 1, LAST + 1):
@@ -53,7 +53,8 @@ def _toy(job):
                 progress = dataclasses.replace(progress, history=history.head)
             progress = dataclasses.replace(progress, step=step, ledger=rolled)
             if step % 2 == 0:
-                saver.save_for_sure(progress)
+                kept.progress = progress
+                saver.save_for_sure()
             if step in stops:
                 raise Stopped("stopped")
     return _export(job, progress)

@@ -20,14 +20,14 @@ from boceto import ledger
 from boceto import run as runs
 from boceto.console import Console, run_program
 from boceto.telemetry import Telemetry
-from trainer import stop
+from trainer import report, stop
 from trainer.batches import Prefetch, step_ranges
 from trainer.checkpoints import Checkpoints
 from trainer.lease import held
 from trainer.log import Log
 from trainer.loop import Schedule, TrainingLoop
 from trainer.meter import GoodputTimer, Meter
-from trainer.report import ConsoleWriter, HistoryWriter, Report
+from trainer.report import Report
 from trainer.saver import Saver, TrainState
 from trainer.settings import Settings
 
@@ -149,10 +149,10 @@ def train(stopping, log, asked):
         batches = Prefetch(step_ranges(progress.step, schedule.last, 1, schedule.ends_execution), training_set.read, 1)
         meter = Meter(training_set, state, lambda: batches.waited, GoodputTimer())
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
-        report = Report([HistoryWriter(history), ConsoleWriter(log, schedule.last)], training_set, schedule.last)
+        reports = Report([report.history(history), report.console(log)], training_set, schedule.last)
         steps = Steps(variables, lease if asked["renews"] else None)
         validate = validation(meter, stopping, asked["term"])
-        loop = TrainingLoop(schedule, steps, batches, meter, saver, report, history, log, validate, stopping)
+        loop = TrainingLoop(schedule, steps, batches, meter, saver, reports, history, log, validate, stopping)
         with contextlib.closing(saver):
             progress = loop.run()
         chosen = loop.choose(lambda step: checkpoints.load(step)[1], lambda: variables.values)

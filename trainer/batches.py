@@ -23,7 +23,7 @@ P = TypeVar("P")
 
 
 class StepRange(NamedTuple):
-    """The steps `first` to `last` (not included), which one call of the compiled function does."""
+    """The steps `first` to `last` (not included), which one execution of the compiled function does."""
 
     first: int
     last: int
@@ -65,11 +65,11 @@ class TrainingSet:
         """The steps that use every record in each of `epochs`; the last one's rest is the next epoch's first."""
         return -(-epochs * len(self) // self.batch)
 
-    def read(self, call: StepRange) -> Batches:
-        """The batches of a call: a pure function of the seed and the steps."""
-        epochs, rows = order.rows(self.seed, call.first * self.batch, call.last * self.batch, len(self))
+    def read(self, steps: StepRange) -> Batches:
+        """Reads the batches of these steps: a pure function of the seed and the steps."""
+        epochs, rows = order.rows(self.seed, steps.first * self.batch, steps.last * self.batch, len(self))
         records = rows if self.numbers is None else self.numbers[rows]
-        shape = (call.last - call.first, self.batch)
+        shape = (steps.last - steps.first, self.batch)
         images = self.split.images(records)
         # TensorFlow keeps int32 in the host's memory, where a GPU would have to fetch it in every step.
         labels = self.split.labels[records].astype(np.int64)
@@ -81,7 +81,7 @@ class TrainingSet:
 
 
 def step_ranges(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iterator[StepRange]:
-    """Cuts the steps `first` to `last` into calls of at most `most`; a call ends after a step where `ends(step)`."""
+    """Cuts the steps `first` to `last` into ranges of at most `most`; a range ends after a step where `ends(step)`."""
     start = first
     for step in range(first, last):
         if step + 1 == last or step + 1 - start == most or ends(step):
@@ -94,20 +94,20 @@ class NoMemory(BocetoError):  # noqa: N818 - it says what there is
 
 
 class Prefetch(Generic[P]):
-    """Goes over the results of `read` for each of `calls`, in order, with `threads` reading ahead. What a thread raises
-    is raised here, in its turn.
+    """Iterates over the results of `read` for all `ranges`, in order, with `threads` reading ahead. What a thread
+    raises is raised here, in its turn.
 
     waited: seconds the loop has waited for data so far; it waits inside of `waiting()`.
     """
 
     def __init__(
         self,
-        calls: Iterable[StepRange],
+        ranges: Iterable[StepRange],
         read: Callable[[StepRange], P],
         threads: int,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._calls = iter(calls)
+        self._ranges = iter(ranges)
         self._read = read
         self._threads = threads
         self._waiting = waiting
@@ -118,36 +118,36 @@ class Prefetch(Generic[P]):
         pool = ThreadPoolExecutor(self._threads, "reader")
         try:
             while True:
-                while len(pending) < self._threads + PREFETCHED and (call := next(self._calls, None)):
-                    pending.append((call, self._begin(pool, call)))
+                while len(pending) < self._threads + PREFETCHED and (steps := next(self._ranges, None)):
+                    pending.append((steps, self._begin(pool, steps)))
                 if not pending:
                     return
-                call, future = pending.popleft()
+                steps, future = pending.popleft()
                 start = time.monotonic()
                 with self._waiting():
-                    result = self._end(call, future)
+                    result = self._end(steps, future)
                 self.waited += time.monotonic() - start
                 alive()
-                yield call, result
+                yield steps, result
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _begin(self, pool: ThreadPoolExecutor, call: StepRange) -> Future[P]:
+    def _begin(self, pool: ThreadPoolExecutor, steps: StepRange) -> Future[P]:
         try:
-            return pool.submit(self._read, call)
+            return pool.submit(self._read, steps)
         except RuntimeError as error:  # No thread can be started.
-            raise self._too_little(call) from error
+            raise self._too_little(steps) from error
 
-    def _end(self, call: StepRange, future: Future[P]) -> P:
+    def _end(self, steps: StepRange, future: Future[P]) -> P:
         try:
             return future.result()
         except MemoryError as error:
-            raise self._too_little(call) from error
+            raise self._too_little(steps) from error
 
-    def _too_little(self, call: StepRange) -> NoMemory:
+    def _too_little(self, steps: StepRange) -> NoMemory:
         return NoMemory(
-            f"fault: too little memory to read the records of step {call.first + 1} with {self._threads} threads; give "
-            "it more, or run the same command again with fewer --readers or --steps-per-execution"
+            f"fault: too little memory to read the records of step {steps.first + 1} with {self._threads} threads; "
+            "give it more, or run the same command again with fewer --readers or --steps-per-execution"
         )
 
 

@@ -19,7 +19,7 @@ from boceto.errors import BocetoError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
-from trainer import augment, cluster, devices, environment, export, layers, losses, nets
+from trainer import augment, cluster, devices, environment, export, layers, losses, nets, report
 from trainer import state as states
 from trainer.batches import Batches, Prefetch, StepRange, TrainingSet, ValidationSet, divide, step_ranges
 from trainer.checkpoints import Checkpoints, check_fits
@@ -29,7 +29,7 @@ from trainer.log import Log
 from trainer.loop import ExportChoice, Schedule, TrainingLoop
 from trainer.meter import GoodputTimer, Meter, goodput
 from trainer.nets import Spec
-from trainer.report import ConsoleWriter, CurvesWriter, HistoryWriter, PrometheusWriter, Report, SummaryWriter, Writer
+from trainer.report import Report, Summary
 from trainer.saver import Saver, TrainState
 from trainer.settings import Settings, check_groups, check_last
 from trainer.steps import Placed, Steps
@@ -91,17 +91,24 @@ def run(job: TrainingJob) -> dict[str, Any]:
     job.lease.heartbeat = lambda: Heartbeat(
         meter.progress.step, job.timer.seconds(), job.lease.before.sessions + 1, saver.saved
     )
-    summary = SummaryWriter()
-    report = Report([*_writers(job, schedule, history, progress), summary], training_set, schedule.last)
-    report.stands(progress.step)
+    summary = Summary()
+    writers: list[report.Writer] = [
+        report.history(history),
+        report.curves(_curves(job, progress)),
+        report.Metrics(job.telemetry, devices.memory),
+        report.console(job.log),
+        summary,
+    ]
+    reports = Report(writers, training_set, schedule.last)
+    reports.begun(progress.step)
     validation = functools.partial(validate, steps, validation_set, settings, job.stop) if validation_set else None
-    loop = TrainingLoop(schedule, steps, batches, meter, saver, report, history, job.log, validation, job.stop)
+    loop = TrainingLoop(schedule, steps, batches, meter, saver, reports, history, job.log, validation, job.stop)
     annotations = lambda: _annotations(job, summary.text, saver.saved)  # noqa: E731 - reads better than a def
     with cluster.telling(environment.pod(), annotations, job.log.alert):
         with contextlib.closing(saver):
             progress = loop.run()
         chosen = loop.choose(lambda step: checkpoints.load(step)[1], variables.arrays)
-        report.finished(progress, chosen.step, chosen.accuracy)
+        reports.finished(progress, chosen.step, chosen.accuracy)
     job.timer.begin("saving")
     job.lease.confirm()
     return _export(job, chosen, progress)
@@ -255,17 +262,10 @@ def _describe(
     return history
 
 
-def _writers(job: TrainingJob, schedule: Schedule, history: runs.History, progress: Progress) -> list[Writer]:
-    """Returns what the reports go to."""
-    settings, alert = job.settings, job.log.alert
-    hyperparameters = settings.hyperparameters
-    curves = TensorBoard(settings.run, progress, alert, hyperparameters=hyperparameters, wanted=settings.tensorboard)
-    return [
-        HistoryWriter(history),
-        CurvesWriter(curves),
-        PrometheusWriter(job.telemetry, devices.memory),
-        ConsoleWriter(job.log, schedule.last),
-    ]
+def _curves(job: TrainingJob, progress: Progress) -> TensorBoard:
+    settings = job.settings
+    hyperparameters, wanted = settings.hyperparameters, settings.tensorboard
+    return TensorBoard(settings.run, progress, job.log.alert, hyperparameters=hyperparameters, wanted=wanted)
 
 
 class ExportFailed(BocetoError):  # noqa: N818 - it says what happened

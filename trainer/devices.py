@@ -67,10 +67,10 @@ def said(error: tf.errors.OpError) -> str:
 
 @contextlib.contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Says of `what` that it is too large where the block needs more memory than the devices have.
+    """Turns a lack of device memory in the block into an error that names `what`.
 
     Raises:
-        SettingsError: it does.
+        SettingsError: the devices have too little memory.
     """
     try:
         yield

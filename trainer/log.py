@@ -1,4 +1,4 @@
-"""What a person, or a program that collects logs, reads while a run goes on."""
+"""The log of a run, for people and for programs that collect logs."""
 
 import datetime as dt
 import json
@@ -17,21 +17,21 @@ class Log:
         self._waits = ""
 
     def line(self, text: str, **fields: Any) -> None:
-        """Something that happened; `fields` go with it where the log is JSON."""
+        """Logs an event. `fields` are logged with it where the log is JSON."""
         self._write("info", text, fields)
 
     def alert(self, text: str, **fields: Any) -> None:
-        """Something that is not as it should be."""
+        """Logs a warning."""
         self._write("warning", text, fields)
 
     def progress(self, text: str) -> None:
-        """How far things are, for people only."""
+        """Shows the progress line, for people only."""
         alive()
         if not self._json:
             self._console.progress(text)
 
     def waits(self, text: str) -> None:
-        """What the run waits for: the progress line, and for programs a line where it changes."""
+        """Logs what the run waits for: in the progress line, and for programs as a line whenever it changes."""
         alive()
         if self._json and text != self._waits:
             self._write("info", text, {})
@@ -39,7 +39,7 @@ class Log:
         self.progress(text)
 
     def point(self, text: str, **fields: Any) -> None:
-        """A log point: JSON always, people have the progress line."""
+        """Logs a log point where the log is JSON; people have the progress line."""
         if self._json:
             self._write("info", text, fields)
 

@@ -1,4 +1,4 @@
-"""Keeps count of a run: losses and correct answers as they arrive from the devices, and where the time goes."""
+"""Measures a run: losses and correct answers as they arrive from the devices, and the wall time by activity."""
 
 import collections
 import contextlib
@@ -18,14 +18,17 @@ from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
 from trainer.saver import TrainState
 
-# Calls whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
+# Executions whose scalars may still be under way: fetching at once would make a GPU wait for the loop.
 UNDER_WAY = 2
 # Steps in a row without finite gradients. A loss scale is halved at each, so that far fewer help where anything helps.
 MOST_SKIPPED = 40
 
 
 class GoodputTimer:
-    """Begins at `starting`, with the process where that is a program of its own. Any thread may ask, one spends."""
+    """Measures the wall time of a run, over all of its sessions, by activity. The first activity is `starting`.
+
+    One thread switches between activities; any thread may read the seconds.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:
         self._clock = clock
@@ -35,8 +38,9 @@ class GoodputTimer:
         self._mark = clock() if began is None else began
 
     def restore(self, saved: Mapping[str, float], last: Mapping[str, float], *, redone: bool) -> None:
-        """Adds the sessions before: their seconds as they were `saved` with the checkpoint, and as they were `last`
-        heard of. What came after the checkpoint is lost where its steps are `redone`.
+        """Adds the sessions before: the seconds `saved` with the checkpoint, and those of the `last` heartbeat.
+
+        The time after the checkpoint counts as lost where its steps are `redone`.
         """
         whole = last if last and not redone else saved
         lost = max(0.0, sum(last.values()) - sum(saved.values())) if redone else 0.0
@@ -46,7 +50,7 @@ class GoodputTimer:
             self._seconds["lost"] += lost
 
     def begin(self, activity: str) -> str:
-        """From now on the time belongs to `activity`; returns the one before."""
+        """Switches to `activity`; returns the activity before."""
         with self._lock:
             now = self._clock()
             self._seconds[self._activity] += now - self._mark
@@ -55,7 +59,7 @@ class GoodputTimer:
 
     @contextlib.contextmanager
     def spending(self, activity: str) -> Iterator[None]:
-        """The time of the block belongs to `activity`."""
+        """Measures the block as `activity`."""
         before = self.begin(activity)
         try:
             yield
@@ -63,7 +67,7 @@ class GoodputTimer:
             self.begin(before)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by activity, up to now; their sum is the wall time of all sessions."""
+        """Returns the seconds by activity, up to now; their sum is the wall time of all sessions."""
         with self._lock:
             running = self._clock() - self._mark
             return {name: spent + running * (name == self._activity) for name, spent in self._seconds.items()}
@@ -128,7 +132,7 @@ class Meter:
         self._mark, self._waited_before = self._clock(), self._waited()
 
     def add(self, call: StepRange, scalars: Any, digests: Sequence[bytes]) -> None:
-        """Takes a call's float32[K, 3] (loss, correct answers, gradients' norm), perhaps not computed yet, and
+        """Takes an execution's float32[K, 3] (loss, correct answers, gradients' norm), perhaps not computed yet, and
         the K digests of its records' keys.
         """
         self._pending.append((call, scalars, digests))
@@ -143,7 +147,7 @@ class Meter:
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands after the last call that has settled."""
+        """The progress after the last execution whose scalars have arrived."""
         return self._state.progress
 
     @property
@@ -152,7 +156,7 @@ class Meter:
         return self._timer.seconds()
 
     def settle(self) -> Progress:
-        """Waits for all that is under way; the progress is then that of the last call.
+        """Waits for all that is under way; the progress is then that of the last execution.
 
         Raises:
             NotFinite: a loss is not finite.
@@ -193,7 +197,7 @@ class Meter:
 
     @contextlib.contextmanager
     def aside(self, activity: str) -> Iterator[None]:
-        """The time of this block is no part of the steps': it belongs to `activity`."""
+        """Measures the block as `activity`, apart from the time of the steps."""
         self.settle()
         start = self._clock()
         try:
@@ -203,7 +207,7 @@ class Meter:
             self._saving += self._clock() - start
 
     def peek(self) -> Window | None:
-        """The window so far, without what is under way; None where no step was done in it."""
+        """Returns the window so far, without what is under way; None where it has no step."""
         sums = self._state.progress.window
         if not sums.steps:
             return None
@@ -216,7 +220,7 @@ class Meter:
         return Window(steps, steps * batch, timed, sums.loss / sums.steps, accuracy, sums.norm, seconds)
 
     def window(self) -> Window | None:
-        """Closes the window; None where no step was done in it."""
+        """Closes the window and returns it; None where it has no step."""
         self.settle()
         window = self.peek()
         if window:
@@ -232,5 +236,5 @@ class Meter:
         return self._images / max(1e-9, self._seconds)
 
     def update(self, **values: Any) -> None:
-        """Changes the progress, with what validation found."""
+        """Changes fields of the progress."""
         self._state.progress = dataclasses.replace(self._state.progress, **values)

@@ -16,12 +16,12 @@ from boceto.tensors import Arrays
 from trainer.checkpoints import Checkpoints, Damaged
 from trainer.log import Log
 
-# What may go better the next time: a full disk may be cleared, a storage may answer again.
+# Errors that may pass: a full disk may be cleared, a storage may answer again.
 PASSING = (OSError, MemoryError, storage.Unavailable, storage.Changed, Damaged)
 
 
 def reason(error: BaseException) -> str:
-    """Which of `telemetry.SAVE_RESULTS` a failed save is."""
+    """Returns the reason of a failed save, one of `telemetry.SAVE_RESULTS`."""
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "disk_full"
     kinds = {Damaged: "damaged", MemoryError: "memory"}
@@ -142,16 +142,16 @@ class Saver:
         return True
 
     def poll(self) -> None:
-        """Looks whether the save under way has ended; raises as `save` does."""
+        """Checks whether the save under way has ended; raises as `save` does."""
         if self._under_way and self._under_way[1].done():
             self.settle()
 
     def close(self) -> None:
-        """Waits for the save under way, whatever becomes of it."""
+        """Waits for the end of the save under way."""
         self._pool.shutdown(wait=True)
 
     def _made_up(self, progress: Progress) -> bool:
-        """Whether no save of the best step of `progress` is missing, after another try where one was."""
+        """Returns whether the best step of `progress` is saved; a save of it that failed is tried again first."""
         if self._missed is None or self._missed.step != progress.best_step:
             return True
         self._begin(self._missed)

@@ -1,4 +1,4 @@
-"""One `boceto train`, as far as it needs no TensorFlow: is the run finished, what is it, what came of it."""
+"""One `boceto train`, as far as it needs no TensorFlow: checks, the lease on the run, `run.json`."""
 
 import contextlib
 import dataclasses
@@ -26,10 +26,10 @@ PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 
 def run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer) -> Mapping[str, Any]:
-    """Does what is left of the run; returns its result.
+    """Does the rest of the run; returns its result.
 
     Raises:
-        BocetoError: as it says.
+        BocetoError: the message says what is wrong and what to do.
     """
     check_groups(settings.batch_size, settings.groups or settings.replicas or 1, settings.replicas or 1)
     with serving("train", settings.metrics_port, settings.metrics_linger, stop.wait) as telemetry:
@@ -40,7 +40,9 @@ def run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer) -> Mappin
 def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetry: Telemetry) -> Mapping[str, Any]:
     with stop.at_once():
         waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
-        data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _teller(log, stop)))
+        data = dataset.load(
+            settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _staging_progress(log, stop))
+        )
         check_patience(settings, data.manifest)
         storage.check_lasting(settings.run, "train.run")
         before = runs.read(settings.run)
@@ -66,50 +68,50 @@ def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetr
             )
         except Stopped:
             with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
-                _account(description, lease, timer)
+                _write_goodput(description, lease, timer)
             raise
         except NotFinite:
             telemetry.add(NOT_FINITE)
             raise
         finally:
             _keep_metrics(settings.run, lease, telemetry)
-        _account(description, lease, timer, result=result)
+        _write_goodput(description, lease, timer, result=result)
     return result
 
 
-def _account(description: runs.Description, lease: Lease, timer: GoodputTimer, **more: Any) -> None:
-    """Adds to `run.json` where the time went, over all sessions so far."""
+def _write_goodput(description: runs.Description, lease: Lease, timer: GoodputTimer, **more: Any) -> None:
+    """Writes the seconds by activity, over all sessions so far, to `run.json`."""
     lease.confirm()
     seconds = {activity: round(spent, 3) for activity, spent in timer.seconds().items()}
     description.add(seconds=seconds, goodput=round(goodput(seconds), 4), **more)
 
 
 def _keep_metrics(run: str, lease: Lease, telemetry: Telemetry) -> None:
-    """The last values, beside the run. No run fails for them."""
+    """Writes the last metrics beside the run. A failure is ignored."""
     if text := telemetry.text():
         with contextlib.suppress(BocetoError, OSError):
             lease.confirm()
             storage.write_bytes(storage.join(run, runs.METRICS), text)
 
 
-def _teller(log: Log, stop: Stop) -> Callable[[str], None]:
-    """Shows how far the staging of the data is, and ends it where that is asked for."""
+def _staging_progress(log: Log, stop: Stop) -> Callable[[str], None]:
+    """Returns a function that shows the progress of the staging, and ends it where a stop is requested."""
 
-    def tell(text: str) -> None:
+    def show(text: str) -> None:
         if stop.requested:
             raise Stopped("stopped before the first step, what was copied is kept; run the same command again")
         log.progress(text)
 
-    return tell
+    return show
 
 
 def _finished(
     settings: Settings, data: DataSet, before: Mapping[str, Any] | None, log: Log
 ) -> Mapping[str, Any] | None:
-    """The result of the run, where it has one for these settings and this data, and its export is whole.
+    """Returns the result of a finished run, if it has these settings and this data, and its export is whole.
 
     Raises:
-        DataError: the result is not one that these settings lead to.
+        DataError: these settings do not lead to the result.
     """
     if not before or not before.get("result") or before["data_digest"] != data.manifest.digest:
         return None
@@ -134,10 +136,10 @@ def _finished(
 
 
 def _check_result(settings: Settings, before: Mapping[str, Any]) -> None:
-    """Compares the step that a run ended at with what its settings lead to, and with its checkpoints.
+    """Compares the last step of a finished run with its settings and its checkpoints.
 
     Raises:
-        DataError: it is another.
+        DataError: the steps differ.
     """
     total = -(-settings.epochs * before["records"] // settings.batch_size)
     last, step = min(total, settings.max_steps or total), before["result"]["step"]
@@ -153,7 +155,7 @@ def _check_result(settings: Settings, before: Mapping[str, Any]) -> None:
 
 
 def describe(settings: Settings, data: DataSet) -> dict[str, Any]:
-    """What `run.json` says before there is a result."""
+    """Returns what `run.json` says before there is a result."""
     versions = {"boceto": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,7 +1,8 @@
-"""A polite end: SIGTERM or SIGINT lets the running step finish and be saved. A second one ends the program at once.
+"""Stops a run on request: after SIGTERM or SIGINT, the running step is finished and saved. A second signal ends the
+program at once.
 
-A thread of its own hears the signals: the main thread may be inside of TensorFlow for seconds, and as process 1 of a
-container nothing ends a program but itself, since the kernel keeps default actions from it.
+A thread of its own receives the signals, since the main thread may be inside of TensorFlow for seconds. As process 1 of
+a container, a program must end itself, since the kernel takes no default action for a signal to it.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ NOTHING_LOST = "stopped before its first step, nothing was lost"
 
 
 class Stop:
-    """Whether the run was asked to stop, and why."""
+    """Whether a stop of the run was requested."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -28,11 +29,11 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether a stop was requested."""
         return self._asked.is_set()
 
     def request(self) -> None:
-        """Asks it to stop."""
+        """Requests a stop."""
         self._asked.set()
         if self._tidy:
             tidying = threading.Thread(target=self._tidy, daemon=True)
@@ -41,14 +42,15 @@ class Stop:
             process.leave_at_once(NOTHING_LOST)
 
     def check(self) -> None:
-        """Raises Stopped where it was asked to stop; for where there is nothing to save."""
+        """Raises Stopped where a stop was requested; for code that has nothing to save."""
         if self.requested:
             raise Stopped(f"{NOTHING_LOST}; run the same command again")
 
     @contextlib.contextmanager
     def at_once(self, tidy: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Within the block, which may take longer than the grace and has nothing to save, a request to stop ends the
-        process, after `tidy`.
+        """Within the block, a request to stop calls `tidy` and ends the process.
+
+        The block may take longer than the grace, and has nothing to save.
         """
         self.check()
         self._tidy = tidy
@@ -59,21 +61,21 @@ class Stop:
         self.check()
 
     def pause(self, seconds: float) -> None:
-        """Waits for `seconds`; raises Stopped as soon as it was asked to stop."""
+        """Waits for `seconds`; raises Stopped as soon as a stop is requested."""
         self.wait(seconds)
         self.check()
 
     def wait(self, seconds: float) -> bool:
-        """Waits for at most `seconds`; returns whether it was asked to stop."""
+        """Waits for at most `seconds`; returns whether a stop was requested."""
         return self._asked.wait(seconds)
 
 
 @contextlib.contextmanager
-def on_signals(grace: float, say: Callable[[str], None]) -> Iterator[Stop]:
+def on_signals(grace: float, report: Callable[[str], None]) -> Iterator[Stop]:
     """A Stop that the signals set while the block runs.
 
-    `grace` seconds after the first signal, or at the second one, the process ends, whatever it is doing; `say` tells
-    why.
+    `grace` seconds after the first signal, or at the second signal, the process ends, whatever it is doing; `report`
+    gets the reason.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # Only the main thread may handle signals.
@@ -81,7 +83,7 @@ def on_signals(grace: float, say: Callable[[str], None]) -> Iterator[Stop]:
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    watcher = threading.Thread(target=_watch, args=(reading, stop, grace, say), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(reading, stop, grace, report), daemon=True)
     watcher.start()
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # First: a handler alone would swallow a signal.
     handlers = {number: signal.signal(number, lambda *_: None) for number in process.SIGNALS}
@@ -97,22 +99,22 @@ def on_signals(grace: float, say: Callable[[str], None]) -> Iterator[Stop]:
         os.close(writing)
 
 
-def _watch(signals: int, stop: Stop, grace: float, say: Callable[[str], None]) -> None:
-    overdue = threading.Timer(grace, _give_up, (grace, say))
+def _watch(signals: int, stop: Stop, grace: float, report: Callable[[str], None]) -> None:
+    overdue = threading.Timer(grace, _give_up, (grace, report))
     overdue.daemon = True
     while (number := os.read(signals, 1)[0]) != _END:
         if number not in process.SIGNALS:
             continue
         if stop.requested:
-            say("stopped at once; what was saved before stands, and the same command goes on from it")
+            report("stopped at once; what was saved before stands, and the same command goes on from it")
             os._exit(KILLED + number)
         stop.request()
         overdue.start()
     overdue.cancel()
 
 
-def _give_up(grace: float, say: Callable[[str], None]) -> None:
-    say(
+def _give_up(grace: float, report: Callable[[str], None]) -> None:
+    report(
         f"fault: not saved within train.grace = {grace:g} s of the signal; what was saved before stands, and the same "
         "command goes on from it; give it more time, or save more often with --save-every"
     )

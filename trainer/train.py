@@ -1,4 +1,4 @@
-"""Puts the parts of a run together: data, net, state, checkpoint, loop, artefact."""
+"""Sets up a run (data, net, state, reports), trains it, and exports it."""
 
 import contextlib
 import dataclasses
@@ -40,7 +40,7 @@ Restored = tuple[Commit, Arrays]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a run is made of. described: what `run.json` is to say at first. The lease on the run is held."""
+    """What the set-up of a run needs. described: the first content of `run.json`. The lease on the run is held."""
 
     settings: Settings
     data: DataSet
@@ -57,7 +57,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     """Trains what is left to train and exports; returns the result.
 
     Raises:
-        BocetoError: as it says.
+        BocetoError: the message says what is wrong and what to do.
     """
     training_set, validation_set = _records(job)
     with job.timer.spending("restoring"), job.stop.at_once(job.lease.release):
@@ -143,7 +143,7 @@ def _annotations(job: TrainingJob, summary: str, saved: int) -> dict[str, str]:
 
 
 def spec(settings: Settings, manifest: Manifest) -> Spec:
-    """The net that the settings and the data ask for."""
+    """Returns the description of the net for the settings and the data."""
     return Spec(
         classes=len(manifest.classes),
         height=manifest.height,
@@ -157,7 +157,7 @@ def spec(settings: Settings, manifest: Manifest) -> Spec:
 
 
 def parameters(model: keras.Model) -> int:
-    """How many trainable parameters a net has."""
+    """Returns the number of trainable parameters of a net."""
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
@@ -275,7 +275,7 @@ class ExportFailed(BocetoError):  # noqa: N818 - it says what happened
 def _export(job: TrainingJob, chosen: ExportChoice, progress: Progress) -> dict[str, Any]:
     """Writes the artefact of what was chosen; returns the result of the run."""
     settings, manifest = job.settings, job.data.manifest
-    # The artefact computes in float32 on any device, whatever the layers were trained in.
+    # The artefact computes in float32 on any device, whatever the precision of the training was.
     served = dataclasses.replace(spec(settings, job.data.manifest), precision="float32", dropout=0.0)
     model = nets.build(settings.net, served)
     description = {

@@ -252,7 +252,7 @@ def test_a_run_that_ends_by_patience_waits_for_its_last_checkpoint(make_run, mon
     [
         (
             "--embedding",
-            "a net of train.width = 0.0625 and train.embedding = 1000000000000 does not fit into the devices'",
+            "a net of train.width_multiplier = 0.0625 and train.embedding = 1000000000000 does not fit into",
         ),
         ("--batch-size", "train.batch_size = 1000000000000 is too large; use at most 1048576"),
     ],

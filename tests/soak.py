@@ -23,13 +23,6 @@ _TRAIN = (sys.executable, "-m", "boceto", "train")
 _LOOK = 0.005
 
 
-def last_of(run):
-    """-> (ledger, arrays as bytes) of the newest checkpoint."""
-    step = max(checkpoint.files(str(run)))
-    commit, arrays = checkpoint.load(str(run), step)
-    return step, commit.progress.ledger, {name: array.tobytes() for name, array in arrays.items()}
-
-
 def points(folder):
     """(split/tag, step) of every point in a folder, in order; TensorFlow reads them, which fails at any damage."""
     import tensorflow as tf
@@ -44,8 +37,9 @@ def points(folder):
 
 def differences(whole, run):
     """What differs between what two runs have ended with, in words."""
-    found = sameness.compare_told(str(whole), str(run))[1]
-    if last_of(whole) != last_of(run):
+    steps = [max(checkpoint.files(str(each))) for each in (whole, run)]
+    found = sameness.compare(str(whole), str(run), steps[0])[1]
+    if steps[0] != steps[1]:
         found.append("the last checkpoint")
     if sorted(points(whole / "tensorboard")) != sorted(points(run / "tensorboard")):
         found.append("TensorBoard's points")

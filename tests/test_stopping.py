@@ -41,7 +41,7 @@ PHASES = {
     ("submit", "stops"): ("stop first", "PATCH"),
     ("submit", "replaces"): ("run --replace --program train", "DELETE"),
     ("demo", "workers of prepare"): ("--output OUT", "file data/_work/read-*.json"),
-    ("verify-resume", "a training begins"): ("--data DATA --batch-size 4 --work OUT", "line in peace, then"),
+    ("verify-resume", "a training begins"): ("--data DATA --batch-size 4 --work OUT", "line undisturbed, then"),
     ("verify-resume", "a training"): ("--data DATA --batch-size 4 --work OUT", "file reference/lease.json"),
 }
 HAS_CHILDREN = [

@@ -1,100 +1,110 @@
-"""What a training takes: the arrays of its state, and estimates of its memory and of its place on a disk."""
+"""Measures what a training takes: a child process trains one call of the compiled function, saves and exports."""
 
-from dataclasses import dataclass
+import dataclasses
+import signal
+import subprocess
+import tempfile
+import threading
+from typing import NamedTuple
 
-import keras
-import numpy as np
-import tensorflow as tf
-
+from boceto import artefact, checkpoint, storage
 from boceto.dataset import Manifest
+from boceto.errors import SettingsError
+from boceto.settings import to_flags
 from boceto.tensors import Arrays
-from trainer import devices, losses, nets
-from trainer import state as states
-from trainer.nets import Spec
+from trainer import kills, limits
+from trainer.batches import AHEAD
+from trainer.limits import Memory, size
 from trainer.settings import Settings
 
-# Measured on CPU (docs/benchmarks.md): what a training holds that has next to no net, how often it holds what each
-# layer gives, and how often the weights that are exported. On GPUs, the first is a guess at CUDA's own libraries.
-BASE_BYTES = 800_000_000
-GPU_BASE_BYTES = 1_000_000_000
-PASSES = 1.1
-EXPORTS = 7
+REMEDY = "use a smaller --batch-size or --steps-per-execution"
+_LOOK_SECONDS = 0.02
+_LOOKS_A_GPU_LOOK = 10  # The free memory of GPUs is read by another program.
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """What a training with `settings` takes. arrays: its state as it is saved. outputs: bytes that all layers give for
-    one record.
+class Footprint(NamedTuple):
+    """What a training takes. arrays: its state as it is saved. In bytes: exported, of the artefact; host, the highest
+    memory of the process with the batches that are read ahead; gpu, the highest memory of the fullest GPU, 0 for none.
     """
 
-    settings: Settings
-    manifest: Manifest
-    replicas: int
     arrays: Arrays
-    outputs: int
+    exported: int
+    host: int
+    gpu: int
 
     @property
     def checkpoint(self) -> int:
         """Bytes of a checkpoint."""
         return sum(array.nbytes for array in self.arrays.values())
 
-    @property
-    def served(self) -> int:
-        """Bytes of the artefact's arrays."""
-        return sum(array.nbytes for array in states.export_weights(self.arrays).values())
-
-    @property
-    def device(self) -> int:
-        """Bytes that one replica takes on its device: the state, gradients, and what the layers give."""
-        records = -(-self.settings.batch_size // self.replicas)
-        return self.checkpoint + self.served + round(PASSES * self.outputs * records)
-
-    @property
-    def ahead(self) -> int:
-        """Bytes of the batches that are read ahead."""
-        calls = self.settings.readers + 2
-        return (
-            calls
-            * self.settings.steps_per_execution
-            * self.settings.batch_size
-            * self.manifest.height
-            * self.manifest.width
-        )
-
-    @property
-    def gpu(self) -> int:
-        """Bytes of one GPU's memory."""
-        return GPU_BASE_BYTES + self.device
-
-    def host(self, *, gpu: bool) -> int:
-        """Bytes of this machine's memory: the copy that is saved from, the export, and without GPUs the replicas."""
-        own = BASE_BYTES + self.checkpoint + EXPORTS * self.served + self.ahead
-        return own + (0 if gpu else self.replicas * self.device)
-
-    def disk(self, steps: int) -> int:
+    def disk(self, settings: Settings, steps: int) -> int:
         """Bytes of a run of so many steps: checkpoints that stay, the best, one being written, and two artefacts."""
-        settings = self.settings
         saves = settings.epochs + (steps // settings.save_every if settings.save_every else 0)
         every = steps // settings.keep_every if settings.keep_every else 0
-        return (min(settings.keep + every, saves) + 2) * self.checkpoint + 2 * self.served
+        return (min(settings.keep + every, saves) + 2) * self.checkpoint + 2 * self.exported
 
 
-def measure(settings: Settings, manifest: Manifest, spec: Spec, replicas: int) -> Footprint:
-    """Builds the net and its state once, on the CPU.
+class _Watch:
+    """Reads the memory of a child in a thread, and kills a child that takes more than `most` bytes of it."""
+
+    def __init__(self, most: int | None, gpus: list[int]) -> None:
+        self._most = most
+        self._gpus = gpus
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.host = self.gpu = 0
+
+    def begin(self, child: subprocess.Popen[str]) -> None:
+        self._thread = threading.Thread(target=self._look, args=(child,))
+        self._thread.start()
+
+    def end(self) -> None:
+        self._done.set()
+        if self._thread:
+            self._thread.join()
+
+    def _look(self, child: subprocess.Popen[str]) -> None:
+        looks = 0
+        while not self._done.wait(_LOOK_SECONDS):
+            self.host = max(self.host, limits.peak(child.pid))
+            if self._most is not None and self.host > self._most and child.poll() is None:
+                child.kill()
+            if self._gpus and looks % _LOOKS_A_GPU_LOOK == 0:
+                taken = [before - now for before, now in zip(self._gpus, limits.gpu_memory(), strict=False)]
+                self.gpu = max(self.gpu, *taken)
+            looks += 1
+
+
+def measure(settings: Settings, manifest: Manifest, free: Memory | None, *, gpu: bool) -> Footprint:
+    """Trains one call in a child process that may take `free`, in a temporary run folder.
 
     Raises:
-        SettingsError: not even that fits into the memory.
+        SettingsError: there is too little memory.
+        ChildFailed: the training failed for another reason.
     """
-    with devices.fitting_net(settings), tf.device("CPU:0"):
-        model = nets.build(settings.net, spec)
-        loss = losses.find(settings.loss, settings.loss_options, spec)
-        state = states.create(tf.distribute.get_strategy(), model, settings, loss.weights)
-        return Footprint(settings, manifest, replicas, state.arrays(), _outputs(model))
-
-
-def _outputs(model: keras.Model) -> int:
-    return sum(_bytes(layer.output) for layer in model.layers if hasattr(layer, "output"))
-
-
-def _bytes(tensor: keras.KerasTensor) -> int:
-    return int(np.prod(tensor.shape[1:])) * tf.as_dtype(tensor.dtype).size
+    watch = _Watch(free.free if free else None, limits.gpu_memory() if gpu else [])
+    with tempfile.TemporaryDirectory(prefix="boceto-preflight-") as run:
+        trial = dataclasses.replace(
+            settings,
+            run=run,
+            max_steps=settings.steps_per_execution,
+            validate_every=0,
+            patience=0,
+            verify=False,
+            log_format="json",
+            metrics_port=0,
+            metrics_linger=0.0,
+            tensorboard=False,
+        )
+        try:
+            session = kills.run([*kills.COMMAND, *to_flags(trial)], begun=watch.begin)
+        finally:
+            watch.end()
+        if session.status == -signal.SIGKILL:
+            there = f", {size(free.free)} free of {free.of}" if free else ""
+            raise SettingsError(f"over {size(watch.host)} needed{there}; {REMEDY}, or more memory")
+        kills.done(session)
+        _, arrays = checkpoint.load(run, max(checkpoint.files(run)))
+        exported = sum(entry.size for entry in storage.list_files(storage.join(run, artefact.FOLDER)))
+    ahead = (settings.readers + AHEAD) * settings.steps_per_execution * settings.batch_size
+    return Footprint(arrays, exported, watch.host + ahead * manifest.height * manifest.width, watch.gpu)

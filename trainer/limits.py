@@ -1,37 +1,31 @@
-"""How much memory a new process may take here. In a container its own limit counts, not what the host has.
+"""How much memory a process may take here, and takes. In a container its own limit counts, not the host's.
 
-Sources: proc_meminfo(5); the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+Sources: proc_meminfo(5) and proc_pid_status(5); the kernel's Documentation/admin-guide/cgroup-v2.rst and
+cgroup-v1/memory.rst.
 """
 
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from boceto import storage
 
 PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
+_GB = 10**9
 _UNLIMITED = 1 << 60  # Version 1 says "no limit" with the largest number of whole pages.
 _NVIDIA = ("--query-gpu=memory.free", "--format=csv,noheader,nounits")
+# The files of a limit and of what is used, and in memory.stat the page cache that the group would give up.
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
 
 
 class Memory(NamedTuple):
-    """Bytes that may still be taken, and who says so."""
+    """Bytes that may still be taken, and of what."""
 
     free: int
     of: str
-
-
-class _Names(NamedTuple):
-    """What a version of cgroups calls its files, and in the last one the page cache that it would give up."""
-
-    limit: str
-    usage: str
-    cache: str
-
-
-_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = _Names("memory.max", "memory.current", "inactive_file")
 
 
 def memory(proc: str = PROC, cgroups: str = CGROUPS) -> Memory | None:
@@ -39,7 +33,14 @@ def memory(proc: str = PROC, cgroups: str = CGROUPS) -> Memory | None:
 
     None where nothing says (no Linux).
     """
-    return min([*_machine(proc), *_groups(proc, cgroups)], default=None)
+    machine = _table(f"{proc}/meminfo").get("MemAvailable:")
+    found = [Memory(int(machine) * 1024, "this machine")] if machine else []
+    return min([*found, *_groups(proc, cgroups)], default=None)
+
+
+def peak(process: int) -> int:
+    """The highest resident memory of a process so far, in bytes; 0 where nothing says."""
+    return int(_table(f"{PROC}/{process}/status").get("VmHWM:", "0")) * 1024
 
 
 def gpu_memory() -> list[int]:
@@ -52,39 +53,36 @@ def gpu_memory() -> list[int]:
     return [int(line) << 20 for line in lines if line.isdecimal()]
 
 
-def _machine(proc: str) -> Iterator[Memory]:
-    for line in _lines(f"{proc}/meminfo"):
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            yield Memory(int(value.split()[0]) * 1024, "this machine")
+def size(count: int) -> str:
+    """Bytes, for people."""
+    return f"{count / _GB:,.1f} GB" if count >= _GB else f"{count / 1e6:,.1f} MB"
 
 
 def _groups(proc: str, cgroups: str) -> Iterator[Memory]:
+    """The limits of the process's groups and of all above them. In a container the path may be the host's: folders that
+    do not exist are passed over.
+    """
     for line in _lines(f"{proc}/self/cgroup"):
         _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield from _up(cgroups, path, _V2)
-        elif "memory" in controllers.split(","):
-            yield from _up(f"{cgroups}/memory", path, _V1)
-
-
-def _up(top: str, path: str, names: _Names) -> Iterator[Memory]:
-    """The limits of a group and of all above it. Inside of a container the path may be the host's: what is not there
-    is passed over.
-    """
-    parts = [part for part in path.split("/") if part not in {"", ".."}]
-    for depth in range(len(parts), -1, -1):
-        folder = "/".join([top, *parts[:depth]])
-        limit, usage = _number(f"{folder}/{names.limit}"), _number(f"{folder}/{names.usage}")
-        if limit is not None and usage is not None and limit < _UNLIMITED:
-            cache = dict(line.split() for line in _lines(f"{folder}/memory.stat")).get(names.cache, "0")
-            yield Memory(max(0, limit - usage + int(cache)), f"the container's limit of {limit / 1e9:,.1f} GB")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, (limit_file, usage_file, cache_name) = (f"{cgroups}/memory", _V1) if controllers else (cgroups, _V2)
+        group = PurePosixPath("/", *(part for part in path.split("/") if part != ".."))
+        for folder in (f"{top}{each}" for each in (group, *group.parents)):
+            limit, usage = (_number(f"{folder}/{name}") for name in (limit_file, usage_file))
+            if limit is not None and usage is not None and limit < _UNLIMITED:
+                cache = int(_table(f"{folder}/memory.stat").get(cache_name, "0"))
+                yield Memory(max(0, limit - usage + cache), f"the container's limit of {limit / _GB:,.1f} GB")
 
 
 def _number(path: str) -> int | None:
-    """The number in a file; None where there is none, or no file."""
     lines = _lines(path)
     return int(lines[0]) if lines and lines[0].isdecimal() else None
+
+
+def _table(path: str) -> dict[str, str]:
+    """The first two words of each line."""
+    return dict(words[:2] for words in map(str.split, _lines(path)) if len(words) > 1)
 
 
 def _lines(path: str) -> list[str]:

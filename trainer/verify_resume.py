@@ -1,15 +1,13 @@
-"""`boceto verify-resume`: trains one run in peace and one that is killed, and compares them to the bit."""
+"""`boceto verify-resume`: trains an undisturbed run and a killed run, and compares them to the bit."""
 
 import contextlib
 import dataclasses
-import math
 import secrets
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from boceto import checkpoint, dataset, storage
 from boceto.console import Console, clock_time, run_check, table
@@ -17,15 +15,14 @@ from boceto.errors import BocetoError, SettingsError
 from boceto.settings import fixed, option, parse, to_flags
 from trainer import kills, sameness
 from trainer import settings as training
-from trainer.kills import Child, Kill, Pace, Session
+from trainer.kills import Kill, Session
 
 DESCRIPTION = (
     "Trains a short run, and the same run killed with SIGKILL at random moments, in processes of their own; compares "
     "weights, statistics, optimiser, EMA, progress, ledger, history and export of the two to the bit. Exit code "
-    "0: equal, 1: not. "
+    "0: equal, 1: not equal or a fault, 2: nothing was shown, other settings are needed. "
     "The settings are those of `boceto train`, small, with what is random or remembered switched on."
 )
-COMMAND = (sys.executable, "-m", "boceto", "train")
 _DIGITS = 3  # Of a number of replicas.
 REFERENCE, KILLED = "reference", "killed"
 _OF_TRAINING = {field.name for field in dataclasses.fields(training.Settings)}
@@ -38,7 +35,7 @@ class Settings(training.Settings):
     run: str = fixed("")
     kills: int = option(3, help="how often the second run is killed", at_least=1, at_most=1000)
     seed_of_kills: int | None = option(
-        None, help="seed of the moments of the kills; none: a new one each time, told", at_least=0
+        None, help="seed of the moments of the kills; none: a new one each time, which is printed", at_least=0
     )
     work: str = option("", help="empty folder for the two runs, a path or gs://; empty: one of the system's own")
     keep_work: bool = option(False, help="keep the two runs where they are equal too")
@@ -55,7 +52,7 @@ class Settings(training.Settings):
     )
     readers: int = option(2, help="threads that read and decode", at_least=1, at_most=256)
     replicas: str = option(  # type: ignore[assignment]  # A number a session.
-        "0", help="replicas of the sessions in turn, as 4,2,1, the run in peace with the first; 0: as in a training"
+        "0", help="replicas of the sessions in turn, as 4,2,1, the undisturbed run with the first; 0: as in a training"
     )
     epochs: int = fixed(1)
     max_steps: int = fixed(0)
@@ -92,21 +89,12 @@ class NotEqual(BocetoError):  # noqa: N818 - it is what was found
     """The two runs differ."""
 
 
-class NotKilled(BocetoError):  # noqa: N818 - it is what was found
-    """A kill did not hit a living process, so nothing was shown."""
+class NothingShown(SettingsError):  # noqa: N818 - it is what was found
+    """No run went on after a kill, so nothing is shown: other settings are needed."""
 
 
-class ChildFailed(BocetoError):  # noqa: N818 - it is told, not handled
-    """A training ended by itself before it was done."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(f"a training ended with exit status {session.status}: {' / '.join(session.lines) or 'no log'}")
-        self.exit_code = session.status if session.status > 0 else self.exit_code
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A kill, and what it left: the steps of the checkpoints by their state."""
+class Hit(NamedTuple):
+    """A kill, and the steps of the checkpoints that it left, by their state."""
 
     kill: Kill
     session: Session
@@ -116,39 +104,37 @@ class Hit:
     @property
     def row(self) -> list[str]:
         """Its line of the table."""
-        session = self.session
         return [
-            f"{1000 * session.after:,.0f} ms into a {self.kill.moment}",
-            str(session.restored or "-"),
-            str(session.last or "-"),
-            str(session.status),
+            f"{1000 * self.kill.seconds:,.0f} ms after step {self.session.last}",
+            str(self.session.restored or "-"),
+            str(self.session.status),
             str(self.whole[-1] if self.whole else "-"),
             ", ".join(map(str, self.torn)) or "-",
         ]
 
     @property
     def result(self) -> dict[str, Any]:
-        """What goes into the result."""
-        session = self.session
+        """Its part of the result."""
         return {
-            "moment": self.kill.moment,
-            "milliseconds_into_it": round(1000 * session.after, 3),
-            "went_on_after_step": session.restored,
-            "last_step": session.last,
-            "status": session.status,
+            "milliseconds_after_step": round(1000 * self.kill.seconds, 3),
+            "went_on_after_step": self.session.restored,
+            "last_step": self.session.last,
+            "status": self.session.status,
             "whole": self.whole,
             "torn": self.torn,
         }
 
 
 def verify(
-    settings: Settings, console: Console, command: Sequence[str] = COMMAND
+    settings: Settings, console: Console, command: Sequence[str] = kills.COMMAND
 ) -> tuple[dict[str, Any], BocetoError | None]:
-    """Trains and compares; -> (the result, what is wrong). `command` is the trainer's, without its flags.
+    """Trains the two runs and compares them. `command` is the trainer's, without its flags.
+
+    Returns the result for `--json`, and what is wrong where the runs differ.
 
     Raises:
-        NotKilled: a training was done before all kills, or was ended by someone else.
-        ChildFailed: a training failed.
+        NothingShown: a training was done before all kills, or none went on from a checkpoint.
+        ChildFailed: a training failed, or was ended by someone else.
     """
     data = dataset.load(settings.data)
     records = data.manifest.splits["train"].records if "train" in data.manifest.splits else 0
@@ -159,28 +145,25 @@ def verify(
         )
     started = time.monotonic()
     with _work(settings, console) as work:
+        runs = [storage.join(work.url, name) for name in (REFERENCE, KILLED)]
         reference, killed = (
-            [
-                [*command, *to_flags(settings.of_training(storage.join(work.url, name), records, replicas))]
-                for replicas in settings.each_replicas
-            ]
-            for name in (REFERENCE, KILLED)
+            [[*command, *to_flags(settings.of_training(run, records, each))] for each in settings.each_replicas]
+            for run in runs
         )
-        console.line(f"{settings.net}: {settings.steps} steps in peace, then with {settings.kills} kills, seed {seed}")
-        told = math.lcm(settings.save_every, settings.log_every)  # Steps between saves that the log tells of.
-        session, pace = kills.measure(reference[0], storage.join(work.url, REFERENCE), told)
-        _check_done(session)
-        plan = kills.plan(settings.kills, settings.steps, told, seed)
-        hits = _kill(killed, storage.join(work.url, KILLED), plan, pace, console)
-        last = Child(killed[len(hits) % len(killed)]).run()
-        _check_done(last)
+        console.line(f"{settings.net}: {settings.steps} steps undisturbed, then {settings.kills} kills, seed {seed}")
+        session = kills.done(kills.run(reference[0]))
+        if len(session.points) <= 1:
+            raise NothingShown("the undisturbed run has too few log points, so nothing is shown; give more --steps")
+        plan = kills.plan(settings.kills, session.points, seed)
+        hits = _kill(killed, runs[1], plan, console)
+        last = kills.done(kills.run(killed[len(hits) % len(killed)]))
         resumed = sum(session.restored > 0 for session in (*(hit.session for hit in hits), last))
         if not resumed:
-            raise NotKilled("every kill came before the first checkpoint, so nothing is shown; give more --kills")
-        both = [storage.join(work.url, name) for name in (REFERENCE, KILLED)]
-        parts, differences = sameness.compare(*(checkpoint.load(run, settings.steps) for run in both))
-        more, others = sameness.compare_told(*both)
-        parts, differences = [*parts, *more], [*differences, *others]
+            raise NothingShown(
+                "every kill came before the first checkpoint, so nothing is shown; give more --kills or a smaller "
+                "--save-every"
+            )
+        parts, differences = sameness.compare(runs[0], runs[1], settings.steps)
         work.finished = not differences
     console.line(_report(hits, resumed, parts, differences))
     console.line(f"took {clock_time(time.monotonic() - started)}")
@@ -191,40 +174,31 @@ def verify(
         "seed_of_kills": seed,
         "kills": [hit.result for hit in hits],
         "resumed": resumed,
-        "parts": sameness.as_json(parts),
+        "parts": [{**part._asdict(), "same": part.same} for part in parts],
         "differences": differences,
         "work": work.url if work.kept else None,
     }
-    wrong = f"the run that was killed is another one: {'; '.join(differences)}; both are in {work.url}"
+    wrong = f"the killed run differs: {'; '.join(differences)}; both runs are in {work.url}"
     return result, NotEqual(wrong) if differences else None
 
 
-def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], pace: Pace, console: Console) -> list[Hit]:
+def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], console: Console) -> list[Hit]:
     """Trains with these kills, with the commands in turn."""
     hits: list[Hit] = []
     for number, kill in enumerate(plan, 1):
-        session = Child(commands[len(hits) % len(commands)], kill, pace).run()
+        session = kills.run(commands[len(hits) % len(commands)], kill)
+        if session.status == 0:
+            raise NothingShown(
+                f"the run was done before kill {number} of {len(plan)}, so nothing is shown; give more --steps or "
+                "fewer --kills"
+            )
         if not session.was_killed:
-            _not_killed(session, number, len(plan))
+            raise kills.ChildFailed(session)
         states = {step: checkpoint.state(run, step, urls)[0] for step, urls in checkpoint.files(run).items()}
         whole = [step for step, state in states.items() if state == checkpoint.WHOLE]
         hits.append(Hit(kill, session, whole, [step for step in states if step not in whole]))
         console.progress(f"kill {number} of {len(plan)}: {hits[-1].row[0]}, exit status {session.status}")
     return hits
-
-
-def _check_done(session: Session) -> None:
-    if session.status:
-        raise ChildFailed(session)
-
-
-def _not_killed(session: Session, number: int, kills: int) -> None:
-    """Raises what is wrong where a kill hit nothing."""
-    if session.status == 0:
-        raise NotKilled(
-            f"the run was done before kill {number} of {kills}, so nothing is shown; give more --steps or fewer --kills"
-        )
-    raise ChildFailed(session)
 
 
 @dataclass
@@ -238,45 +212,38 @@ class Work:
 
 @contextlib.contextmanager
 def _work(settings: Settings, console: Console) -> Iterator[Work]:
-    """An empty folder, which goes with the block where all went well."""
+    """An empty folder. It is removed behind the block where the runs are equal, or the block was interrupted."""
     if settings.work:
         storage.check_lasting(settings.work, "verify-resume.work")
         if storage.list_files(settings.work):
             raise SettingsError(f"verify-resume.work = {settings.work} is not empty; give another folder")
-    stopped = False
     work = Work(settings.work or tempfile.mkdtemp(prefix="boceto-verify-resume-"))
     try:
         yield work
     except KeyboardInterrupt:
-        stopped = True  # Half of the runs is of no use, and the same command needs an empty folder.
+        work.kept = False  # Half a run is of no use, and the same command needs an empty folder.
         raise
     finally:
-        if stopped or (work.finished and not settings.keep_work):
-            storage.delete_folder(work.url)
-            work.kept = False
-        else:
+        work.kept = work.kept and not (work.finished and not settings.keep_work)
+        if work.kept:
             console.line(f"the two runs are in {work.url}")
+        else:
+            storage.delete_folder(work.url)
 
 
 def _report(hits: Sequence[Hit], resumed: int, parts: Sequence[sameness.Part], differences: Sequence[str]) -> str:
     """Tables of the kills and of the digests, and the verdict."""
-    header = ["killed with SIGKILL", "went on after step", "last step", "exit status", "newest whole", "torn"]
     digests = [
         [part.name, f"{part.arrays or '-'}", part.first, part.second, "equal" if part.same else "NOT EQUAL"]
         for part in parts
     ]
     shown = f"{len(hits)} of {len(hits)} kills hit a living process, {resumed} sessions went on from a checkpoint"
     verdict = f"NOT EQUAL: {'; '.join(differences)}" if differences else "EQUAL to the bit"
-    return "\n".join(
-        [
-            "",
-            table(header, [hit.row for hit in hits]),
-            "",
-            table(["after the last step", "arrays", "in peace", "killed", ""], digests),
-            "",
-            f"{shown}. The two runs are {verdict}.",
-        ]
+    killed = table(
+        ["killed with SIGKILL", "went on after step", "exit status", "newest whole", "torn"], [hit.row for hit in hits]
     )
+    compared = table(["after the last step", "arrays", "undisturbed", "killed", ""], digests)
+    return "\n".join(["", killed, "", compared, "", f"{shown}. The two runs are {verdict}."])
 
 
 def main(argv: Sequence[str]) -> int:

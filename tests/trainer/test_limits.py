@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from trainer import limits
@@ -64,6 +66,7 @@ def test_this_machine_has_memory():
     found = limits.memory()
     assert found
     assert 0 < found.free < 1 << 50
+    assert 1 << 20 < limits.peak(os.getpid()) < 1 << 50
 
 
 @pytest.mark.parametrize(

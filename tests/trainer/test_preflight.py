@@ -12,9 +12,10 @@ from boceto import checkpoint, lease, storage
 from boceto import run as runs
 from boceto.lease import Heartbeat, Holder
 from boceto.stores import file
-from trainer import limits
+from trainer import footprint, limits
 from trainer.batches import TrainingSet
 from trainer.checkpoints import Checkpoints
+from trainer.footprint import Footprint
 from trainer.lease import held
 from trainer.limits import Memory
 from trainer.preflight import main
@@ -34,10 +35,13 @@ def run(make_run):
 
 
 @pytest.fixture
-def look(run, capsys):
-    """`look("--keep", "1")` -> (exit code, the checks by name, what was said)."""
+def look(run, capsys, monkeypatch):
+    """`look("--keep", "1")` -> (exit code, the checks by name, what was said). A call is trained only where `trial`."""
+    measure = footprint.measure
 
-    def look(*flags):
+    def look(*flags, trial=False):
+        found = Footprint({"weights/a": np.ones(10**5, np.float32)}, 10**6, 10**9, 0)
+        monkeypatch.setattr(footprint, "measure", measure if trial else lambda *_, **__: found)
         code = main([*run.flags, *flags, "--json"])
         said = capsys.readouterr()
         result = json.loads(said.out)
@@ -86,25 +90,39 @@ def test_a_run_that_goes_on_and_one_that_is_finished(run, look):
     assert "boceto preflight: error: checkpoints: train.learning_rate" in said
 
 
-def test_its_estimates_are_near_what_a_run_takes(run, look):
-    flags = ["--save-every", "1", "--keep", "2", "--max-steps", "4", "--ema", "0.9"]
+def test_one_trained_call_says_what_a_run_takes(run, look, tmp_path):
+    before = contents(tmp_path)
+    flags = ["--net", "sknet", "--save-every", "1", "--keep", "2", "--max-steps", "4", "--ema", "0.9"]
+    code, checks, _ = look(*flags, trial=True)
+    assert code == 0
+    needed, unit = checks["memory"]["said"].split()[:2]
+    assert 2e8 < float(needed) * {"MB": 1e6, "GB": 1e9}[unit] < 5e9
+    assert contents(tmp_path) == before
     assert run.train(*flags)[0] == 0
     saved = next((run.folder / "checkpoints" / f"{4:010}").glob("arrays-*")).stat().st_size
-    said = look(*flags)[1]["save"]["said"]
-    assert float(said.split(" MB in ")[0]) == pytest.approx(saved / 1e6, rel=0.05, abs=0.05)
+    assert float(checks["save"]["said"].split(" MB in ")[0]) == pytest.approx(saved / 1e6, rel=0.05, abs=0.05)
 
 
-def test_a_net_that_no_memory_holds(look):
-    code, checks, _ = look("--embedding", str(10**12))
+@pytest.mark.parametrize(
+    ("flags", "free", "said"),
+    [
+        (["--embedding", str(10**12)], None, "train.embedding = 1000000000000 does not fit into the devices' memory"),
+        ([], Memory(10**8, "the container's limit of 0.2 GB"), "MB needed, 100.0 MB free of the container's limit of"),
+    ],
+)
+def test_a_trained_call_for_which_there_is_no_memory(look, monkeypatch, flags, free, said):
+    monkeypatch.setattr(limits, "memory", lambda: free)
+    code, checks, _ = look("--net", "sknet", *flags, trial=True)
     assert code == 2
-    assert "train.embedding = 1000000000000 does not fit into the devices' memory" in failed(checks)["memory"]
+    assert said in failed(checks)["memory"]
+    assert unchecked(checks) == ["disk", "save"]
 
 
 def test_a_batch_that_does_not_divide(look):
     code, checks, said = look("--replicas", "3")
     assert code == 2
     assert failed(checks) == {"batch": "train.replicas = 3 is no power of two; use 2 or 4"}
-    assert unchecked(checks) == ["memory"]
+    assert unchecked(checks) == ["memory", "disk", "save"]
     assert "needs: batch" in said
 
 
@@ -159,7 +177,7 @@ def test_who_holds_the_run_is_told_and_not_disturbed(run, look):
         assert contents(run.folder) == before
     assert code == 2
     assert "is training this run; wait for it, or give another --run" in failed(checks)["lease"]
-    assert unchecked(checks) == ["save"]
+    assert unchecked(checks) == ["memory", "disk", "save"]
 
 
 def elsewhere(run, **changes):
@@ -245,7 +263,9 @@ def test_too_little_memory(look, monkeypatch):
     code, checks, _ = look()
     assert code == 2
     said = failed(checks)["memory"]
-    assert "100.0 MB free of the container's limit of 0.2 GB; use a smaller --batch-size" in said
+    assert said.startswith(
+        "1.0 GB needed, 100.0 MB free of the container's limit of 0.2 GB; use a smaller --batch-size"
+    )
 
 
 def test_too_little_room(look):
@@ -301,12 +321,3 @@ def test_object_storage(look, emulator, tmp_path):
     assert checks["disk"]["said"].endswith(f"{emulator.bucket}/run, which has no end")
     assert len(list(cache.rglob("*.tfrecord"))) == 4
     assert storage.list_files(emulator.bucket) == before
-
-
-def test_a_large_batch_needs_more_memory(look):
-    def needed(*flags):
-        amount, unit = look(*flags)[1]["memory"]["said"].removeprefix("about ").split()[:2]
-        return float(amount) * {"MB": 1e6, "GB": 1e9}[unit]
-
-    small, large, wide = needed(), needed("--batch-size", "4096"), needed("--embedding", "65536")
-    assert np.all(np.array([large, wide]) > small)

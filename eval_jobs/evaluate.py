@@ -1,4 +1,4 @@
-"""One evaluation: the net over train and test, their scores, the ranking of the test drawings, and what is written."""
+"""One evaluation: the net over the splits, their scores, the ranking of the test drawings, and the files it writes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from boceto import __version__, artefact, contract, dataset, staging, storage, t
 from boceto import run as runs
 from boceto.console import Console
 from boceto.dataset import DataSet, Split
-from boceto.errors import DataError
+from boceto.errors import DataError, SettingsError
 from boceto.exposition import serving
+from boceto.holdout import held_out
 from boceto.telemetry import Telemetry
 from eval_jobs import metrics, model, neighbours, report, retrieval
 from eval_jobs.means import Bootstrap
@@ -47,7 +48,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
 
     Raises:
         DataError: the data set, the artefact or the net's outputs are damaged, or do not belong together.
-        SettingsError: the data set has no test split, or the run's folder cannot be written.
+        SettingsError: the data set has no drawings to score, or the run's folder cannot be written.
     """
     for url in (storage.join(settings.data, dataset.MANIFEST), artefact.path(settings.run)):
         waiting.until_there(url, settings.wait, console.progress)
@@ -73,17 +74,52 @@ def _evaluate(  # noqa: PLR0913 - what an evaluation is made of
     *,
     same: bool,
 ) -> dict[str, Any]:
-    test = data.split("test")
+    chosen = _chosen(settings, data, description, console)
     net = model.load(settings.run, description)
     job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console, tell)
-    splits = {"train": _train_scores(job)} if data.manifest.splits["train"].records else {}
-    splits["test"], embeddings = _classify(job, test, np.arange(len(test)), keep=True)
-    scores = _header(job, same=same) | {"splits": splits, "retrieval": _retrieve(job, embeddings, test.labels)}
+    splits: dict[str, Any] = {}
+    retrieved: dict[str, Any] = {"queries": 0, "classes_without_query": [], "rankings": {}}
+    picture = None
+    for name, (split, numbers) in chosen.items():
+        splits[name], embeddings = _classify(job, name, split, numbers)
+        if name == "test":
+            retrieved, picture = _retrieve(job, embeddings, split.labels), _picture(job, split, embeddings)
+    scores = _header(job, same=same) | {"splits": splits, "retrieval": retrieved}
     folder = storage.join(settings.run, FOLDER, data.manifest.digest)
-    _write(folder, scores, _picture(job, test, embeddings))
+    _write(folder, scores, picture)
     _tell(job, scores)
     console.line(report.summary(scores))
     return _result(scores, folder, net)
+
+
+def _chosen(
+    settings: Settings, data: DataSet, description: artefact.Artefact, console: Console
+) -> dict[str, tuple[Split, NDArray[np.int64]]]:
+    """The records to score, by the name they are scored under: int64[N] of a split of the data set.
+
+    Raises:
+        SettingsError: the data set has none of them, or no test split though that is to be scored.
+    """
+    found = {}
+    for name in settings.each_split:
+        share = description.settings.get("validation_share", 0.0) if name == "validation" else 0.0
+        of_train = share and description.data_digest == data.manifest.digest
+        of = "train" if of_train else name
+        info = data.manifest.splits.get(of)
+        if name != "test" and (not info or not info.records):
+            console.warning(f"{settings.data} has no drawings for {name}: it is not scored")
+            continue
+        split = data.split(of)
+        numbers = np.arange(len(split))
+        wanted = settings.train_records
+        if of_train:
+            numbers = np.flatnonzero(held_out(description.settings["seed"], share, split.keys(numbers.tolist())))
+        elif name == "train" and 0 < wanted < len(split):
+            numbers = np.sort(np.random.default_rng([settings.seed, wanted]).choice(numbers, wanted, replace=False))
+        found[name] = split, numbers
+    if not found:
+        raise SettingsError(f"eval.splits = {settings.splits}: none of them has drawings; choose others")
+    return found
 
 
 def _tell(job: Job, scores: Mapping[str, Any]) -> None:
@@ -95,32 +131,23 @@ def _tell(job: Job, scores: Mapping[str, Any]) -> None:
         job.telemetry.set(telemetry.MAP, found["mean_average_precision"]["value"], distance=distance, **labels)
 
 
-def _train_scores(job: Job) -> dict[str, Any]:
-    train = job.data.split("train")
-    numbers = np.arange(len(train))
-    wanted = job.settings.train_records
-    if 0 < wanted < len(train):
-        numbers = np.sort(np.random.default_rng([job.settings.seed, wanted]).choice(numbers, wanted, replace=False))
-    return _classify(job, train, numbers, keep=False)[0]
-
-
 def _classify(
-    job: Job, split: Split, numbers: NDArray[np.int64], *, keep: bool
+    job: Job, name: str, split: Split, numbers: NDArray[np.int64]
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """The classification scores of these records, and with `keep` their embeddings float32[N, D]."""
+    """The classification scores of these records, and of test their embeddings float32[N, D]."""
     chosen = metrics.reading(Predictions)
-    states = {name: metric.empty(len(job.data.manifest.classes)) for name, metric in chosen.items()}
-    embeddings = np.empty((len(numbers) if keep else 0, job.net.description.embedding), np.float32)
+    states = {each: metric.empty(len(job.data.manifest.classes)) for each, metric in chosen.items()}
+    embeddings = np.empty((len(numbers) if name == "test" else 0, job.net.description.embedding), np.float32)
     done = 0
     for part, logits, embedding in model.batches(job.net, split, numbers, job.settings.batch_size):
         batch = Predictions(split.labels[part], logits)
-        states = {name: metric.add(states[name], batch) for name, metric in chosen.items()}
-        if keep:
+        states = {each: metric.add(states[each], batch) for each, metric in chosen.items()}
+        if len(embeddings):
             embeddings[done : done + len(part)] = embedding
         done += len(part)
-        job.telemetry.add(telemetry.CLASSIFIED, len(part), split=split.name)
-        job.console.progress(f"{split.name}: {done} of {len(numbers)} drawings")
-    scores = {name: metric.value(states[name], job.bootstrap) for name, metric in chosen.items()}
+        job.telemetry.add(telemetry.CLASSIFIED, len(part), split=name)
+        job.console.progress(f"{name}: {done} of {len(numbers)} drawings")
+    scores = {each: metric.value(states[each], job.bootstrap) for each, metric in chosen.items()}
     return {"drawings": len(numbers), "of": len(split)} | scores, embeddings
 
 
@@ -176,9 +203,13 @@ def _picture(job: Job, test: Split, embeddings: NDArray[np.float32]) -> bytes:
     return neighbours.draw(rows)
 
 
-def _write(folder: str, scores: Mapping[str, Any], picture: bytes) -> None:
-    """Writes the scores last, sealed over the checksums of what was made of them: where they stand, the rest stands."""
-    beside = {REPORT: report.full(scores).encode(), PICTURE: picture}
+def _write(folder: str, scores: Mapping[str, Any], picture: bytes | None) -> None:
+    """Writes the scores last, sealed over the checksums of the other files: where they stand, the rest stands."""
+    beside = {REPORT: report.full(scores).encode()}
+    if picture is None:
+        storage.delete(storage.join(folder, PICTURE))  # Of an earlier evaluation.
+    else:
+        beside[PICTURE] = picture
     for name, data in beside.items():
         storage.write_bytes(storage.join(folder, name), data)
     files = {name: storage.crc32c(data) for name, data in beside.items()}
@@ -186,18 +217,24 @@ def _write(folder: str, scores: Mapping[str, Any], picture: bytes) -> None:
 
 
 def _result(scores: Mapping[str, Any], folder: str, net: Model) -> dict[str, Any]:
-    """What `--json` prints."""
-    splits, ranking = scores["splits"], scores["retrieval"]["rankings"]["l2"]
+    """What `--json` prints; null where it was not scored."""
+    splits, ranking = scores["splits"], scores["retrieval"]["rankings"].get("l2")
+
+    def value(split: str, name: str) -> float | None:
+        found: float | None = splits[split][name]["value"] if split in splits else None
+        return found
+
     return {
         "net": net.description.net,
         "parameters": net.description.parameters,
-        "train_accuracy": splits["train"]["accuracy"]["value"] if "train" in splits else None,
-        "test_accuracy": splits["test"]["accuracy"]["value"],
-        "top5": splits["test"]["top_5"]["value"],
-        "map": ranking["mean_average_precision"]["value"],
+        "train_accuracy": value("train", "accuracy"),
+        "validation_accuracy": value("validation", "accuracy"),
+        "test_accuracy": value("test", "accuracy"),
+        "top5": value("test", "top_5"),
+        "map": ranking["mean_average_precision"]["value"] if ranking else None,
         "images_per_second": net.clock.rate,
         "trained_with_this_data": scores["trained_with_this_data"],
         "scores": storage.join(folder, SCORES),
         "report": storage.join(folder, REPORT),
-        "picture": storage.join(folder, PICTURE),
+        "picture": storage.join(folder, PICTURE) if ranking else None,
     }

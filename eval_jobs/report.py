@@ -40,9 +40,9 @@ def summary(scores: Mapping[str, Any]) -> str:
         "In per cent, with 95 % intervals.",
         "",
         table(["split", "drawings", "accuracy", "top 5"], splits),
-        "",
-        table(["retrieval by", "mAP", "P@1", "P@5", "P@10"], rows),
     ]
+    if rows:
+        lines += ["", table(["retrieval by", "mAP", "P@1", "P@5", "P@10"], rows)]
     alone = scores["retrieval"]["classes_without_query"]
     if alone:
         lines.append(f"No query, for want of a second drawing: {', '.join(alone)}")
@@ -56,16 +56,14 @@ def full(scores: Mapping[str, Any]) -> str:
 
 
 def _by_class(scores: Mapping[str, Any]) -> str:
-    """A row a class, the worst by mAP first."""
-    splits, ranking = scores["splits"], scores["retrieval"]["rankings"]["l2"]
-    columns = {
-        **{f"{name} acc.": split["accuracy"] for name, split in splits.items()},
-        "top 5": splits["test"]["top_5"],
-        "mAP": ranking["mean_average_precision"],
-        "P@10": ranking["precision_at_10"],
-    }
-    maps = [entry["value"] for entry in ranking["mean_average_precision"]["per_class"]]
-    order = sorted(range(len(maps)), key=lambda label: (maps[label] is None, maps[label], label))
+    """A row a class, the worst first: by mAP, or without one by the first split's accuracy."""
+    splits, ranking = scores["splits"], scores["retrieval"]["rankings"].get("l2")
+    first = next(iter(splits.values()))
+    columns = {f"{name} acc.": split["accuracy"] for name, split in splits.items()} | {"top 5": first["top_5"]}
+    if ranking:
+        columns |= {"mAP": ranking["mean_average_precision"], "P@10": ranking["precision_at_10"]}
+    values = [entry["value"] for entry in columns.get("mAP", first["accuracy"])["per_class"]]
+    order = sorted(range(len(values)), key=lambda label: (values[label] is None, values[label], label))
     rows = [
         [scores["classes"][label]]
         + [(_percent if name == "mAP" else _short)(entry["per_class"][label]) for name, entry in columns.items()]
@@ -75,8 +73,10 @@ def _by_class(scores: Mapping[str, Any]) -> str:
 
 
 def _mistakes(scores: Mapping[str, Any]) -> str:
-    """The pairs of classes that are mistaken most often in the test split."""
-    classes, matrix = scores["classes"], scores["splits"]["test"]["confusion"]
+    """The pairs of classes that are mistaken most often in the first split, which is test where test is scored."""
+    classes = scores["classes"]
+    split, first = next(iter(scores["splits"].items()))
+    matrix = first["confusion"]
     pairs = [
         (count, true, answer)
         for true, row in enumerate(matrix)
@@ -85,6 +85,6 @@ def _mistakes(scores: Mapping[str, Any]) -> str:
     ]
     worst = sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:CONFUSIONS]
     if not worst:
-        return "No test drawing was taken for another class."
+        return f"No {split} drawing was taken for another class."
     rows = [[classes[true], classes[answer], f"{count} of {sum(matrix[true])}"] for count, true, answer in worst]
     return table(["mistaken", "for", "drawings"], rows)

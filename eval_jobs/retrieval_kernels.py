@@ -1,5 +1,8 @@
 """The compiled part of `eval_jobs.retrieval`: exact distances of the relevant pairs, and a filter for all the others.
 
+Why this is ours: libraries of nearest neighbours (FAISS, scikit-learn) return the k nearest, in an order that depends
+on the BLAS. The mAP needs the exact rank of every relevant drawing among all others, the same on every machine.
+
 Every kernel releases the interpreter's lock and works on a range of queries, so that threads share the queries out.
 None is compiled with fast-math but `_near`, whose result decides only what its error bound allows.
 """

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 from boceto import staging, telemetry, waiting
+from boceto.errors import SettingsError
 from boceto.settings import option
+
+SPLITS = ("test", "train", "validation")
 
 
 @dataclass(frozen=True)
@@ -12,13 +15,28 @@ class Settings:
 
     data: str = option(help="folder of the data set")
     run: str = option(help="folder of the run, whose export is evaluated; the scores go to its eval/")
+    splits: str = option(
+        "test,train", help="what is scored: test, train, and validation, which is what the run held out of training"
+    )
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     batch_size: int = option(256, help="drawings a batch", at_least=1)
     bootstrap: int = option(1000, help="resamples for the 95 % intervals", at_least=1, at_most=1_000_000)
     seed: int = option(0, help="seed of the resamples, of the chosen train drawings and of the picture", at_least=0)
     train_records: int = option(0, help="train drawings to evaluate, chosen at random; 0 is all", at_least=0)
-    picture_queries: int = option(12, help="test drawings in the picture of neighbours", at_least=1, at_most=100)
+    picture_queries: int = option(12, help="drawings in the picture of neighbours", at_least=1, at_most=100)
     wait: float = option(0.0, help=waiting.option_help("a data set or an export"), at_least=0)
     metrics_port: int = telemetry.port_option()
     metrics_linger: float | None = telemetry.linger_option()
     allow_other_data: bool = option(False, help="evaluate on a data set that the net was not trained with")
+
+    @property
+    def each_split(self) -> list[str]:
+        """The splits, test first.
+
+        Raises:
+            SettingsError: one is unknown, or there is none.
+        """
+        given = [name.strip() for name in self.splits.split(",")]
+        if unknown := [name for name in given if name not in SPLITS]:
+            raise SettingsError(f"eval.splits: {unknown[0]!r} is unknown; choose among {', '.join(SPLITS)}")
+        return [name for name in SPLITS if name in given]

@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import ledger
+from boceto import holdout, ledger
 from boceto.dataset import DataSet, Split
 from boceto.environment import alive
 from boceto.errors import BocetoError
@@ -165,7 +165,7 @@ def divide(data: DataSet, train: Split, settings: Settings) -> tuple[NDArray[np.
     if not settings.validate_every and not settings.validation_share:
         return None, None
     if settings.validation_share:
-        held = order.chosen(settings.seed, settings.validation_share, train.keys(range(len(train))))
+        held = holdout.held_out(settings.seed, settings.validation_share, train.keys(range(len(train))))
         return np.flatnonzero(~held), ValidationSet(train, np.flatnonzero(held))
     if info is None or not info.records:
         return None, None

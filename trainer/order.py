@@ -7,7 +7,6 @@ until it is inside (cycle walking: Black and Rogaway, Ciphers with arbitrary fin
 """
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -77,11 +76,3 @@ def uniform(seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], co
     lanes = _keys(count, "draw", seed)
     mixed = _mixed(_mixed(epochs.astype(np.uint64) * _GOLDEN + records.astype(np.uint64))[:, None] ^ lanes)
     return ((mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).astype(np.float32)
-
-
-def chosen(seed: int, share: float, keys: Iterable[bytes]) -> NDArray[np.bool_]:
-    """bool[N]: which of the N keys belong to a share of them; a key's own hash decides, whatever the other keys are."""
-    secret = seed.to_bytes(8, "little")
-    limit = round(share * 2**64)
-    hashes = (hashlib.blake2b(key, digest_size=8, key=secret).digest() for key in keys)
-    return np.array([int.from_bytes(digest, "little") < limit for digest in hashes], bool)

@@ -13,7 +13,7 @@ SCORES = "scores.json"
 FORMAT = "boceto-scores"
 VERSION = 2
 FOLDER = "eval"
-BESIDE = ("report.txt", "neighbours.png")
+BESIDE = ("report.txt", "neighbours.png")  # The picture is of test drawings.
 MARKS = (SCORES, *BESIDE)
 
 
@@ -27,7 +27,8 @@ def look(url: str, tell: Tell) -> Found:
         found.facts = _facts(scores)
         described = contract.field(scores, "artefact", dict[str, Any])
         files = contract.field(scores, "files", Mapping[str, str])
-        if missing := {*BESIDE} - files.keys():
+        beside = BESIDE if "test" in scores["splits"] else BESIDE[:1]
+        if missing := {*beside} - files.keys():
             raise ValueError(f"files.{min(missing)} is missing")
     except (FileNotFoundError, NotADirectoryError):
         found.damaged.append(f"{path} is missing; run `boceto eval` again")
@@ -35,7 +36,7 @@ def look(url: str, tell: Tell) -> Found:
     except ValueError as error:
         found.damaged.append(f"{path} is damaged: {error}; run `boceto eval` again")
         return found
-    for name in BESIDE:
+    for name in beside:
         check_file(found, storage.join(url, name), files[name])
     digest = found.facts["data_digest"]
     if not url.rstrip("/").endswith(f"/{digest}"):

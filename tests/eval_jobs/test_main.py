@@ -62,6 +62,43 @@ def test_a_part_of_train_is_said_in_the_scores(make_data, make_run, evaluate):
     assert (train["drawings"], train["of"]) == (5, 24)
 
 
+@pytest.mark.parametrize(
+    ("data", "trained", "splits", "scored"),
+    [
+        ({"test": 0}, {}, "train", {"train": 24}),
+        ({"validation": 2}, {}, "validation, test, train", {"test": 12, "train": 24, "validation": 6}),
+        ({}, {"validation_share": 0.5, "seed": 3}, "validation", {"validation": 14}),
+        ({}, {}, "train,validation", {"train": 24}),
+    ],
+)
+def test_the_chosen_splits_are_scored(  # noqa: PLR0913, PLR0917 - fixtures, and a table's columns
+    make_data, make_run, evaluate, data, trained, splits, scored
+):
+    url = make_data(**data)
+    code, result, err = evaluate(url, make_run(url, settings=trained), "--splits", splits)
+    assert code == 0, err
+    scores = json.loads(storage.read_bytes(result["scores"]))
+    assert {name: split["drawings"] for name, split in scores["splits"].items()} == scored
+    assert (result["map"] is None, result["picture"] is None) == ("test" not in scored,) * 2
+    assert ("neighbours.png" in scores["files"]) == ("test" in scored)
+    found = inspection.look(result["scores"].rpartition("/")[0], lambda _: None)
+    assert not found.damaged
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        ("train", "none of them has drawings"),
+        ("test", "has no drawings in split 'test'; it has none"),
+        ("", "eval.splits: '' is unknown; choose among test, train, validation"),
+    ],
+)
+def test_splits_that_are_not_there_are_refused(make_data, make_run, evaluate, splits, said):
+    url = make_data(train=0, test=0)
+    code, _, err = evaluate(url, make_run(url), "--splits", splits)
+    assert (code, said in err) == (2, True), err
+
+
 def test_classes_of_one_drawing_are_named(make_data, make_run, evaluate):
     data = make_data(test=1, shards=1)
     code, result, err = evaluate(data, make_run(data))
@@ -109,8 +146,8 @@ def test_a_damaged_artefact_is_refused(make_data, make_run, evaluate, harm, mess
         ({"classes": ["class 0", "cat", "class 2"]}, "class 1 as 'cat', the data set as 'class 1'"),
         ({"classes": ["class 0"]}, "1 classes, the data set has 3"),
         ({"height": 28}, "16x16, the net takes 28x16"),
-        ({"embedding": 9}, "'embedding' is (16, 8), artefact.json says [B, 9]"),
-        ({"fault": float("nan")}, "16 of 16 hold NaN"),
+        ({"embedding": 9}, "'embedding' is (12, 8), artefact.json says [B, 9]"),
+        ({"fault": float("nan")}, "12 of 12 hold NaN"),
         ({"files": {}}, "lists no saved_model.pb"),
     ],
 )

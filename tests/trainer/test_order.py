@@ -77,14 +77,6 @@ def test_draws_are_uniform():
     assert np.corrcoef(draws.T)[0, 1] == pytest.approx(0, abs=0.03)
 
 
-def test_a_share_is_chosen_by_each_key_alone():
-    keys = [str(number).encode() for number in range(2000)]
-    chosen = order.chosen(0, 0.2, keys)
-    assert chosen.mean() == pytest.approx(0.2, abs=0.03)
-    assert (order.chosen(0, 0.2, keys[:100]) == chosen[:100]).all()
-    assert (order.chosen(1, 0.2, keys) != chosen).any()
-
-
 @given(st.integers(0, 50), st.integers(0, 60), st.integers(1, 7), st.integers(1, 9))
 def test_calls_cover_the_steps_and_end_where_something_is_due(first, count, most, every):
     cut = list(step_ranges(first, first + count, most, lambda step: (step + 1) % every == 0))

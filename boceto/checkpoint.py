@@ -22,6 +22,7 @@ COMMIT = "COMMIT"
 FORMAT = "boceto-checkpoint"
 VERSION = 5
 ARRAYS = re.compile(r"arrays-[0-9a-z]{1,32}\.safetensors")
+_OWN = re.compile(rf".*/{FOLDER}/\d+/({COMMIT}|{ARRAYS.pattern})(\.[^/]*)?")
 _LEDGER = re.compile("[0-9a-f]{32}")
 MOST_SECONDS = 1e12  # No run takes longer. What is read is at most half of it: a run adds to it.
 WHOLE, TORN, CORRUPT = "whole", "torn", "corrupt"
@@ -133,6 +134,11 @@ def files(run: str) -> dict[int, list[str]]:
         if step.isdecimal() and name:
             found.setdefault(int(step), []).append(entry.url)
     return dict(sorted(found.items()))
+
+
+def is_own(url: str) -> bool:
+    """Whether a file out of `files` is Boceto's, by its name."""
+    return bool(_OWN.fullmatch(url))
 
 
 def is_committed(urls: list[str]) -> bool:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from boceto import artefact, checkpoint, contract, storage
+from boceto import artefact, checkpoint, contract, lease, storage
 from boceto.artefact import Artefact
 from boceto.checkpoint import Progress
-from boceto.errors import DataError
+from boceto.errors import DataError, SettingsError
 
 DESCRIPTION = "run.json"
 HISTORY = "history.jsonl"
@@ -85,6 +85,24 @@ def read(run: str) -> dict[str, Any] | None:
             "checkpoints, or use another --run"
         ) from error
     return entry
+
+
+def check_files(run: str) -> None:
+    """Refuses a folder in the place of a file of the run.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for name in (DESCRIPTION, HISTORY, METRICS, ATTEMPTS, lease.NAME):
+        path = storage.join(run, name)
+        try:
+            storage.read_bytes(path, 0, 1)
+        except IsADirectoryError as error:
+            raise SettingsError(
+                f"{path} is a folder, and a run has a file there; move it, or use another --run"
+            ) from error
+        except (FileNotFoundError, NotADirectoryError):
+            continue
 
 
 def left(run: str) -> dict[str, str]:

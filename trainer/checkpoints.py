@@ -69,9 +69,9 @@ def _has_had_one(run: str) -> str:
 
 
 def _begun(run: str) -> dict[int, list[str]]:
-    """The files of each step, by step, but for those that were cut off before anything had a name."""
-    files = checkpoint.files(run)
-    return {step: urls for step, urls in files.items() if not all(url.endswith(".partial") for url in urls)}
+    """The files of each step, by step, without steps that hold nothing, or cut off or foreign files only."""
+    whole = lambda url: checkpoint.is_own(url) and not url.endswith(".partial")  # noqa: E731 - as short
+    return {step: urls for step, urls in checkpoint.files(run).items() if any(map(whole, urls))}
 
 
 def check_fits(commit: Commit, data_digest: str, settings: Settings) -> None:
@@ -94,7 +94,7 @@ class Checkpoints:
 
     data_digest, settings: what they belong to. batch: records a step. keep, keep_every: the newest `keep` stay, those
     whose step is a multiple of `keep_every` (0: none), and the best. confirm: raises where the run is no longer ours.
-    note: told the steps of those that stay, before the others go.
+    note: is called with the steps of those that stay, before the others go. alert: reports what is not as it should be.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a COMMIT says, and what is kept
@@ -107,6 +107,7 @@ class Checkpoints:
         keep_every: int = 0,
         confirm: Callable[[], None] = lambda: None,
         note: Callable[[list[int]], None] = lambda _: None,
+        alert: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._run = run
         self._data_digest = data_digest
@@ -116,6 +117,8 @@ class Checkpoints:
         self._keep_every = keep_every
         self._confirm = confirm
         self._note = note
+        self._alert = alert
+        self._foreign: set[int] = set()  # Steps whose foreign files have been reported.
         self._token = secrets.token_hex(4)
 
     def save(self, arrays: Arrays, progress: Progress) -> None:
@@ -184,9 +187,9 @@ class Checkpoints:
         """
         found = newest_whole(self._run, log.alert)
         if not found:
-            for step in _begun(self._run):
+            for step, urls in _begun(self._run).items():
                 self._confirm()
-                storage.delete_folder(checkpoint.folder_of(self._run, step))
+                self._remove(step, urls)
         return found
 
     def load(self, step: int) -> tuple[Commit, Arrays]:
@@ -204,15 +207,27 @@ class Checkpoints:
         kept = {*earlier[-self._keep :], *every, best} & {*earlier}
         self._note(sorted(kept))
         for step in files.keys() - kept:
-            # COMMIT goes first: what is half removed is torn, never wrong.
-            storage.delete(storage.join(checkpoint.folder_of(self._run, step), COMMIT))
-            storage.delete_folder(checkpoint.folder_of(self._run, step))
+            self._remove(step, files[step])
         for url in files.get(saved, []):
-            if not url.endswith((f"/{name}", f"/{COMMIT}")):
+            if checkpoint.is_own(url) and not url.endswith((f"/{name}", f"/{COMMIT}")):
                 storage.delete(url)  # Of a save of the same step that was cut off.
+
+    def _remove(self, step: int, urls: list[str]) -> None:
+        """Removes a checkpoint. COMMIT goes first: what is half removed is torn, never wrong. Foreign files stay."""
+        folder = checkpoint.folder_of(self._run, step)
+        storage.delete(storage.join(folder, COMMIT))
+        foreign = [url for url in urls if not checkpoint.is_own(url)]
+        if not foreign:
+            storage.delete_folder(folder)
+            return
+        for url in set(urls) - set(foreign):
+            storage.delete(url)
+        if step not in self._foreign:
+            self._foreign.add(step)
+            self._alert(f"{foreign[0]} is no file of Boceto's: it stays, its checkpoint is removed")
 
 
 def _is_finite(array: NDArray[Any]) -> bool:
-    """Whether every value is: the sum of others is none, and takes one pass without an array of its own."""
+    """Returns whether all values are finite. A NaN makes the sum NaN, so one sum decides nearly always."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())  # Large ones may overflow in the sum alone.
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())  # A sum of large values may overflow.

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from boceto import artefact, storage
 from boceto.artefact import Artefact
@@ -37,7 +38,7 @@ class Served(tf.Module):
                 "rate of 0"
             )
         self._variables = [
-            tf.Variable(values[variable.path], name=variable.name, trainable=variable.path in learned)
+            tf.Variable(values[variable.path], name=variable.path, trainable=variable.path in learned)
             for variable in model.variables
         ]
         position = {variable.path: number for number, variable in enumerate(model.variables)}
@@ -77,6 +78,18 @@ def export(run: str, model: keras.Model, arrays: Mapping[str, NDArray[np.float32
         else:
             _upload(partial / artefact.MODEL, files, text, target)
     return target
+
+
+def arrays(model: Path) -> dict[str, NDArray[Any]]:
+    """The variables in the local folder of a SavedModel that `export` wrote, by the paths of the net's variables. No
+    code of it is run.
+    """
+    reader = tf.train.load_checkpoint(str(model / "variables" / "variables"))
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+    )
+    found = [attribute for node in graph.nodes for attribute in node.attributes]
+    return {attribute.full_name: reader.get_tensor(attribute.checkpoint_key) for attribute in found}
 
 
 @contextlib.contextmanager

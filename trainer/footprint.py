@@ -13,7 +13,7 @@ from boceto.errors import SettingsError
 from boceto.settings import to_flags
 from boceto.tensors import Arrays
 from trainer import kills, limits
-from trainer.batches import AHEAD
+from trainer.batches import PREFETCHED
 from trainer.limits import Memory, size
 from trainer.settings import Settings
 
@@ -106,5 +106,5 @@ def measure(settings: Settings, manifest: Manifest, free: Memory | None, *, gpu:
         kills.done(session)
         _, arrays = checkpoint.load(run, max(checkpoint.files(run)))
         exported = sum(entry.size for entry in storage.list_files(storage.join(run, artefact.FOLDER)))
-    ahead = (settings.readers + AHEAD) * settings.steps_per_execution * settings.batch_size
+    ahead = (settings.readers + PREFETCHED) * settings.steps_per_execution * settings.batch_size
     return Footprint(arrays, exported, watch.host + ahead * manifest.height * manifest.width, watch.gpu)

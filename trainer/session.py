@@ -14,7 +14,7 @@ from boceto.dataset import DataSet
 from boceto.errors import BocetoError, DataError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import NOT_FINITE, Telemetry
-from trainer import attempts
+from trainer import attempts, initial
 from trainer.checkpoints import NotFinite
 from trainer.lease import Lease, held
 from trainer.log import Log
@@ -45,7 +45,9 @@ def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetr
         )
         check_patience(settings, data.manifest)
         storage.check_lasting(settings.run, "train.run")
+        runs.check_files(settings.run)
         before = runs.read(settings.run)
+        settings = initial.resolved(settings, before)
         result = _finished(settings, data, before, log)
         if result:
             log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")

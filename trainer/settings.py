@@ -8,7 +8,7 @@ from typing import Any
 from boceto import staging, telemetry, waiting
 from boceto.dataset import Manifest
 from boceto.errors import SettingsError
-from boceto.settings import option
+from boceto.settings import fixed, option
 from trainer import losses, nets
 
 # What may differ between the parts of one run: it changes how the run goes on, not what a step computes.
@@ -16,6 +16,7 @@ FREE = frozenset(
     {
         "data",
         "run",
+        "init",
         "cache_dir",
         "epochs",
         "max_steps",
@@ -52,6 +53,10 @@ class Settings:
     data: str = option(help="folder of the data set")
     run: str = option(help="folder of the run; the same command run again goes on where it stopped")
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
+    init: str = option(
+        "", help="folder of a run or of its export, whose weights a new run starts from; empty: from random weights"
+    )
+    init_digest: str = fixed("")  # Of those weights.
     net: str = option("sknet", help="net", choices=nets.names())
     width_multiplier: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
     embedding: int = option(1024, help="size of the embedding", at_least=1)
@@ -134,6 +139,11 @@ def check_same(before: Mapping[str, Any], settings: Settings) -> None:
     for name, value in settings.hyperparameters.items():
         if name == "groups" and not value:
             continue  # As the run began.
+        if name == "init_digest" and before.get(name, "") != value:
+            raise SettingsError(
+                f"train.init = {settings.init!r}: {settings.run} has started from other weights; give the old --init, "
+                "or another --run"
+            )
         if name in before and before[name] != value:
             why = " and the cosine schedule depends on it" if name == "epochs" else ""
             raise SettingsError(

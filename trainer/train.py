@@ -19,7 +19,7 @@ from boceto.errors import BocetoError, SettingsError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
-from trainer import augment, cluster, devices, environment, export, layers, losses, nets, report
+from trainer import augment, cluster, devices, environment, export, initial, layers, losses, nets, report
 from trainer import state as states
 from trainer.batches import Batches, Prefetch, StepRange, TrainingSet, ValidationSet, divide, step_ranges
 from trainer.checkpoints import Checkpoints, check_fits
@@ -172,6 +172,7 @@ def _checkpoints(job: TrainingJob) -> Checkpoints:
         settings.keep_every,
         job.lease.confirm,
         lambda steps: job.description.add(checkpoints=steps),
+        job.log.alert,
     )
 
 
@@ -222,6 +223,8 @@ def _begin(job: TrainingJob, schedule: Schedule, state: TrainState, restored: Re
             state.restore(*restored)
         step, ledger = state.progress.step, state.progress.ledger
         job.log.line(f"{job.settings.run}: goes on after step {step} of {schedule.last}, ledger {ledger}", step=step)
+    elif job.settings.init:
+        state.variables.restore(initial.start(job.settings, state.variables.buffers(), job.log.line))
     progress, last = state.progress, job.lease.before
     job.timer.restore(progress.seconds, last.seconds, redone=last.step != progress.step)
     job.telemetry.set(telemetry.SESSIONS, last.sessions + 1)

@@ -68,6 +68,19 @@ def test_the_newest_and_the_best_are_kept(checkpoints, run):
     ]
 
 
+def test_a_foreign_file_stays_and_is_reported(run, log):
+    alerts = []
+    checkpoints = Checkpoints(run, "data", {"seed": 0}, 8, keep=1, alert=alerts.append)
+    save(checkpoints, 1)
+    foreign = url(run, 1, "notes.txt")
+    storage.write_bytes(foreign, b"mine")
+    save(checkpoints, 2, 3)
+    assert checkpoint.files(run)[1] == [foreign]
+    assert alerts == [f"{foreign} is no file of Boceto's: it stays, its checkpoint is removed"]
+    save(checkpoints, 4)
+    assert (len(alerts), checkpoints.newest(log)[0].step) == (1, 4)
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_damaged_ones_beyond_the_saved_step_make_room_for_it(run, log, keep):
     checkpoints = Checkpoints(run, "data", {"seed": 0}, 8, keep)

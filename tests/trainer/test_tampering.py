@@ -227,3 +227,12 @@ def test_a_result_that_is_not_where_the_settings_lead_is_refused(run, tmp_path, 
     (run.folder / "run.json").unlink()
     assert run.train(*FLAGS)[0] == 0
     assert runs.read(str(run.folder))["result"]["step"] == LAST
+
+
+@pytest.mark.parametrize("name", ["lease.json", "history.jsonl", "run.json", "attempts.jsonl", "metrics.prom"])
+def test_a_folder_in_the_place_of_a_file_is_refused(make_run, name):
+    run = make_run()
+    (run.folder / name).mkdir(parents=True)
+    code, said = run.train("--max-steps", "1")
+    assert code == 2
+    assert f"{run.folder / name} is a folder, and a run has a file there; move it" in said

@@ -100,7 +100,8 @@ if found:
         print("the disk is on fire", file=sys.stderr)
         sys.exit(65)
 if run.read(folder) is None:
-    run.write(folder, dict(stop_criterion=dict(), hyperparameters=dict(), data_digest="data", records=8, checkpoints=[]))
+    none = dict()
+    run.write(folder, dict(stop_criterion=none, hyperparameters=none, data_digest="data", records=8, checkpoints=[]))
 history = run.History(folder)
 history.resume(progress)
 time.sleep(0.3)

@@ -46,12 +46,12 @@ def test_real_trainings_killed_and_gone_on_are_equal(data, tmp_path, capsys):
 
 
 def lose_a_slot(monkeypatch):
-    restore = state.State.restore
+    restore = state.Variables.restore
 
     def lossy(self, arrays):
         restore(self, {name: value * (not name.startswith("m/")) for name, value in arrays.items()})
 
-    monkeypatch.setattr(state.State, "restore", lossy)
+    monkeypatch.setattr(state.Variables, "restore", lossy)
 
 
 def change_the_order(monkeypatch):

@@ -195,6 +195,7 @@ def download(url: str, path: Path, progress: Callable[[int], None] = lambda _: N
         Unavailable: the storage does not answer, or the bytes arrived damaged three times.
         Changed: the object was replaced three times while it was read.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     reported = 0
     for attempt in range(1, _DOWNLOADS + 1):
         try:

@@ -1,7 +1,8 @@
-"""The few verbs that submission needs of a cluster, on the `kubernetes` client; objects are JSON as the API says it."""
+"""One namespace of a cluster, through the `kubernetes` library; objects are JSON in the form of the Kubernetes API."""
 
 import contextlib
 import datetime as dt
+import functools
 import json
 import logging
 import re
@@ -13,43 +14,98 @@ import urllib3
 import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
 from boceto.errors import SettingsError
 from k8s.render import MANAGED, MANAGER, Object
 from k8s.settings import check_namespace
 
 TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
-ACCESS = "authorization.k8s.io"
-APPLY = "application/apply-patch+yaml"
+ACCESS = "authorization.k8s.io/v1"
 MERGE = "application/merge-patch+json"
-# A time in the node's own zone, and what was said then.
+# The library keeps the kinds of a cluster in a file that every user of the machine may write, and trusts that file
+# later. No file can exist at this path, so each command asks the cluster.
+NO_CACHE = "/dev/null/none"
+# A line of a log: a time in the node's own zone, and the text.
 STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) (.*)", re.DOTALL)
 
 
 class Missing(SettingsError):  # noqa: N818 - as in boceto.storage
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class Unreachable(SettingsError):  # noqa: N818 - as above
-    """Nobody answers."""
+    """The cluster does not answer."""
 
 
 class Unknown(SettingsError):  # noqa: N818 - as above
-    """The cluster has no such kind of objects."""
+    """The cluster does not know this kind of objects."""
 
 
 class OverQuota(SettingsError):  # noqa: N818 - as above
-    """The namespace has no room for it."""
+    """The quota of the namespace is full."""
+
+
+class _Client(DynamicClient):
+    """The library's client. Each request has a time limit, also those of the discovery; errors are in words."""
+
+    def __init__(self, api: Any, namespace: str) -> None:
+        self._host, self._namespace = api.configuration.host, namespace
+        super().__init__(api, cache_file=NO_CACHE)
+
+    def request(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        """Sends one request; returns its answer.
+
+        Raises:
+            SettingsError: the cluster refuses the request, or does not answer.
+        """
+        try:
+            answer = super().request(method, path, body, _request_timeout=TIMEOUT, **more)
+        except ApiException as error:
+            raise self._explained(error, f"{method.upper()} {path.rpartition('/')[2]}") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            reason = getattr(error, "reason", None) or error
+            why = re.sub(r"\[Errno \d+\] ", "", str(reason).rpartition(": ")[2])
+            raise Unreachable(
+                f"the cluster at {self._host} does not answer ({why}); is it up, and is the context the right one?"
+            ) from error
+        if isinstance(answer, str):
+            raise Unreachable(f"the server at {self._host} answers with text that is no JSON; is it a cluster?")
+        return answer
+
+    def _explained(self, error: ApiException, request: str) -> SettingsError:
+        try:
+            said = json.loads(error.body)["message"]
+        except (ValueError, KeyError, TypeError):
+            said = error.reason
+        said, where = " ".join(str(said).split()), f"namespace {self._namespace}"
+        if error.status == 404:  # noqa: PLR2004 - HTTP's own numbers
+            unknown = said in ("Not Found", "the server could not find the requested resource")
+            return (Unknown if unknown else Missing)(f"{where}: {said}")
+        if error.status == 401 or "system:anonymous" in said:  # noqa: PLR2004 - as above
+            return SettingsError(_no_login(self._host, said))
+        if error.status == 403 and "exceeded quota" in said:  # noqa: PLR2004 - as above
+            return OverQuota(
+                f"{where}: its quota is full ({said}); remove Jobs that are done, or ask for a larger quota"
+            )
+        if error.status == 403:  # noqa: PLR2004 - as above
+            return SettingsError(
+                f"{where}: not allowed ({said}); ask for the right, or give another --namespace or --context"
+            )
+        if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - as above
+            return Unreachable(f"the cluster at {self._host} answers {error.status}: {said}; try again")
+        return SettingsError(f"{where}: {request} is refused: {said}")
 
 
 class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, context: str, namespace: str) -> None:
-        """Reads the kubeconfig.
+        """Reads the kubeconfig; the cluster is not asked yet.
 
         Raises:
-            SettingsError: there is none, or no such context in it.
+            SettingsError: there is no kubeconfig, or it has no such context.
         """
         settings = client.Configuration()
         try:
@@ -60,7 +116,7 @@ class Cluster:
                     f"submit.context = {context!r} is not in the kubeconfig; the contexts are {', '.join(names)}"
                 )
             chosen = next(each for each in contexts if each["name"] == context) if context else current
-            with _heard() as login:
+            with _logged_errors() as login:
                 config.load_kube_config(context=chosen["name"], client_configuration=settings)
             if login:
                 raise SettingsError(_no_login(settings.host, "; ".join(login)))
@@ -70,174 +126,134 @@ class Cluster:
             said = " ".join(str(error).split())
             raise SettingsError(f"no usable kubeconfig: {said}; see `kubectl config get-contexts`") from error
         settings.retries = 0
-        if not settings.verify_ssl:
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # Who wrote the kubeconfig knows.
+        if not settings.verify_ssl:  # The author of the kubeconfig knows it.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self.host = settings.host
         self.namespace = check_namespace(namespace or chosen["context"].get("namespace") or "default")
-        self._client = client.ApiClient(settings)
+        self._api = client.ApiClient(settings)
 
-    def get(self, api: str, kind: str, name: str) -> Object:
-        """One object.
+    @functools.cached_property
+    def _client(self) -> _Client:
+        return _Client(self._api, self.namespace)
+
+    def kind(self, api: str, kind: str) -> Any:
+        """A kind of objects in the cluster's own words: `name` is its plural, `namespaced`, `group_version`.
+
+        api: `v1`, `GROUP/VERSION`, or `GROUP/` for the version that the cluster prefers.
 
         Raises:
-            Missing: there is none.
+            Unknown: the cluster does not know it.
         """
-        found: Object = self._call("GET", self._path(api, kind, name))
-        return found
+        group, _, version = api.rpartition("/")
+        chosen = {"api_version": version} if version else {"preferred": True}
+        try:  # Without the prefix, the library would ask for the kinds of all groups.
+            return self._client.resources.get(prefix="apis" if group else "api", group=group, kind=kind, **chosen)
+        except ResourceNotFoundError as error:
+            raise Unknown(
+                f"the cluster knows no {kind} ({api}); install the operator that brings it, or leave it out of the "
+                "overlay (components/monitoring has PodMonitor and PrometheusRule)"
+            ) from error
+
+    def get(self, api: str, kind: str, name: str) -> Object:
+        """Reads one object.
+
+        Raises:
+            Missing: it does not exist.
+        """
+        return self._call("get", api, kind, name)
 
     def find(self, api: str, kind: str, name: str) -> Object | None:
-        """One object, or None where there is none."""
+        """Reads one object; None where it does not exist."""
         with contextlib.suppress(Missing):
             return self.get(api, kind, name)
         return None
 
-    def list(self, api: str, kind: str, *, labels: str = "", fields: str = "") -> Sequence[Object]:
-        """All objects that the selectors choose."""
-        query = [("labelSelector", labels), ("fieldSelector", fields)]
-        items: Sequence[Object] = self._call("GET", self._path(api, kind), query=query)["items"]
-        return items
+    def find_like(self, wanted: Object) -> Object | None:
+        """Reads the object of the kind and name of another one; None where it does not exist."""
+        return self.find(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
 
-    def version(self, group: str) -> str:
-        """`group/v1`: the version of a group of kinds that the cluster prefers.
+    def list(self, api: str, kind: str, labels: str = "") -> Sequence[Object]:
+        """Reads all objects of a kind that have the labels; each says its kind, which the API leaves out of lists."""
+        found = self._call("get", api, kind, label_selector=labels or None)["items"]
+        return [{**each, "apiVersion": api, "kind": kind} for each in found]
 
-        Raises:
-            Unknown: it knows no such group.
-        """
-        return str(self._call("GET", f"/apis/{group}")["preferredVersion"]["groupVersion"])
-
-    def rules(self) -> Sequence[Object]:
-        """What the Roles here give this user."""
-        body = {"apiVersion": f"{ACCESS}/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": self.namespace}}
-        answer = self._call("POST", f"/apis/{ACCESS}/v1/selfsubjectrulesreviews", body=body)
-        rules: Sequence[Object] = answer["status"].get("resourceRules") or []
-        return rules
-
-    def may(self, verb: str, group: str, resource: str) -> bool:
-        """Whether this user may do something with a kind of objects here."""
-        attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
-        body = {
-            "apiVersion": f"{ACCESS}/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        answer = self._call("POST", f"/apis/{ACCESS}/v1/selfsubjectaccessreviews", body=body)
-        return bool(answer["status"]["allowed"])
-
-    def list_readable(self, api: str, kind: str, *, labels: str = "") -> Sequence[Object]:
-        """All objects that the selector chooses; none where they may not be read."""
+    def list_readable(self, api: str, kind: str, labels: str = "") -> Sequence[Object]:
+        """Does the same as `list`, but returns no object where the user may not read them."""
         try:
-            return self.list(api, kind, labels=labels)
+            return self.list(api, kind, labels)
         except Unreachable:
             raise
         except SettingsError:
             return []
 
-    def apply(self, wanted: Mapping[str, Any]) -> Object:
-        """Server-side apply: makes an object, or changes what is ours of it."""
-        return self._apply(wanted)
+    def rules(self) -> Sequence[Object]:
+        """Reads the rules that the Roles of this namespace give the user."""
+        return self._review("SelfSubjectRulesReview", {"namespace": self.namespace}).get("resourceRules") or []
 
-    def rehearse(self, wanted: Mapping[str, Any]) -> Object:
-        """What `apply` would make, as the cluster says; nothing is made."""
-        return self._apply(wanted, ("dryRun", "All"))
+    def may(self, verb: str, group: str, resource: str, *, namespaced: bool = True) -> bool:
+        """Returns whether the user may do something with a kind of objects here."""
+        attributes = {"verb": verb, "group": group, "resource": resource}
+        if namespaced:
+            attributes["namespace"] = self.namespace
+        return bool(self._review("SelfSubjectAccessReview", {"resourceAttributes": attributes})["allowed"])
 
-    def _apply(self, wanted: Mapping[str, Any], *more: tuple[str, str]) -> Object:
-        path = self._path(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
-        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict"), *more]
-        made: Object = self._call("PATCH", path, body=wanted, query=query, content=APPLY)
-        return made
+    def _review(self, kind: str, spec: Mapping[str, Any]) -> Object:
+        body = {"apiVersion": ACCESS, "kind": kind, "spec": spec}
+        answer: Object = self._client.create(self.kind(ACCESS, kind), body, serializer=_plain)
+        return answer["status"]
+
+    def apply(self, wanted: Object, *, rehearse: bool = False) -> Object:
+        """Makes an object, or changes the fields of it that are ours, by server-side apply.
+
+        rehearse: the cluster says what it would make, and makes nothing.
+        """
+        return self._call(
+            "server_side_apply",
+            wanted["apiVersion"],
+            wanted["kind"],
+            wanted["metadata"]["name"],
+            body=wanted,
+            field_manager=MANAGER,
+            dry_run="All" if rehearse else None,
+            query_params=[("fieldValidation", "Strict")],
+        )
 
     def merge(self, api: str, kind: str, name: str, change: Mapping[str, Any]) -> Object:
         """Changes some fields of an object."""
-        made: Object = self._call("PATCH", self._path(api, kind, name), body=change, content=MERGE)
-        return made
+        return self._call("patch", api, kind, name, body=change, content_type=MERGE)
 
     def delete(self, found: Object) -> None:
-        """Removes just this object, what it owns first; nothing happens where it is gone."""
-        uid = {"preconditions": {"uid": found["metadata"]["uid"]}, "propagationPolicy": "Foreground"}
-        path = self._path(found["apiVersion"], found["kind"], found["metadata"]["name"])
+        """Removes this very object, after the objects that it owns; does nothing where it is gone."""
+        body = {"preconditions": {"uid": found["metadata"]["uid"]}, "propagationPolicy": "Foreground"}
         with contextlib.suppress(Missing):
-            self._call("DELETE", path, body=uid)
+            self._call("delete", found["apiVersion"], found["kind"], found["metadata"]["name"], body=body)
 
     def log(self, pod: str, container: str, since: str = "") -> Sequence[tuple[str, str]]:
-        """The lines of a container's log behind the time `since`, each behind its own time.
+        """Reads the lines of a container's log after the time `since`: (time, text) of each.
 
         Raises:
-            SettingsError: it cannot be had (yet).
+            SettingsError: there is no log (yet).
         """
         query, known = [("container", container), ("timestamps", "true")], _moment(since) if since else None
-        if known:  # In whole seconds: what came in the same one is left out below.
+        if known:  # The API takes whole seconds; the known lines of the same second are left out below.
             query.append(("sinceTime", known[0].strftime("%Y-%m-%dT%H:%M:%SZ")))
-        answer = self._call("GET", self._path("v1", "Pod", pod) + "/log", query=query, raw=True)
-        # Only what bears a time is the program's; and only \n ends a line, whatever else is in it.
+        logs, accept = self.kind("v1", "Pod").subresources["log"], {"Accept": "*/*"}
+        answer = logs.get(pod, self.namespace, query_params=query, header_params=accept, serialize=False)
+        # Lines without a time are the node's, not the program's; and only \n ends a line.
         lines = [found.groups() for line in answer.data.split(b"\n") if (found := STAMPED.fullmatch(line))]
-        told = [(time.decode(), text.decode(errors="replace").rstrip("\r")) for time, text in lines]
-        return [(time, text) for time, text in told if not known or _moment(time) > known]
+        read = [(time.decode(), text.decode(errors="replace").rstrip("\r")) for time, text in lines]
+        return [(time, text) for time, text in read if not known or _moment(time) > known]
 
-    def _path(self, api: str, kind: str, name: str = "") -> str:
-        root, plural = "/api/v1" if api == "v1" else f"/apis/{api}", plural_of(kind)
-        parts = [plural, name] if kind == "Namespace" else ["namespaces", self.namespace, plural, name]
-        return "/".join([root, *(quote(part, safe="") for part in parts if part)])
-
-    def _call(  # noqa: PLR0913 - the parts of a request
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        query: Sequence[tuple[str, str]] = (),
-        content: str = "application/json",
-        raw: bool = False,
-    ) -> Any:
-        try:
-            return self._client.call_api(
-                path,
-                method,
-                query_params=[(name, value) for name, value in query if value],
-                header_params={"Accept": "*/*" if raw else "application/json", "Content-Type": content},
-                body=body,
-                response_type=None if raw else "object",
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
-                _preload_content=not raw,
-                _request_timeout=TIMEOUT,
-            )
-        except ApiException as error:
-            raise self._explained(error, method, path) from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            reason = getattr(error, "reason", None) or error
-            why = re.sub(r"\[Errno \d+\] ", "", str(reason).rpartition(": ")[2])
-            raise Unreachable(
-                f"the cluster at {self.host} does not answer ({why}); is it up, and is the context the right one?"
-            ) from error
-
-    def _explained(self, error: ApiException, method: str, path: str) -> SettingsError:
-        try:
-            said = json.loads(error.body)["message"]
-        except (ValueError, KeyError, TypeError):
-            said = error.reason
-        said = " ".join(str(said).split())
-        where = f"namespace {self.namespace}"
-        if error.status == 404:  # noqa: PLR2004 - HTTP's own numbers
-            unknown = said in ("Not Found", "the server could not find the requested resource")
-            return (Unknown if unknown else Missing)(f"{where}: {said}")
-        if error.status == 401 or "system:anonymous" in said:  # noqa: PLR2004 - as above
-            return SettingsError(_no_login(self.host, said))
-        if error.status == 403 and "exceeded quota" in said:  # noqa: PLR2004 - as above
-            return OverQuota(
-                f"{where}: its quota is full ({said}); remove Jobs that are done, or ask for a larger quota"
-            )
-        if error.status == 403:  # noqa: PLR2004 - as above
-            return SettingsError(
-                f"{where}: not allowed ({said}); ask for the right, or give another --namespace or --context"
-            )
-        if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - as above
-            return Unreachable(f"the cluster at {self.host} answers {error.status}: {said}; try again")
-        return SettingsError(f"namespace {self.namespace}: {method} {path.rpartition('/')[2]} is refused: {said}")
+    def _call(self, verb: str, api: str, kind: str, name: str = "", **more: Any) -> Any:
+        resource = self.kind(api, kind)
+        if name:  # The library puts the name into the path as it is.
+            more["name"] = quote(name, safe="")
+        return getattr(self._client, verb)(resource, namespace=self.namespace, serializer=_plain, **more)
 
 
-def plural_of(kind: str) -> str:
-    """What the API calls the objects of a kind."""
-    return re.sub("y$", "ie", kind.lower()) + "s"
+def _plain(_: Any, answer: Any) -> Any:
+    """Keeps the library from wrapping an answer."""
+    return answer
 
 
 def _no_login(host: str, why: str) -> str:
@@ -245,37 +261,40 @@ def _no_login(host: str, why: str) -> str:
 
 
 @contextlib.contextmanager
-def _heard() -> Iterator[list[str]]:
-    """-> what the root logger is told in the block, which it does not show: why a login's command gave nothing."""
+def _logged_errors() -> Iterator[list[str]]:
+    """Collects the errors that the root logger gets in the block, and hides all that it gets.
+
+    The library logs there why the login command of a kubeconfig has failed.
+    """
     lines: list[str] = []
 
-    def hear(record: logging.LogRecord) -> bool:
+    def collect(record: logging.LogRecord) -> bool:
         if record.levelno >= logging.ERROR:
             lines.append(" ".join(record.getMessage().split()))
         return False
 
     logger = logging.getLogger()
-    logger.addFilter(hear)
+    logger.addFilter(collect)
     try:
         yield lines
     finally:
-        logger.removeFilter(hear)
+        logger.removeFilter(collect)
 
 
 def _moment(time: str) -> tuple[dt.datetime, str]:
-    """A time of a log in a form that sorts: its second in UTC, and the digits of its fraction, as many as it has."""
+    """A time of a log in a form that sorts: its second in UTC, and all digits of its fraction."""
     whole, zone = time[:19], time[19:].lstrip(".0123456789")
     fraction = time[19 : len(time) - len(zone)].lstrip(".")
     return dt.datetime.fromisoformat(whole + zone).astimezone(dt.UTC), fraction.ljust(9, "0")
 
 
 def is_ours(found: Object) -> bool:
-    """Whether `boceto submit` made an object."""
+    """Returns whether `boceto submit` made an object."""
     return bool(found["metadata"].get("labels", {}).get(MANAGED) == MANAGER)
 
 
 def fits(there: Any, wanted: Any) -> bool:
-    """Whether an object already is what is wanted, whatever else it has."""
+    """Returns whether an object has all fields that are wanted; other fields do not count."""
     if isinstance(wanted, Mapping):
         here = there or {}  # The API leaves out what is empty.
         return isinstance(here, Mapping) and all(fits(here.get(key), value) for key, value in wanted.items())

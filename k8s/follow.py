@@ -20,7 +20,7 @@ WIDTH = 24
 MOST_OF_A_LINE = 2000  # Characters, of what is kept of a pod.
 STEPS = re.compile(r"\bstep (\d+)/(\d+)\b")
 RECORD, RECORD_KEY = "boceto.dev/record", "record.json"
-KUEUE = "kueue.x-k8s.io"
+KUEUE = "kueue.x-k8s.io/"  # In the version that the cluster prefers.
 ENDED = (jobs.COMPLETE, jobs.FAILED)
 
 
@@ -238,9 +238,8 @@ def why_waiting(cluster: Cluster, job: Object, pods: Sequence[Object], events: S
     if jobs.state(job) != jobs.SUSPENDED or not queue:
         return why
     try:
-        version = cluster.version(KUEUE)
-        cluster.get(version, "LocalQueue", queue)
-        found = cluster.list(version, "Workload")
+        cluster.get(KUEUE, "LocalQueue", queue)
+        found = cluster.list(KUEUE, "Workload")
     except Unknown:
         return f"suspended: it waits for its queue {queue}, and the cluster has no Kueue, which would start it"
     except Missing:

@@ -7,16 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from boceto.errors import SettingsError
-from k8s.api import Cluster, Unreachable, plural_of
+from k8s.api import Cluster, Unreachable
 from k8s.render import RIGHTS, Object, of_kind, silence
 
 
 class Right(NamedTuple):
-    """To do something with a kind of objects in a namespace."""
+    """To do something with a kind of objects: of a namespace, or of the whole cluster."""
 
     verb: str
     group: str
     resource: str
+    namespaced: bool = True
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}" + (f".{self.group}" if self.group else "")
@@ -38,12 +39,12 @@ RESUMES = [
 ]
 
 
-def to_apply(objects: Iterable[Object], *, replace: bool, follow: bool) -> list[Right]:
+def to_apply(cluster: Cluster, objects: Iterable[Object], *, replace: bool, follow: bool) -> list[Right]:
     """The rights to bring objects to the cluster, in the order of the objects."""
     rights: dict[Right, None] = dict.fromkeys(FOLLOWS if follow else ())
     for each in objects:
-        group = each["apiVersion"].rpartition("/")[0]
-        rights |= dict.fromkeys(_of(group, plural_of(each["kind"]), "get", "create", "patch"))
+        kind = cluster.kind(each["apiVersion"], each["kind"])
+        rights |= {Right(verb, kind.group, kind.name, kind.namespaced): None for verb in ("get", "create", "patch")}
     return [*rights, *(_of("batch", "jobs", "delete") if replace else ())]
 
 
@@ -64,7 +65,11 @@ def missing(cluster: Cluster, needed: Sequence[Right]) -> list[Right]:
     """
     try:
         given = cluster.rules()
-        return [right for right in needed if not gives(given, right) and not cluster.may(*right)]
+        return [
+            right
+            for right in needed
+            if not gives(given, right) and not cluster.may(*right[:3], namespaced=right.namespaced)
+        ]
     except Unreachable:
         raise
     except SettingsError:  # Who may not ask is told with the first refusal.
@@ -72,8 +77,8 @@ def missing(cluster: Cluster, needed: Sequence[Right]) -> list[Right]:
 
 
 def gives(rules: Sequence[Object], right: Right) -> bool:
-    """Whether the rules of a Role give a right to all objects of a kind."""
-    return any(
+    """Whether the rules of a Role give a right to all objects of a kind; a Role gives none to the whole cluster."""
+    return right.namespaced and any(
         not rule.get("resourceNames")
         and all(
             wanted in rule.get(part, []) or "*" in rule.get(part, [])
@@ -86,7 +91,7 @@ def gives(rules: Sequence[Object], right: Right) -> bool:
 def without_rights(cluster: Cluster, objects: Sequence[Object]) -> tuple[list[Object], str]:
     """-> (the objects without those that give rights, where this user may not give any; the right that is missing)."""
     giving = [each for each in objects if each["apiVersion"].startswith(RIGHTS)]
-    lacking = missing(cluster, to_apply(giving, replace=False, follow=False))
+    lacking = missing(cluster, to_apply(cluster, giving, replace=False, follow=False))
     if not lacking:
         return list(objects), ""
     kept = [each for each in objects if each not in giving]

@@ -8,7 +8,7 @@ from typing import Any
 from boceto.console import Console
 from boceto.errors import SettingsError
 from k8s import jobs, rights
-from k8s.api import Cluster, OverQuota, Unknown, Unreachable, fits, is_ours
+from k8s.api import Cluster, OverQuota, Unreachable, fits, is_ours
 from k8s.follow import Follower, pods_of, to_the_end
 from k8s.render import DIGEST, MANAGED, MANAGER, RUN, TOML, Object, maps_of, of_kind, settings_of, tables, tells
 
@@ -34,7 +34,7 @@ def start(  # noqa: PLR0913 - how it is started
         SettingsError: another's object is in the way, or a Job of this name with other settings.
     """
     objects, lacking = rights.without_rights(cluster, objects)
-    rights.check(cluster, rights.to_apply(objects, replace=replace, follow=follow))
+    rights.check(cluster, rights.to_apply(cluster, objects, replace=replace, follow=follow))
     wanted = of_kind(list(objects), "Job")
     name = wanted["metadata"]["name"]
     if lacking:
@@ -62,7 +62,7 @@ def start(  # noqa: PLR0913 - how it is started
 def _make(cluster: Cluster, wanted: Object, others: Sequence[Object]) -> Object:
     """Makes a Job and what it needs. Its settings and rights are its own: they go when it goes, or is refused."""
     own = [each for each in others if _is_own(each, wanted)]
-    new = [each for each in own if cluster.find(each["apiVersion"], each["kind"], each["metadata"]["name"]) is None]
+    new = [each for each in own if cluster.find_like(each) is None]
     try:
         made = [cluster.apply(each) for each in others]
         job = cluster.apply(wanted)
@@ -79,7 +79,8 @@ def _withdraw(cluster: Cluster, objects: Sequence[Object]) -> None:
     """Removes what was made for a Job that is refused, as far as that may be."""
     for each in objects:
         with contextlib.suppress(SettingsError):  # The refusal is what is to be told.
-            cluster.delete(cluster.get(each["apiVersion"], each["kind"], each["metadata"]["name"]))
+            if found := cluster.find_like(each):
+                cluster.delete(found)
 
 
 def _is_own(each: Object, job: Object) -> bool:
@@ -124,10 +125,10 @@ def _rehearse(cluster: Cluster, wanted: Object, others: Sequence[Object]) -> Non
         SettingsError: it would not.
     """
     for each in others:
-        cluster.rehearse(each)
+        cluster.apply(each, rehearse=True)
     other = {**wanted, "metadata": {**wanted["metadata"], "name": f"{wanted['metadata']['name']}-anew"}}
     with contextlib.suppress(OverQuota):  # The old Job counts as well, until it is gone.
-        cluster.rehearse(other)
+        cluster.apply(other, rehearse=True)
 
 
 def _owned_by(owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _belongings(cluster: Cluster, job: Object) -> list[Object]:
         if (found := cluster.find(api, kind, name))
     ]
     if tells(job):
-        there += [{**each, "apiVersion": RIGHTS, "kind": kind} for kind in ROLES for each in cluster.list(RIGHTS, kind)]
+        there += [each for kind in ROLES for each in cluster.list(RIGHTS, kind)]
     return [
         {**each, "metadata": {"name": each["metadata"]["name"], **_plain(each["metadata"])}}
         for each in there
@@ -165,31 +166,16 @@ def _is_there(cluster: Cluster, wanted: Object) -> bool:
     """Whether another made just this, so that there is nothing to apply.
 
     Raises:
-        SettingsError: another made something else of this name, or the cluster has no such kind.
+        SettingsError: another made something else of this name.
     """
-    found = _find(cluster, wanted)
+    found = cluster.find_like(wanted)
     if found is None or is_ours(found):
         return False
     labels = {name: value for name, value in wanted["metadata"]["labels"].items() if name != MANAGED}
-    plain = {**wanted, "metadata": {**wanted["metadata"], "labels": labels, "namespace": cluster.namespace}}
+    plain = {**wanted, "metadata": {**wanted["metadata"], "labels": labels}}
     if not fits(found, plain):
         check_ours(cluster, found)
     return True
-
-
-def _find(cluster: Cluster, wanted: Object) -> Object | None:
-    """What is there of an object's name.
-
-    Raises:
-        SettingsError: the cluster has no such kind.
-    """
-    try:
-        return cluster.find(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
-    except Unknown as error:
-        raise SettingsError(
-            f"the cluster knows no {wanted['kind']} ({wanted['apiVersion']}); install the operator that brings it, or "
-            "leave it out of the overlay (components/monitoring has PodMonitor and PrometheusRule)"
-        ) from error
 
 
 def _changeable(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool) -> Sequence[Object]:
@@ -199,11 +185,11 @@ def _changeable(cluster: Cluster, objects: Sequence[Object], console: Console, *
 
 def _is_kept(cluster: Cluster, wanted: Object, console: Console, *, replace: bool) -> bool:
     """Whether an object that runs share is there with another spec, and stays so: changed, it could lose their data."""
-    found = _find(cluster, wanted) if wanted["kind"] in SHARED else None
+    found = cluster.find_like(wanted) if wanted["kind"] in SHARED else None
     if found is None:
         return False
     try:
-        same = cluster.rehearse(wanted).get("spec") == found.get("spec")
+        same = cluster.apply(wanted, rehearse=True).get("spec") == found.get("spec")
     except Unreachable:
         raise
     except SettingsError:  # The spec of a claim cannot be changed; or there is no right to, which applying it tells.

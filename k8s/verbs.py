@@ -48,6 +48,9 @@ def run(settings: Run, console: Console) -> Answer:
         raise SettingsError("submit.chain waits for each program before it starts the next; leave --no-follow out")
     cluster = Cluster(settings.context, settings.namespace or said)
     place(every, cluster.namespace)
+    for each in every:
+        if not cluster.kind(each["apiVersion"], each["kind"]).namespaced:
+            del each["metadata"]["namespace"]
     whose = "by --namespace" if settings.namespace else "the overlay's" if said else "the context's"
     result: dict[str, Any] = {}
     for number, (name, objects) in enumerate(rendered, 1):
@@ -115,8 +118,7 @@ def _find_jobs(cluster: Cluster, name: str) -> list[Object]:
     """The Jobs of a run, the one begun last at the end."""
     check_name(name, "submit.name")
     found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}={name}")
-    every = [{**job, "apiVersion": "batch/v1", "kind": "Job"} for job in found]
-    return sorted(every, key=lambda job: job["metadata"]["creationTimestamp"])
+    return sorted(found, key=lambda job: job["metadata"]["creationTimestamp"])
 
 
 def _check_there(cluster: Cluster) -> None:

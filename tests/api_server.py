@@ -10,7 +10,35 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-KINDS = ("jobs", "pods", "events", "configmaps", "serviceaccounts", "roles", "rolebindings", "workloads")
+# The kinds of each group and version. Those of ClusterRole, ClusterRoleBinding and Namespace are in no namespace.
+KINDS = {
+    "v1": {
+        "ConfigMap": "configmaps",
+        "Event": "events",
+        "Namespace": "namespaces",
+        "PersistentVolumeClaim": "persistentvolumeclaims",
+        "Pod": "pods",
+        "Service": "services",
+        "ServiceAccount": "serviceaccounts",
+    },
+    "apps/v1": {"Deployment": "deployments"},
+    "authorization.k8s.io/v1": {
+        "SelfSubjectAccessReview": "selfsubjectaccessreviews",
+        "SelfSubjectRulesReview": "selfsubjectrulesreviews",
+    },
+    "batch/v1": {"Job": "jobs"},
+    "kueue.x-k8s.io/v1alpha1": {"LocalQueue": "localqueues"},
+    "kueue.x-k8s.io/v1beta1": {"LocalQueue": "localqueues", "Workload": "workloads"},
+    "monitoring.coreos.com/v1": {"PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules"},
+    "networking.k8s.io/v1": {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"},
+    "rbac.authorization.k8s.io/v1": {
+        "ClusterRole": "clusterroles",
+        "ClusterRoleBinding": "clusterrolebindings",
+        "Role": "roles",
+        "RoleBinding": "rolebindings",
+    },
+}
+CLUSTER_SCOPED = ("ClusterRole", "ClusterRoleBinding", "Namespace", "SelfSubjectAccessReview", "SelfSubjectRulesReview")
 
 
 def merged(there, change):
@@ -32,8 +60,7 @@ class ApiServer(ThreadingHTTPServer):
     forbidden: a word of the paths that are refused; refused: (method, a word of the paths, status, message).
     absent: a word of the paths that the server does not know. namespaces: those that are there. read_only: whether
     every change is forbidden. rights: the rules that a user has, by the reviews, unsaid: those that only a
-    question for one right tells of. groups: each with the version that is
-    preferred. broken: how many answers from now on are 503.
+    question for one right tells of. broken: how many answers from now on are 503.
     """
 
     daemon_threads = True
@@ -51,7 +78,6 @@ class ApiServer(ThreadingHTTPServer):
         self.refused = None
         self.rights = [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
         self.unsaid = []
-        self.groups = {}
 
     @property
     def url(self):
@@ -111,19 +137,43 @@ class _Handler(BaseHTTPRequestHandler):
         if not (asked := self._begin()):
             return
         path, query, _ = asked
-        if path.removeprefix("/apis/") in self.server.groups:
-            version = self.server.groups[path.removeprefix("/apis/")]
-            self._answer(200, {"preferredVersion": {"groupVersion": f"{path.removeprefix('/apis/')}/{version}"}})
+        if found := self._discovery(path):
+            self._answer(200, found)
         elif path.endswith("/log"):
             self._answer(200, self.server.logs.get(path.split("/")[-2], b""))
         elif path in self.server.objects:
             self._answer(200, self.server.objects[path])
         elif path.removeprefix("/api/v1/namespaces/") in self.server.namespaces:
             self._answer(200, {"kind": "Namespace"})
-        elif path.rpartition("/")[2] in KINDS:
+        elif path.rpartition("/")[2] in [plural for kinds in KINDS.values() for plural in kinds.values()]:
             self._answer(200, {"items": self._chosen(path, query.get("labelSelector", [""])[0])})
         else:
             self._answer(404, {"message": f"{path.rpartition('/')[2]} not found"})
+
+    def _discovery(self, path):
+        """What the server says of itself, as a real one does: its groups, and the kinds of a version."""
+        absent = self.server.absent or " "
+        if path == "/version":
+            return {"gitVersion": "v1.34.0"}
+        if path == "/apis":
+            groups = {}
+            for name in KINDS:
+                group, _, version = name.rpartition("/")
+                if group and absent not in group:
+                    groups.setdefault(group, []).append({"groupVersion": name, "version": version})
+            listed = [{"name": name, "versions": of, "preferredVersion": of[-1]} for name, of in groups.items()]
+            return {"kind": "APIGroupList", "groups": listed}
+        kinds = KINDS.get(path.removeprefix("/apis/").removeprefix("/api/"))
+        if kinds is None:
+            return None
+        resources = [
+            {"name": plural, "kind": kind, "namespaced": kind not in CLUSTER_SCOPED, "verbs": []}
+            for kind, plural in kinds.items()
+            if absent not in plural
+        ]
+        if "Pod" in kinds:
+            resources.append({"name": "pods/log", "kind": "Pod", "namespaced": True, "verbs": ["get"]})
+        return {"kind": "APIResourceList", "resources": resources}
 
     def _chosen(self, path, selector):
         labels = [part.partition("=") for part in selector.split(",") if part]

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import api_server
 import pytest
@@ -15,7 +16,7 @@ from k8s.__main__ import main
 JOBS = "/apis/batch/v1/namespaces/here/jobs"
 
 
-def _overlay(path, program="train", components=(), more=""):
+def _overlay(path, program="train", components=(), more="", objects=()):
     """A folder with one program of `local`, with components and whatever else on it."""
     here = path / program
     here.mkdir()
@@ -23,7 +24,9 @@ def _overlay(path, program="train", components=(), more=""):
         os.path.relpath(K8S / part, here)
         for part in (f"overlays/local/{program}", *(f"components/{each}" for each in components))
     )
-    (here / "kustomization.yaml").write_text(f"resources: [{local}]\ncomponents: [{', '.join(others)}]\n{more}")
+    (here / "objects.yaml").write_text(yaml.safe_dump_all(objects))
+    resources = ", ".join([local, *(["objects.yaml"] if objects else [])])
+    (here / "kustomization.yaml").write_text(f"resources: [{resources}]\ncomponents: [{', '.join(others)}]\n{more}")
     return str(path)
 
 
@@ -59,6 +62,22 @@ def test_everything_of_the_overlay_is_applied_and_marked(api, capsys):
     assert {(each["kind"], each["metadata"]["name"]) for each in applied} == wanted
     assert {headers["Authorization"] for headers, _ in patches} == {"Bearer a-token"}
     assert "first-train is submitted to namespace here (the context's)" in capsys.readouterr().err
+
+
+def test_plurals_and_scopes_are_the_clusters_own_and_are_kept_nowhere(api, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ingress = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "page"}, "spec": {}}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "a:b"}}
+    (tmp_path / "overlay").mkdir()
+    overlay = _overlay(tmp_path / "overlay", objects=[ingress, role])
+    assert _submit("--overlay", overlay) == _submit("--overlay", overlay) == 0
+    assert "/apis/networking.k8s.io/v1/namespaces/here/ingresses/page" in api.objects
+    made = api.objects["/apis/rbac.authorization.k8s.io/v1/clusterroles/a%3Ab"]
+    assert "namespace" not in made["metadata"]
+    reviews = [json.loads(body)["spec"] for method, _, _, body in api.requests if method == "POST"]
+    asked = [each["resourceAttributes"] for each in reviews if "resourceAttributes" in each]
+    assert {each["resource"] for each in asked if "namespace" not in each} == {"clusterroles"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config", "overlay"]
 
 
 def test_a_job_that_is_there_with_these_settings_is_left_alone(api, capsys):
@@ -204,7 +223,7 @@ def test_all_rights_that_are_missing_are_told_at_once_and_nothing_is_made(api, c
     ):
         assert each in line
     assert "k8s/rights/submit" in line
-    assert {method for method, *_ in api.requests} == {"POST"}
+    assert {method for method, path, *_ in api.requests if "/namespaces/" in path} == set()
     assert main(["stop", "first"]) == 2
     assert "not allowed: patch jobs.batch;" in _one_line(capsys)
 
@@ -576,6 +595,27 @@ def test_a_cluster_that_is_down_is_one_line(use, capsys):
     assert "does not answer (Connection refused" in _one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"", "does not answer (Read timed out"), (b"HTTP/1.0 200 OK\r\n\r\nhello", "no JSON; is it a cluster?")],
+)
+def test_a_server_that_is_silent_or_no_cluster_is_one_line(use, capsys, monkeypatch, answer, said):
+    monkeypatch.setattr("k8s.api.TIMEOUT", (5.0, 0.5))
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+
+        def speak():
+            client, _ = server.accept()
+            with client:
+                client.sendall(answer)
+                while client.recv(4096) and not answer:
+                    pass
+
+        pool.submit(speak)
+        use(f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert main(["list"]) == 2
+    assert said in _one_line(capsys)
+
+
 def test_a_wrong_context_is_one_line(api, capsys):
     assert main(["list", "--context", "yours"]) == 2
     assert "submit.context = 'yours' is not in the kubeconfig; the contexts are mine" in _one_line(capsys)
@@ -747,7 +787,6 @@ def test_a_job_in_a_queue_says_what_it_waits_for(api, tmp_path, capsys):
     assert main(["status", "first"]) == 0
     assert "queue boceto, and the cluster has no Kueue" in capsys.readouterr().err
     api.absent = None
-    api.groups["kueue.x-k8s.io"] = "v1beta1"
     assert main(["status", "first"]) == 0
     assert "its queue boceto does not exist" in capsys.readouterr().err
     here = "/apis/kueue.x-k8s.io/v1beta1/namespaces/here"

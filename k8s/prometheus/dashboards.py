@@ -51,50 +51,36 @@ class Panel:
         return [query.replace("~", NEWEST).replace("%", CHOSEN) for query in self.queries.values()]
 
 
-PROGRESS = Panel(
-    "Progress",
-    SHARE,
-    {"@": "max by (namespace, run) (boceto_train_step{%} / boceto_train_last_step{%} ~)"},
-    gauge=True,
-)
+def _by(how: str, query: str, *labels: str) -> str:
+    """One value a run, or a value of these labels, from the newest pod."""
+    return f"{how} by ({', '.join(('namespace', 'run', *labels))}) ({query} ~)"
+
+
+PROGRESS = Panel("Progress", SHARE, {"@": _by("max", "boceto_train_step{%} / boceto_train_last_step{%}")}, gauge=True)
 
 TRAINING = (
     PROGRESS,
-    Panel("Loss", COUNT, {"@ {{split}}": "max by (namespace, run, split) (boceto_train_loss{%} ~)"}),
-    Panel(
-        "Accuracy",
-        SHARE,
-        {"@ {{split}}": "max by (namespace, run, split) (boceto_train_accuracy_ratio{%} ~)"},
-    ),
+    Panel("Loss", COUNT, {"@ {{split}}": _by("max", "boceto_train_loss{%}", "split")}),
+    Panel("Accuracy", SHARE, {"@ {{split}}": _by("max", "boceto_train_accuracy_ratio{%}", "split")}),
     Panel("Images a second", COUNT, {"@": "boceto:train_images:per_second5m{%}"}),
-    Panel(
-        "Time of a step by phase",
-        SECONDS,
-        {"@ {{activity}}": "boceto:train_step_seconds:mean5m{%}"},
-        stacked=True,
-    ),
+    Panel("Time of a step by phase", SECONDS, {"@ {{activity}}": "boceto:train_step_seconds:mean5m{%}"}, stacked=True),
     Panel("Waiting for data", SHARE, {"@": "boceto:train_waiting:ratio5m{%}"}, warn=0.3),
     Panel(
         "Learning rate and gradient norm",
         COUNT,
         {
-            "@ learning rate": "max by (namespace, run) (boceto_train_learning_rate{%} ~)",
-            "@ gradient norm": "max by (namespace, run) (boceto_train_gradient_norm{%} ~)",
+            "@ learning rate": _by("max", "boceto_train_learning_rate{%}"),
+            "@ gradient norm": _by("max", "boceto_train_gradient_norm{%}"),
         },
     ),
-    Panel(
-        "Age of the newest checkpoint",
-        SECONDS,
-        {"@": "boceto:train_checkpoint_age:seconds{%}"},
-        warn=3600,
-    ),
+    Panel("Age of the newest checkpoint", SECONDS, {"@": "boceto:train_checkpoint_age:seconds{%}"}, warn=3600),
     Panel(
         "Time of a save, and saves by result",
         COUNT,
         {
             "@ seconds": "sum by (namespace, run) (boceto_train_save_seconds_sum{%} ~) "
             "/ sum by (namespace, run) (boceto_train_save_seconds_count{%} ~)",
-            "@ {{result}}": "sum by (namespace, run, result) (boceto_train_saves_total{%} ~)",
+            "@ {{result}}": _by("sum", "boceto_train_saves_total{%}", "result"),
         },
     ),
     Panel(
@@ -108,26 +94,10 @@ TRAINING = (
 )
 
 DATA = (
-    Panel(
-        "Drawings read a second",
-        COUNT,
-        {"@": "sum by (namespace, run) (rate(boceto_prepare_drawings_read_total{%}[5m]) ~)"},
-    ),
-    Panel(
-        "Records written a second",
-        COUNT,
-        {"@": "sum by (namespace, run) (rate(boceto_prepare_records_written_total{%}[5m]) ~)"},
-    ),
-    Panel(
-        "Parts of the input",
-        COUNT,
-        {"@ {{state}}": "max by (namespace, run, state) (boceto_prepare_parts{%} ~)"},
-    ),
-    Panel(
-        "Shards",
-        COUNT,
-        {"@ {{state}}": "max by (namespace, run, state) (boceto_prepare_shards{%} ~)"},
-    ),
+    Panel("Drawings read a second", COUNT, {"@": _by("sum", "rate(boceto_prepare_drawings_read_total{%}[5m])")}),
+    Panel("Records written a second", COUNT, {"@": _by("sum", "rate(boceto_prepare_records_written_total{%}[5m])")}),
+    Panel("Parts of the input", COUNT, {"@ {{state}}": _by("max", "boceto_prepare_parts{%}", "state")}),
+    Panel("Shards", COUNT, {"@ {{state}}": _by("max", "boceto_prepare_shards{%}", "state")}),
     Panel(
         "Refused by reason",
         COUNT,
@@ -137,42 +107,25 @@ DATA = (
         },
     ),
     Panel("Share refused", SHARE, {"@": "boceto:prepare_refused:ratio{%}"}, warn=0.005),
-    Panel("Time left", SECONDS, {"@": "max by (namespace, run) (boceto_prepare_left_seconds{%} ~)"}),
+    Panel("Time left", SECONDS, {"@": _by("max", "boceto_prepare_left_seconds{%}")}),
+    Panel("Drawings classified a second", COUNT, {"@": _by("sum", "rate(boceto_eval_drawings_total{%}[5m])")}),
+    Panel("Accuracy", SHARE, {"@ {{net}} {{split}}": _by("max", "boceto_eval_accuracy_ratio{%}", "net", "split")}),
     Panel(
-        "Drawings classified a second",
-        COUNT,
-        {"@": "sum by (namespace, run) (rate(boceto_eval_drawings_total{%}[5m]) ~)"},
-    ),
-    Panel(
-        "Accuracy",
-        SHARE,
-        {"@ {{net}} {{split}}": "max by (namespace, run, net, split) (boceto_eval_accuracy_ratio{%} ~)"},
-    ),
-    Panel(
-        "Retrieval mAP",
-        SHARE,
-        {"@ {{net}} {{distance}}": "max by (namespace, run, net, distance) (boceto_eval_map_ratio{%} ~)"},
+        "Retrieval mAP", SHARE, {"@ {{net}} {{distance}}": _by("max", "boceto_eval_map_ratio{%}", "net", "distance")}
     ),
 )
 
 FLEET = (
     PROGRESS,
-    Panel(
-        "Goodput",
-        SHARE,
-        {"@": "max by (namespace, run) (boceto_train_goodput_ratio{%} ~)"},
-        warn=0.5,
-        low=True,
-        gauge=True,
-    ),
+    Panel("Goodput", SHARE, {"@": _by("max", "boceto_train_goodput_ratio{%}")}, warn=0.5, low=True, gauge=True),
     Panel(
         "Where the time goes",
         SECONDS,
-        {"@ {{activity}}": "max by (namespace, run, activity) (boceto_train_run_seconds{%} ~)"},
+        {"@ {{activity}}": _by("max", "boceto_train_run_seconds{%}", "activity")},
         stacked=True,
     ),
-    Panel("Sessions", COUNT, {"@": "max by (namespace, run) (boceto_train_sessions{%} ~)"}, warn=4),
-    Panel("Steps lost", COUNT, {"@": "sum by (namespace, run) (boceto_train_steps_lost_total{%} ~)"}),
+    Panel("Sessions", COUNT, {"@": _by("max", "boceto_train_sessions{%}")}, warn=4),
+    Panel("Steps lost", COUNT, {"@": _by("sum", "boceto_train_steps_lost_total{%}")}),
     Panel(
         "Alerts that fire",
         COUNT,
@@ -183,9 +136,7 @@ FLEET = (
     Panel("Since the last step", SECONDS, {"@": "boceto:train_progress_age:seconds{%}"}, warn=600),
     Panel("Images a second, all runs", COUNT, {"images/s": "sum(boceto:train_images:per_second5m{%} >= 0)"}),
     Panel(
-        "Memory of a process",
-        BYTES,
-        {"@ {{component}}": "max by (namespace, run, component) (process_resident_memory_bytes{%} ~)"},
+        "Memory of a process", BYTES, {"@ {{component}}": _by("max", "process_resident_memory_bytes{%}", "component")}
     ),
 )
 

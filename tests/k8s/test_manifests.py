@@ -11,6 +11,7 @@ import pytest
 from manifests import COMPONENTS, JOBS, K8S, OVERLAYS, containers, of_kind, render, templates
 
 from k8s import rights
+from k8s.api import Cluster
 
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34")
 # Kinds of operators, whose schemas are no part of Kubernetes.
@@ -167,9 +168,9 @@ def test_the_right_of_the_trainer_is_one_verb_on_one_job_in_the_namespace_that_i
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "boceto-train", "namespace": namespace}]
 
 
-def test_the_role_for_submit_has_what_its_verbs_need(objects, common):
+def test_the_role_for_submit_has_what_its_verbs_need(objects, common, api):
     (role,) = render(K8S / "rights" / "submit")
-    needed = {*rights.RESUMES, *rights.to_apply([*objects, *common], replace=True, follow=True)}
+    needed = {*rights.RESUMES, *rights.to_apply(Cluster("", ""), [*objects, *common], replace=True, follow=True)}
     lacking = [each for each in needed if not rights.gives(role["rules"], each)]
     assert not lacking
 

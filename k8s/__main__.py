@@ -7,16 +7,16 @@ from typing import Any
 from boceto.console import Console, run_program
 from boceto.errors import EXIT_DONE, SettingsError
 from boceto.settings import parse
-from k8s.settings import Followed, Named, Place, Program, Run
+from k8s.settings import ClusterSettings, FollowSettings, NamedRun, ProgramSettings, RunSettings
 
 # A verb's settings, and what it is for.
-VERBS: Mapping[str, tuple[type[Place], str]] = {
-    "run": (Run, "Starts a run's Job, or the chain of them, and follows it; its exit code is the Job's."),
-    "status": (Named, "Where a run stands: its attempts, why each ended, its progress and its last checkpoint."),
-    "logs": (Followed, "What a run's program says; Ctrl-C leaves it running."),
-    "stop": (Program, "Stops a run gracefully: the checkpoint is made, and `resume` goes on from it."),
-    "resume": (Followed, "Goes on with a run that was stopped or has failed, in a new Job on the same folder."),
-    "list": (Place, "All runs of the namespace."),
+VERBS: Mapping[str, tuple[type[ClusterSettings], str]] = {
+    "run": (RunSettings, "Starts a run's Job, or the chain of them, and follows it; its exit code is the Job's."),
+    "status": (NamedRun, "Where a run stands: its attempts, why each ended, its progress and its last checkpoint."),
+    "logs": (FollowSettings, "What a run's program says; Ctrl-C leaves it running."),
+    "stop": (ProgramSettings, "Stops a run gracefully: the checkpoint is made, and `resume` goes on from it."),
+    "resume": (FollowSettings, "Goes on with a run that was stopped or has failed, in a new Job on the same folder."),
+    "list": (ClusterSettings, "All runs of the namespace."),
 }
 HELP = (
     "usage: boceto submit VERB …\n\nRuns the programs as Jobs of a Kubernetes cluster.\n\n"

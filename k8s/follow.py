@@ -139,7 +139,8 @@ class Follower:
         """Keeps, in an annotation, what became of pods that have ended or are gone: the cluster forgets it."""
         there = {pod["metadata"]["name"]: jobs.attempt(pod) for pod in pods}
         kept = jobs.before(job)
-        gone = [_gone(seen, self._heard_of(name), job) for name, seen in self._seen.items() if name not in there]
+        last = self._last_line
+        gone = [_gone(seen, last.get(name, ""), job) for name, seen in self._seen.items() if name not in there]
         stopping, known = jobs.state(job) == jobs.STOPPING, {each.pod for each in kept}
         ended = [_stopped(each) if stopping else each for each in there.values() if each.ended]
         for each in (*gone, *(ended if stopping else ())):
@@ -147,12 +148,9 @@ class Follower:
                 self._tell_end(each)
         new = [each for each in (*gone, *ended) if each.pod not in known]
         if new:
-            self._annotate({jobs.BEFORE: jobs.written([*kept, *new])})
+            change = {"metadata": {"annotations": {jobs.BEFORE: jobs.written([*kept, *new])}}}
+            self._write("what became of its pods", lambda: self._cluster.merge("batch/v1", "Job", self._name, change))
         self._seen = there
-
-    def _heard_of(self, pod: str) -> str:
-        """The last line of a pod's log."""
-        return self._last_line.get(pod, "")[:MOST_OF_A_LINE]
 
     def _tell_end(self, ended: Attempt) -> None:
         """Says once how a pod ended."""
@@ -162,14 +160,14 @@ class Follower:
             code = f" (exit code {ended.code})" if ended.code is not None else ""
             self._console.line(f"{ended.pod}{node}: {ended.why}{code}")
 
-    def _annotate(self, annotations: dict[str, str]) -> None:
-        """Who may not write on the Job follows it all the same."""
+    def _write(self, what: str, write: Callable[[], object]) -> None:
+        """Writes something to the cluster. A user who may not write follows the Job all the same."""
         try:
-            self._cluster.merge("batch/v1", "Job", self._name, {"metadata": {"annotations": annotations}})
+            write()
         except Unreachable:
             raise
         except SettingsError as error:
-            self._say("annotation", f"warning: what became of its pods is not written down: {error}")
+            self._say(what, f"warning: {what} is not written down: {error}")
 
     def _keep(self, job: Object, ended: Sequence[Attempt]) -> None:
         """Writes down how a Job has ended, for when it is gone: Kubernetes removes it a week later."""
@@ -180,12 +178,7 @@ class Follower:
             "metadata": {"name": f"{self._name}-record", "labels": labels},
             "data": {RECORD_KEY: json.dumps(jobs.record(job, ended))},
         }
-        try:
-            self._cluster.apply(record)
-        except Unreachable:
-            raise
-        except SettingsError as error:
-            self._say("record", f"warning: how it ended is not written down: {error}")
+        self._write("how it ended", lambda: self._cluster.apply(record))
 
     def _outcome(self, job: Object, pods: Sequence[Object]) -> Outcome:
         job = self._cluster.get("batch/v1", "Job", self._name)  # With what was just written down.
@@ -200,14 +193,14 @@ def _gone(seen: Attempt, line: str, job: Object) -> Attempt:
     """What is known of a pod that is not there any more, and said `line` last."""
     if seen.code is not None:
         return seen
-    why = {jobs.RUNNING: jobs.GONE, jobs.PENDING: jobs.GONE}.get(seen.why, seen.why)
+    why = jobs.GONE if seen.why in (jobs.RUNNING, jobs.PENDING) else seen.why
     if seen.why == jobs.PENDING and jobs.state(job) == jobs.STOPPING:
         why = jobs.NOT_BEGUN
-    return replace(seen, why=why, message=line)
+    return replace(seen, why=why, message=line[:MOST_OF_A_LINE])
 
 
 def _stopped(ended: Attempt) -> Attempt:
-    """A pod that was removed because the Job was stopped: that it was is no news."""
+    """Leaves out that the pod was deleted: the user has stopped the Job."""
     return replace(ended, why=ended.why.removeprefix(f"{jobs.DELETED}, "))
 
 

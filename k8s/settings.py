@@ -13,7 +13,7 @@ NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ClusterSettings:
     """Which cluster, and where in it."""
 
     namespace: str = option("", help="namespace; empty: the context's, and for run, the overlay's if it says one")
@@ -21,7 +21,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Place):
+class RunSettings(ClusterSettings):
     """What `boceto submit run` starts."""
 
     overlay: str = option(
@@ -42,21 +42,21 @@ class Run(Place):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named(Place):
+class NamedRun(ClusterSettings):
     """A run that was submitted before."""
 
     name: str = option(help="name of the run", positional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program(Named):
+class ProgramSettings(NamedRun):
     """One program of a run."""
 
     program: str = option("", help="program; empty: the one begun last", choices=("", *PROGRAMS))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Followed(Program):
+class FollowSettings(ProgramSettings):
     """One program of a run that may be stayed with."""
 
     follow: bool = option(True, help="stay until it has ended")

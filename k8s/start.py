@@ -9,7 +9,7 @@ from boceto.console import Console
 from boceto.errors import SettingsError
 from k8s import jobs, rights
 from k8s.api import Cluster, OverQuota, Unreachable, fits, is_ours
-from k8s.follow import Follower, pods_of, to_the_end
+from k8s.follow import Follower, to_the_end
 from k8s.render import DIGEST, MANAGED, MANAGER, RUN, TOML, Object, maps_of, of_kind, settings_of, tables, tells
 
 POLL = 0.5
@@ -21,6 +21,7 @@ RIGHTS = "rbac.authorization.k8s.io/v1"
 ROLES = ("Role", "RoleBinding")
 CLAIM = "PersistentVolumeClaim"
 SHARED = ("Deployment", CLAIM)  # They hold the data of all runs of a namespace.
+STANDING = {jobs.ACTIVE: "running", jobs.COMPLETE: "done"}
 
 
 def start(  # noqa: PLR0913 - how it is started
@@ -50,7 +51,8 @@ def start(  # noqa: PLR0913 - how it is started
         if not replace or (same and jobs.state(found) in (jobs.ACTIVE, jobs.SUSPENDED)):
             _check_same(cluster, found, objects, same=same)
             _heal(cluster, found, objects, others, console)
-            console.line(f"{name} is {_in_words(found)}")
+            done = jobs.state(found) == jobs.COMPLETE
+            console.line(f"{name} is {'done already' if done else 'there already, with these settings'}")
             return found
         _rehearse(cluster, wanted, others)
         remove(cluster, found, console)
@@ -96,7 +98,7 @@ def _own(cluster: Cluster, job: Object, made: Sequence[Object]) -> None:
     for each in made:
         owners = each["metadata"].get("ownerReferences", [])
         if owner["uid"] not in [other["uid"] for other in owners]:
-            change = _owned_by([*owners, {**owner, "blockOwnerDeletion": True}])
+            change = {"metadata": {"ownerReferences": [*owners, {**owner, "blockOwnerDeletion": True}]}}
             with contextlib.suppress(SettingsError):  # Who may not say so leaves them behind.
                 cluster.merge(each["apiVersion"], each["kind"], each["metadata"]["name"], change)
 
@@ -129,10 +131,6 @@ def _rehearse(cluster: Cluster, wanted: Object, others: Sequence[Object]) -> Non
     other = {**wanted, "metadata": {**wanted["metadata"], "name": f"{wanted['metadata']['name']}-anew"}}
     with contextlib.suppress(OverQuota):  # The old Job counts as well, until it is gone.
         cluster.apply(other, rehearse=True)
-
-
-def _owned_by(owners: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"metadata": {"ownerReferences": owners}}
 
 
 def _belongings(cluster: Cluster, job: Object) -> list[Object]:
@@ -179,12 +177,14 @@ def _is_there(cluster: Cluster, wanted: Object) -> bool:
 
 
 def _changeable(cluster: Cluster, objects: Sequence[Object], console: Console, *, replace: bool) -> Sequence[Object]:
-    """The objects to apply: what runs share and keep data in stays as it is, but for a Deployment with --replace."""
+    """The objects to apply. Objects that runs share and keep data in stay as they are: a change could lose the data.
+
+    replace: a Deployment is changed all the same.
+    """
     return [each for each in objects if not _is_kept(cluster, each, console, replace=replace)]
 
 
 def _is_kept(cluster: Cluster, wanted: Object, console: Console, *, replace: bool) -> bool:
-    """Whether an object that runs share is there with another spec, and stays so: changed, it could lose their data."""
     found = cluster.find_like(wanted) if wanted["kind"] in SHARED else None
     if found is None:
         return False
@@ -192,14 +192,14 @@ def _is_kept(cluster: Cluster, wanted: Object, console: Console, *, replace: boo
         same = cluster.apply(wanted, rehearse=True).get("spec") == found.get("spec")
     except Unreachable:
         raise
-    except SettingsError:  # The spec of a claim cannot be changed; or there is no right to, which applying it tells.
+    except SettingsError:  # The spec of a claim cannot be changed. A missing right is reported when it is applied.
         same = fits(found.get("spec"), wanted.get("spec"))
     if same:
         return False
-    change = replace and wanted["kind"] != CLAIM
+    change, claim = replace and wanted["kind"] != CLAIM, wanted["kind"] == CLAIM
     what = f"{wanted['kind']} {wanted['metadata']['name']}, which runs of namespace {cluster.namespace} share,"
-    choice = "" if wanted["kind"] == CLAIM else " (--replace changes it)"
-    console.line(f"{what} is changed" if change else f"{what} is there with another spec, and left as it is{choice}")
+    left = f"is there with another spec, and left as it is{'' if claim else ' (--replace changes it)'}"
+    console.line(f"{what} {'is changed' if change else left}")
     return not change
 
 
@@ -213,18 +213,13 @@ def check_ours(cluster: Cluster, found: Object) -> None:
         )
 
 
-def _in_words(job: Object) -> str:
-    if jobs.state(job) == jobs.COMPLETE:
-        return "done already"
-    return "there already, with these settings"
-
-
 def _check_same(cluster: Cluster, found: Object, objects: Sequence[Object], *, same: bool) -> None:
     """Raises SettingsError where a Job that is there is neither done, nor under way, with the settings wanted."""
     name, run, state = found["metadata"]["name"], jobs.run_of(found), jobs.state(found)
     if not same:
+        standing = STANDING.get(state, state)
         raise SettingsError(
-            f"{name} is {_standing(state)} with other settings ({_difference(cluster, found, objects)}); give another "
+            f"{name} is {standing} with other settings ({_difference(cluster, found, objects)}); give another "
             f"--name, or --replace to start it anew with these{', once it has stopped' if state == jobs.ACTIVE else ''}"
         )
     if state == jobs.STOPPING:
@@ -236,31 +231,20 @@ def _check_same(cluster: Cluster, found: Object, objects: Sequence[Object], *, s
         )
 
 
-def _standing(state: str) -> str:
-    return {jobs.ACTIVE: "running", jobs.COMPLETE: "done", jobs.FAILED: "failed"}.get(state, state)
-
-
 def _difference(cluster: Cluster, found: Object, objects: Sequence[Object]) -> str:
     """What a Job that is there does otherwise than the one that is wanted."""
     wanted = of_kind(list(objects), "Job")
+    program = jobs.program_of(wanted)
+    old, new = (each.get(program, {}) for each in (_settings(cluster, found), tables(settings_of(list(objects)))))
     parts = [
-        f"{name} = {before} there, {after} here"
-        for name, before, after in differences(
-            _settings(cluster, found), tables(settings_of(list(objects))), jobs.program_of(wanted)
-        )
+        f"{program}.{name} = {old.get(name, 'default')} there, {new.get(name, 'default')} here"
+        for name in {**old, **new}
+        if old.get(name, "default") != new.get(name, "default")
     ]
     there, here = (job["spec"]["template"]["spec"]["containers"][0]["image"] for job in (found, wanted))
     if there != here:
         parts.append(f"image {there} there, {here} here")
     return "; ".join(parts) or "its manifest has changed"
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], program: str) -> list[tuple[str, Any, Any]]:
-    """-> (name, value there, value here) of each setting of a program that differs."""
-    old, new = there.get(program, {}), here.get(program, {})
-    every = [*old, *(name for name in new if name not in old)]
-    pairs = [(f"{program}.{name}", old.get(name, "default"), new.get(name, "default")) for name in every]
-    return [each for each in pairs if each[1] != each[2]]
 
 
 def _settings(cluster: Cluster, job: Object) -> Mapping[str, Any]:
@@ -341,8 +325,3 @@ def resume(cluster: Cluster, job: Object, ended: Sequence[jobs.Attempt], console
     _rehearse(cluster, new, belongings)
     remove(cluster, job, console)
     return _make(cluster, new, belongings)
-
-
-def known_attempts(cluster: Cluster, job: Object, events: Sequence[Object]) -> list[jobs.Attempt]:
-    """All attempts of a Job."""
-    return jobs.attempts(job, pods_of(cluster, job), events)

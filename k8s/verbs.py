@@ -25,13 +25,22 @@ from k8s.follow import (
     why_waiting,
 )
 from k8s.render import MANAGED, MANAGER, RUN, Object, check_images, namespace_of, place, render, shared
-from k8s.settings import PROGRAMS, Followed, Named, Place, Program, Run, check_name, check_namespace
+from k8s.settings import (
+    PROGRAMS,
+    ClusterSettings,
+    FollowSettings,
+    NamedRun,
+    ProgramSettings,
+    RunSettings,
+    check_name,
+    check_namespace,
+)
 
 Answer = tuple[dict[str, Any], int]
 GONE = "its Job is gone"
 
 
-def run(settings: Run, console: Console) -> Answer:
+def run(settings: RunSettings, console: Console) -> Answer:
     """Starts a run, or goes on with following it."""
     programs = PROGRAMS if settings.chain else (settings.program,)
     rendered = [render(settings.overlay, each, settings.name, settings.net, settings.set) for each in programs]
@@ -135,7 +144,7 @@ def _check_there(cluster: Cluster) -> None:
         return
 
 
-def status(settings: Named, console: Console) -> Answer:
+def status(settings: NamedRun, console: Console) -> Answer:
     """Where a run stands."""
     cluster = _cluster(settings, rights.SEES)
     events, there = events_of(cluster), _find_jobs(cluster, settings.name)
@@ -160,7 +169,7 @@ def status(settings: Named, console: Console) -> Answer:
     return {"run": settings.name, "jobs": every}, EXIT_DONE
 
 
-def _cluster(settings: Place, needed: Sequence[rights.Right]) -> Cluster:
+def _cluster(settings: ClusterSettings, needed: Sequence[rights.Right]) -> Cluster:
     """The cluster, where this user may do what is needed."""
     cluster = Cluster(settings.context, settings.namespace)
     rights.check(cluster, needed)
@@ -209,7 +218,7 @@ def _ended(entry: dict[str, Any]) -> str:
     return f"{entry['why']}{code}" + (f": {said}" if said else "")
 
 
-def logs(settings: Followed, console: Console) -> Answer:
+def logs(settings: FollowSettings, console: Console) -> Answer:
     """What a run's program said, and says."""
     cluster = _cluster(settings, rights.FOLLOWS)
     job = _jobs_of(cluster, settings.name, settings.program)[-1]
@@ -228,7 +237,7 @@ def logs(settings: Followed, console: Console) -> Answer:
     return {}, EXIT_DONE
 
 
-def stop(settings: Program, console: Console) -> Answer:
+def stop(settings: ProgramSettings, console: Console) -> Answer:
     """Stops what runs of a run, with everything saved."""
     cluster = _cluster(settings, rights.STOPS)
     job = _jobs_of(cluster, settings.name, settings.program)[-1]
@@ -243,14 +252,14 @@ def stop(settings: Program, console: Console) -> Answer:
     return {"job": name, "state": jobs.state(job), "said": jobs.annotation(job, jobs.STOPPED)}, EXIT_DONE
 
 
-def resume(settings: Followed, console: Console) -> Answer:
+def resume(settings: FollowSettings, console: Console) -> Answer:
     """Goes on with a run that was stopped, or has failed, in a new Job on the same folder."""
     cluster = _cluster(settings, rights.RESUMES)
     found = _jobs_of(cluster, settings.name, settings.program)
     job = ([job for job in found if jobs.state(job) != jobs.COMPLETE] or found)[-1]
     name, state = job["metadata"]["name"], jobs.state(job)
     if state in (jobs.STOPPING, jobs.FAILED):
-        ended = start.known_attempts(cluster, job, events_of(cluster))
+        ended = jobs.attempts(job, pods_of(cluster, job), events_of(cluster))
         job = start.resume(cluster, job, ended, console)
         console.line(f"{name} goes on")
     elif state == jobs.COMPLETE:
@@ -260,7 +269,7 @@ def resume(settings: Followed, console: Console) -> Answer:
     return _followed(cluster, job, console) if settings.follow else ({"job": name}, EXIT_DONE)
 
 
-def _nothing_to_resume(settings: Followed, found: Sequence[Object]) -> str:
+def _nothing_to_resume(settings: FollowSettings, found: Sequence[Object]) -> str:
     """What to do with a run all of whose Jobs are done: it may have lost the trainer's."""
     there = [jobs.program_of(job) for job in found]
     name = found[-1]["metadata"]["name"]
@@ -272,7 +281,7 @@ def _nothing_to_resume(settings: Followed, found: Sequence[Object]) -> str:
     )
 
 
-def list_runs(settings: Place, console: Console) -> Answer:
+def list_runs(settings: ClusterSettings, console: Console) -> Answer:
     """All runs of a namespace."""
     cluster = _cluster(settings, rights.LISTS)
     found = cluster.list("batch/v1", "Job", labels=f"{MANAGED}={MANAGER},{RUN}")

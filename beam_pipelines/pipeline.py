@@ -31,6 +31,7 @@ from boceto import __version__, storage
 from boceto.dataset import MANIFEST, SPLITS, Manifest, Shard, SourceFile, SplitInfo, content_digest
 from boceto.errors import DataError
 from boceto.raster import Rasteriser
+from boceto.records import Layout
 
 T = TypeVar("T")
 
@@ -284,7 +285,8 @@ class Write(beam.DoFn):
         rows = sorted(row for place in places for row in self._rows(place))
         settings = self._job.settings
         rasteriser = self._job.rasteriser()
-        writer = ShardWriter(settings.output, settings.size, settings.encoding, list(self._job.classes))
+        layout = Layout(settings.size, settings.size, 1, settings.encoding, self._job.classes)
+        writer = ShardWriter(settings.output, layout)
         parts = (list(zip(*rows[at : at + BATCH], strict=True)) for at in range(0, len(rows), BATCH))
         batches = (Drawings(labels, keys, inks) for _, labels, keys, inks in parts)
         pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)  # Fresh memory for each batch costs more.
@@ -440,11 +442,12 @@ def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) 
     digests = {split: [shard.digest for shard in info.shards] for split, info in splits.items()}
     short = {count["category"]: count["available"] for count in counts if count["available"] < settings.wanted}
     return Manifest(
-        digest=content_digest(settings.size, settings.size, job.classes, digests),
+        digest=content_digest((settings.size, settings.size, 1), job.classes, digests),
         seed=settings.seed,
         options=settings.content_options(),
         height=settings.size,
         width=settings.size,
+        channels=1,
         encoding=settings.encoding,
         classes=list(job.classes),
         splits=splits,

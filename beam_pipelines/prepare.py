@@ -19,7 +19,7 @@ from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, Job, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.progress import watching
 from beam_pipelines.settings import Settings
-from boceto import contract, dataset, records, storage, strokes
+from boceto import contract, dataset, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
 from boceto.errors import DataError, SettingsError
@@ -42,7 +42,6 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
     """
     # Refuses what cannot be drawn, and compiles the kernels once for all workers.
     Job(settings, ()).rasteriser().draw([strokes.pack([[[0], [0]]])])
-    records.Encoder(1, 1, "raw", ["a"]).frames([0], [b"0"], ["0"], [b"0"])
     storage.check_lasting(settings.output, "prepare.output")
     parts, job = _plan(settings)
     there = _finished(job, parts)

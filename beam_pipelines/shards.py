@@ -12,7 +12,9 @@ from boceto.dataset import Shard, ShardDigest, shard_name
 
 
 class Drawings(NamedTuple):
-    """B drawings on their way into records: class numbers, keys, and strokes in the form of `boceto.strokes`."""
+    """B drawings on their way into records: class numbers, keys, and strokes in the form of `boceto.strokes` (b"" for a
+    drawing that has none).
+    """
 
     labels: Sequence[int]
     keys: Sequence[str]
@@ -20,32 +22,34 @@ class Drawings(NamedTuple):
 
 
 class ShardWriter:
-    """Writes the shards of one data set; image size, encoding and classes are the same in all of them."""
+    """Writes the shards of one data set."""
 
-    def __init__(self, folder: str, size: int, encoding: str, classes: list[str]) -> None:
+    def __init__(self, folder: str, layout: records.Layout) -> None:
         self._folder = folder
-        self._raw = encoding == "raw"
-        self._classes = len(classes)
-        self._encoder = records.Encoder(size, size, encoding, classes)
-        self._png = images.PngEncoder(size, size)
+        self._layout = layout
+        self._encoder = records.Encoder(layout)
+        self._png = images.PngEncoder(layout.height, layout.width, layout.channels)
 
     def write(
         self, split: str, shard: int, shards: int, batches: Iterable[tuple[Drawings, NDArray[np.uint8]]]
     ) -> tuple[Shard, list[int]]:
-        """Writes the drawings of `batches`, each B drawings and their pixels uint8[B, H, W], in order.
+        """Writes the drawings of `batches`, each B drawings and their pixels uint8[B, H, W, C], in order.
 
         Returns the shard's description and its records a class.
         """
         name = shard_name(split, shard, shards)
         checksum = google_crc32c.Checksum()
         content = ShardDigest()
-        per_class = [0] * self._classes
+        per_class = [0] * len(self._layout.classes)
         size = 0
         with storage.writing(storage.join(self._folder, name)) as file:
             for (labels, keys, inks), pixels in batches:
                 content.add(pixels, zip(labels, (key.encode() for key in keys), inks, strict=True))
-                encoded = [image.tobytes() if self._raw else self._png.encode(image) for image in pixels]
-                data = self._encoder.frames(labels, encoded, keys, inks)
+                encoded = [
+                    image.tobytes() if self._layout.encoding == "raw" else self._png.encode(image) for image in pixels
+                ]
+                rows = zip(labels, encoded, keys, inks, strict=True)
+                data = b"".join(records.frame(self._encoder.encode(*row)) for row in rows)
                 checksum.update(data)
                 file.write(data)
                 size += len(data)

@@ -52,7 +52,7 @@ def main() -> None:
         if isinstance(item, Sketch)
     ]
     drawn = Rasteriser(SIZE, SIZE).draw(sketches)
-    png, header, out = images.PngEncoder(SIZE, SIZE), images.png_header(SIZE, SIZE), np.empty((SIZE, SIZE), np.uint8)
+    png, header, out = images.PngEncoder(SIZE, SIZE), images.png_header(SIZE, SIZE), np.empty((SIZE, SIZE, 1), np.uint8)
     rows = {"raw": (drawn[0].nbytes, _microseconds(lambda: [image.tobytes() for image in drawn], len(drawn)), 0.0)}
     raw = [image.tobytes() for image in drawn]
 

@@ -37,7 +37,7 @@ def bare_loop(folder: str, output: str) -> None:
     parts = quickdraw.plan(settings)
     rasteriser = Rasteriser(settings.size, settings.size, settings.line_width, settings.margin)
     png = images.PngEncoder(settings.size, settings.size)
-    encoder = records.Encoder(settings.size, settings.size, "png", [part.category for part in parts])
+    encoder = records.Encoder(records.Layout(settings.size, settings.size, 1, "png", [part.category for part in parts]))
     pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)
     Path(output).mkdir()
     for label, part in enumerate(parts):

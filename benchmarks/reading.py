@@ -40,14 +40,14 @@ def arguments() -> argparse.Namespace:
 
 
 def plain(data: DataSet, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches in file order, over and over: uint8[B, H, W, 1], int64[B]."""
+    """Batches in file order, over and over: uint8[B, H, W, C], int64[B]."""
     manifest = data.manifest
     files = [storage.join(data.url, shard.name) for shard in manifest.splits["train"].shards]
     features = {
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
         "image/class/label": tf.io.FixedLenFeature([], tf.int64),
     }
-    shape = (manifest.height, manifest.width, 1)
+    shape = manifest.shape
 
     def decode(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parsed = tf.io.parse_example(records, features)
@@ -56,7 +56,7 @@ def plain(data: DataSet, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             images = tf.reshape(tf.io.decode_raw(encoded, tf.uint8), (batch, *shape))
         else:
             images = tf.map_fn(
-                lambda one: tf.ensure_shape(tf.io.decode_png(one, channels=1), shape),
+                lambda one: tf.ensure_shape(tf.io.decode_png(one, channels=manifest.channels), shape),
                 encoded,
                 fn_output_signature=tf.uint8,
             )
@@ -67,7 +67,7 @@ def plain(data: DataSet, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def ours(data: DataSet, batch: int, readers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches in training order: uint8[B, H, W, 1], int32[B]."""
+    """Batches in training order: uint8[B, H, W, C], int32[B]."""
     training_set = TrainingSet(data.split("train"), None, 0, batch)
     for _, found in Prefetch(step_ranges(0, 1 << 40, 1, lambda _: False), training_set.read, readers):
         yield found.images[0], found.labels[0]
@@ -87,7 +87,7 @@ def main() -> int:
     """Prints a table to standard error and one line of JSON to standard output."""
     args = arguments()
     data = dataset.load(args.data)
-    shape = (args.batch_size, data.manifest.height, data.manifest.width, 1)
+    shape = (args.batch_size, *data.manifest.shape)
     readers = plain(data, args.batch_size), ours(data, args.batch_size, args.readers)
     times = [[seconds(reader, args.batches, shape) for reader in readers] for _ in range(args.rounds + 1)][1:]
     medians = [statistics.median(side) for side in zip(*times, strict=True)]

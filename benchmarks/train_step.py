@@ -132,7 +132,14 @@ def measure(name: str, training_set: TrainingSet, args: argparse.Namespace) -> d
         readers=args.readers,
         groups=strategy.num_replicas_in_sync,
     )
-    spec = Spec(len(manifest.classes), manifest.height, manifest.width, args.width, precision=args.precision)
+    spec = Spec(
+        len(manifest.classes),
+        manifest.height,
+        manifest.width,
+        args.width,
+        precision=args.precision,
+        image_channels=manifest.channels,
+    )
     first = training_set.read(StepRange(0, 1))
     with strategy.scope():
         models = [nets.build(name, spec) for _ in range(2)]

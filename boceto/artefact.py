@@ -1,6 +1,6 @@
 """Contract 4, the artefact: `RUN/export/` holds a SavedModel beside this `artefact.json`.
 
-The SavedModel has a signature `serving_default`: `images` uint8[B, H, W, 1] -> `logits` float32[B, C] and `embedding`
+The SavedModel has a signature `serving_default`: `images` uint8[B, H, W, C] -> `logits` float32[B, C] and `embedding`
 float32[B, D], with its preprocessing inside.
 """
 
@@ -19,7 +19,7 @@ FOLDER = "export"
 DESCRIPTION = "artefact.json"
 MODEL = "saved_model"
 FORMAT = "boceto-artefact"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Artefact:
     classes: list[str]
     height: int
     width: int
+    channels: int
     embedding: int
     step: int
     data_digest: str

@@ -2,7 +2,7 @@
 
 data = dataset.load("DATA")              # dataset.load("gs://…", staging.cache(…)) for one in object storage
 test = data.split("test")
-images = test.images(np.arange(100))     # uint8[100, H, W, 1]
+images = test.images(np.arange(100))     # uint8[100, H, W, C]
 labels = test.labels[:100]               # int32[100]
 """
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "dataset.json"
 FORMAT = "boceto-dataset"
-VERSION = 3
+VERSION = 4
 SPLITS = ("train", "validation", "test")
 ENCODINGS = ("png", "raw")
+CHANNELS = (1, 3)
 AGAIN = "prepare it again with --overwrite"
 COPY_AGAIN = "run the same command again with --verify: a damaged copy is replaced"
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
@@ -88,6 +89,7 @@ class Manifest:
     options: Mapping[str, Any]
     height: int
     width: int
+    channels: int
     encoding: str
     classes: list[str]
     splits: Mapping[str, SplitInfo]
@@ -101,6 +103,11 @@ class Manifest:
     format: str = FORMAT
     version: int = VERSION
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.height, self.width, self.channels
+
     def to_json(self) -> bytes:
         """The bytes of `dataset.json`, sealed: a changed byte is told when it is read."""
         return contract.sealed(dataclasses.asdict(self))
@@ -109,29 +116,32 @@ class Manifest:
 class ShardDigest:
     """The digest of one shard's decoded content: of its records in order, whatever their encoding.
 
-    Of the pixels only a checksum goes in: they follow from the strokes, which go in whole, and hashing them all would
-    cost as much as drawing them.
+    Of a drawing with strokes, only a checksum of its pixels goes in: the pixels follow from the strokes, which go in
+    whole, and hashing all pixels would cost as much as drawing them. Of a drawing without strokes, the pixels go in
+    whole.
     """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def add(self, pixels: NDArray[np.uint8], rest: Iterable[tuple[int, bytes, bytes]]) -> None:
-        """Adds uint8[B, H, W] and, for each of the B records, its label, key and strokes."""
+        """Adds uint8[B, H, W, C] and, for each of the B records, its label, key and strokes."""
         from isal import isal_zlib  # Not needed to look at a manifest.
 
         for image, (label, key, strokes) in zip(pixels, rest, strict=True):
             head = b"%d %d %d %d " % (label, len(key), len(strokes), isal_zlib.crc32(image))
-            self._hash.update(head + key + strokes)
+            self._hash.update(head + key + (strokes or image.tobytes()))
 
     def hexdigest(self) -> str:
         """32 hexadecimal digits."""
         return self._hash.hexdigest()[:32]
 
 
-def content_digest(height: int, width: int, classes: Sequence[str], shards: Mapping[str, Iterable[str]]) -> str:
-    """The digest of a data set, from the digests of its shards by split; 32 hexadecimal digits."""
-    content = [height, width, list(classes), [[split, list(shards[split])] for split in sorted(shards)]]
+def content_digest(shape: tuple[int, int, int], classes: Sequence[str], shards: Mapping[str, Iterable[str]]) -> str:
+    """The digest of a data set of images of `shape` (height, width, channels), from the digests of its shards by split;
+    32 hexadecimal digits.
+    """
+    content = [*shape, list(classes), [[split, list(shards[split])] for split in sorted(shards)]]
     return hashlib.blake2b(json.dumps(content, ensure_ascii=False).encode(), digest_size=16).hexdigest()
 
 
@@ -159,10 +169,11 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         manifest = contract.read(Manifest, contract.parse_sealed(text, FORMAT, VERSION))
         for name, split in manifest.splits.items():
             _check_split(name, split, len(manifest.classes))
-        if manifest.encoding not in ENCODINGS or min(manifest.height, manifest.width) < 1:
-            raise ValueError(f"no images are {manifest.height}x{manifest.width} {manifest.encoding!r}")
+        height, width, channels = manifest.shape
+        if manifest.encoding not in ENCODINGS or min(height, width) < 1 or channels not in CHANNELS:
+            raise ValueError(f"no images are {height}x{width}x{channels} {manifest.encoding!r}")
         digests = {name: [shard.digest for shard in split.shards] for name, split in manifest.splits.items()}
-        digest = content_digest(manifest.height, manifest.width, manifest.classes, digests)
+        digest = content_digest(manifest.shape, manifest.classes, digests)
     except ValueError as error:
         raise DataError(f"{where} is not a data set's manifest: {error}; {AGAIN}") from error
     if digest != manifest.digest:
@@ -192,18 +203,17 @@ class Split:
         return len(self.labels)
 
     def images(self, numbers: NDArray[np.integer[Any]], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """int[B] record numbers -> their decoded pixels, uint8[B, H, W, 1] (into `out` where given).
+        """int[B] record numbers -> their decoded pixels, uint8[B, H, W, C] (into `out` where given).
 
         Raises:
             DataError: a damaged image.
         """
         from boceto import images  # isal is not needed to look at a manifest.
 
-        height, width = self.manifest.height, self.manifest.width
         if out is None:
-            out = np.empty((len(numbers), height, width, 1), np.uint8)
-        header = images.png_header(height, width)
-        rows = out.reshape(len(out), -1) if self.manifest.encoding == "raw" else out[:, :, :, 0]
+            out = np.empty((len(numbers), *self.manifest.shape), np.uint8)
+        header = images.png_header(*self.manifest.shape)
+        rows = out.reshape(len(out), -1) if self.manifest.encoding == "raw" else out
         # Plain numbers, taken all at once: indexing an array costs more than copying an image.
         places = zip(
             self._shard_of[numbers].tolist(), self._frame[numbers].tolist(), self._image[numbers].tolist(), strict=True
@@ -338,14 +348,17 @@ def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Mani
     encodings = {data[at : at + length].tobytes() for at, length in np.unique(found.encoding, axis=0)}
     problems = (
         (len(found.label) != shard.records, f"it has {len(found.label)} records, its manifest says {shard.records}"),
-        ((found.shape != (manifest.height, manifest.width)).any(), "an image has another size than the manifest says"),
+        (
+            (found.shape != manifest.shape).any(),
+            "an image has another size or number of channels than the manifest says",
+        ),
         (
             ((found.label < 0) | (found.label >= len(manifest.classes))).any(),
             "a label is none of the manifest's classes",
         ),
         (encodings - {manifest.encoding.encode()}, "an image has another encoding than the manifest says"),
         (
-            manifest.encoding == "raw" and (found.image[:, 1] != manifest.height * manifest.width).any(),
+            manifest.encoding == "raw" and (found.image[:, 1] != np.prod(manifest.shape)).any(),
             "an image has too few or too many bytes",
         ),
     )

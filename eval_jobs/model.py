@@ -29,12 +29,9 @@ def check_data(description: Artefact, manifest: Manifest, *, allow_other_data: b
         raise DataError(
             f"the net knows {_difference(description.classes, manifest.classes)}; evaluate it on data with its classes"
         )
-    ours, theirs = (manifest.height, manifest.width), (description.height, description.width)
+    ours, theirs = ("x".join(map(str, (it.height, it.width, it.channels))) for it in (manifest, description))
     if ours != theirs:
-        raise DataError(
-            f"the data set's images are {ours[0]}x{ours[1]}, the net takes {theirs[0]}x{theirs[1]}; prepare the data "
-            f"set in that size"
-        )
+        raise DataError(f"the data set's images are {ours}, the net takes {theirs}; prepare the data set in that size")
     same = description.data_digest == manifest.digest
     if not same and not allow_other_data:
         raise DataError(
@@ -77,14 +74,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded net: `call` maps uint8[B, H, W, 1] to its signature's outputs by name."""
+    """A loaded net: `call` maps uint8[B, H, W, C] to its signature's outputs by name."""
 
     description: Artefact
     call: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]]
     clock: Clock
 
     def embed(self, images: NDArray[np.uint8], where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8[B, H, W, 1] -> logits float32[B, C], embedding float32[B, D].
+        """uint8[B, H, W, C] -> logits float32[B, C], embedding float32[B, D].
 
         Raises:
             DataError: an output is missing, of another shape than `artefact.json` says, or not finite.

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from beam_pipelines.shards import Drawings, ShardWriter
-from boceto import storage, strokes
+from boceto import storage
 from boceto.dataset import MANIFEST, Manifest, SplitInfo, content_digest
+from boceto.records import Layout
+from boceto.strokes import pack
 from trainer import nets
 
 nets.__path__.append(str(Path(__file__).parent / "small_nets"))
@@ -28,9 +30,9 @@ hypothesis_settings.load_profile("boceto")
 MakeData = Callable[..., str]
 
 
-def _square(label: int, number: int, size: int) -> np.ndarray:
-    """A bright block whose row and height tell the class, on faint noise: uint8[size, size]."""
-    image = np.random.default_rng([label, number]).integers(0, 60, (size, size), np.uint8)
+def _square(label: int, number: int, size: int, width: int, channels: int) -> np.ndarray:
+    """A bright block whose row and height tell the class, on faint noise: uint8[size, width, channels]."""
+    image = np.random.default_rng([label, number]).integers(0, 60, (size, width, channels), np.uint8)
     quarter = max(2, size // 4)
     at = label % 4 * quarter
     image[at : at + quarter - label // 4 % 2, 2:-2] = 255
@@ -42,11 +44,23 @@ def make_data(tmp_path) -> MakeData:
     """Writes a whole data set without Beam: `make_data(classes=3, train=8, test=4, size=16)` returns its folder."""
 
     def make(  # noqa: PLR0913 - each a property of a data set
-        *, classes=3, train=8, validation=0, test=4, size=16, encoding="png", shards=2, name="data"
+        *,
+        classes=3,
+        train=8,
+        validation=0,
+        test=4,
+        size=16,
+        width=0,
+        channels=1,
+        strokes=True,
+        encoding="png",
+        shards=2,
+        name="data",
     ) -> str:
+        width = width or size
         url = str(tmp_path / name)
         names = [f"class {label}" for label in range(classes)]
-        writer = ShardWriter(url, size, encoding, names)
+        writer = ShardWriter(url, Layout(size, width, channels, encoding, names))
         splits = {}
         first = 0
         for split, count in (("train", train), ("validation", validation), ("test", test)):
@@ -57,19 +71,20 @@ def make_data(tmp_path) -> MakeData:
                 drawings = Drawings(
                     [label for label, _ in mine],
                     [f"{label}-{number}" for label, number in mine],
-                    [strokes.pack([[[label, 9], [number % 256, 9]]]) for label, number in mine],
+                    [pack([[[label, 9], [number % 256, 9]]]) if strokes else b"" for label, number in mine],
                 )
-                pixels = np.stack([_square(label, number, size) for label, number in mine])
+                pixels = np.stack([_square(label, number, size, width, channels) for label, number in mine])
                 written.append(writer.write(split, shard, shards, [(drawings, pixels)])[0])
             splits[split] = SplitInfo([count] * classes, written)
             first += count
         digests = {split: [shard.digest for shard in info.shards] for split, info in splits.items()}
         manifest = Manifest(
-            digest=content_digest(size, size, names, digests),
+            digest=content_digest((size, width, channels), names, digests),
             seed=0,
             options={},
             height=size,
-            width=size,
+            width=width,
+            channels=channels,
             encoding=encoding,
             classes=names,
             splits=splits,

@@ -125,7 +125,7 @@ def test_what_is_missing_or_damaged_afar_ends_in_one_line(chain, bucket, tmp_pat
 def test_names_in_an_artefact_are_not_trusted(name, tmp_path):
     run = f"memory://runs/{tmp_path.name}"
     described = {"saved_model.pb": storage.crc32c(b"x"), name: storage.crc32c(b"x")}
-    fields = dict.fromkeys(("parameters", "height", "width", "embedding", "step"), 1)
+    fields = dict.fromkeys(("parameters", "height", "width", "channels", "embedding", "step"), 1)
     texts = dict.fromkeys(("net", "data_digest", "boceto"), "")
     entry = artefact.Artefact(**fields, **texts, classes=[], settings={}, files=described, images_per_second=0.0)
     storage.write_bytes(f"{run}/export/saved_model/saved_model.pb", b"x")

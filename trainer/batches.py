@@ -30,7 +30,7 @@ class StepRange(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """K batches of B records: images uint8[K, B, H, W, 1], labels int64[K, B], augmentation parameters
+    """K batches of B records: images uint8[K, B, H, W, C], labels int64[K, B], augmentation parameters
     float32[K, B, D]; and the digests of the keys of each batch (`boceto.ledger`).
     """
 

@@ -44,8 +44,7 @@ class Served(tf.Module):
         position = {variable.path: number for number, variable in enumerate(model.variables)}
         trainable = [position[variable.path] for variable in model.trainable_variables]
         others = [position[variable.path] for variable in model.non_trainable_variables]
-        height, width = model.input_shape[1:3]
-        signature = [tf.TensorSpec([None, height, width, 1], tf.uint8, "images")]
+        signature = [tf.TensorSpec(model.input_shape, tf.uint8, "images")]
 
         def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
             images = tf.ensure_shape(images, signature[0].shape)  # Callers of a loaded signature are not checked.

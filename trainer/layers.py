@@ -15,8 +15,8 @@ def _policy(spec: Spec) -> str:
 
 
 def image(spec: Spec) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """-> (the input uint8[B, H, W, 1], its pixels float32[B, H, W, 1] in 0..1)."""
-    pixels = keras.Input((spec.height, spec.width, 1), dtype="uint8", name="images")
+    """-> (the input uint8[B, H, W, C], its pixels float32[B, H, W, C] in 0..1)."""
+    pixels = keras.Input((spec.height, spec.width, spec.image_channels), dtype="uint8", name="images")
     # In float32: 255ths are not exact in the short formats.
     return pixels, keras.layers.Rescaling(1 / 255, dtype="float32", name="rescale")(pixels)
 

@@ -27,7 +27,7 @@ _LARGEST_SEED = 2**31 - 1
 
 
 class Placed(NamedTuple):
-    """A call's batches on their devices, one value a replica: images uint8[K, b, H, W, 1], labels int64[K, b], and the
+    """A call's batches on their devices, one value a replica: images uint8[K, b, H, W, C], labels int64[K, b], and the
     augmentation's parameters float32[K, b, 5], or float32[K, b, 0] without one.
     """
 

@@ -36,7 +36,7 @@ def look(url: str, tell: Tell) -> Found:
         "net": described.net,
         "parameters": described.parameters,
         "number_of_classes": len(described.classes),
-        "images": f"{described.height}x{described.width}",
+        "images": f"{described.height}x{described.width}x{described.channels}",
         "embedding": described.embedding,
         "step": described.step,
         "data_digest": described.data_digest,

@@ -50,7 +50,7 @@ def _facts(manifest: Manifest) -> dict[str, object]:
         "digest": manifest.digest,
         "boceto": manifest.boceto,
         "seed": manifest.seed,
-        "images": f"{manifest.height}x{manifest.width} {manifest.encoding}",
+        "images": f"{manifest.height}x{manifest.width}x{manifest.channels} {manifest.encoding}",
         "number_of_classes": len(manifest.classes),
         "drawings_read": manifest.drawings,
         "drawings_refused": sum(manifest.refused.values()),

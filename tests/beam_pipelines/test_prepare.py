@@ -279,7 +279,10 @@ def test_tensorflow_reads_the_records(strokes_folder, tmp_path):
     for number, record in enumerate(tf.data.TFRecordDataset(paths).as_numpy_iterator()):
         features = tf.train.Example.FromString(record).features.feature
         assert sorted(features) == sorted(
-            [f"image/{name}" for name in ("class/label", "class/text", "encoded", "format", "height", "key", "width")]
+            [
+                f"image/{name}"
+                for name in ("channels", "class/label", "class/text", "encoded", "format", "height", "key", "width")
+            ]
             + ["sketch/strokes"]
         )
         label = features["image/class/label"].int64_list.value[0]

@@ -12,6 +12,7 @@ DESCRIBED = Artefact(
     parameters=5,
     classes=["cat"],
     height=28,
+    channels=1,
     width=28,
     embedding=8,
     step=3,

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -29,6 +30,27 @@ def test_both_encodings_have_one_digest(make_data):
     assert raw.manifest.digest == png.manifest.digest
 
 
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_colour_images_of_any_shape_without_strokes(make_data, encoding):
+    url = make_data(size=12, width=20, channels=3, strokes=False, encoding=encoding)
+    train = dataset.load(url).split("train")
+    images = train.images(np.arange(len(train)))
+    assert images.shape == (24, 12, 20, 3)
+    assert (images[:, :, :, 0] != images[:, :, :, 2]).any()
+    assert train.strokes(0) == b""
+
+
+def test_without_strokes_the_digest_is_over_the_pixels():
+    digests = set()
+    for content in (b"\0\0\0\0", b"\1\1\1\1"):
+        digest = dataset.ShardDigest()
+        # Behind its own CRC-32, any content has the same CRC-32.
+        image = np.frombuffer(content + zlib.crc32(content).to_bytes(4, "little"), np.uint8)
+        digest.add(image.reshape(1, 2, 4, 1), [(0, b"key", b"")])
+        digests.add(digest.hexdigest())
+    assert len(digests) == 2
+
+
 def test_a_flipped_byte_is_refused(make_data, tmp_path):
     data = dataset.load(make_data())
     shard = tmp_path / "data" / data.manifest.splits["train"].shards[1].name
@@ -53,6 +75,7 @@ def test_a_flipped_byte_is_refused(make_data, tmp_path):
         (lambda m: m.update(options=5), "options is 5, not an object"),
         (lambda m: m.update(drawings="x"), "drawings is 'x', not a whole number"),
         (lambda m: m.update(encoding=["raw"]), "encoding is"),
+        (lambda m: m.update(channels=2), "no images are 16x16x2"),
     ],
 )
 def test_a_changed_manifest_is_refused(make_data, tmp_path, change, message):

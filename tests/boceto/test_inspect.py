@@ -73,7 +73,7 @@ def run(data, tmp_path):
     storage.write_bytes(storage.join(export, artefact.MODEL, "saved_model.pb"), MODEL)
     storage.write_bytes(storage.join(export, artefact.MODEL, "variables", "variables.index"), b"index")
     files = {"saved_model.pb": storage.crc32c(MODEL), "variables/variables.index": storage.crc32c(b"index")}
-    shape = {"height": 16, "width": 16, "embedding": 8}
+    shape = {"height": 16, "width": 16, "channels": 1, "embedding": 8}
     names = dataset.load(data).manifest.classes
     told = Artefact("sknet", 6, names, **shape, step=2, data_digest=digest, files=files,
                     settings={**HYPERPARAMETERS, "data": data},

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from boceto import records
 
-ENCODER = records.Encoder(2, 300, "raw", ["cat", "hot dog"])
+ENCODER = records.Encoder(records.Layout(2, 300, 3, "raw", ["cat", "hot dog"]))
 
 
 def _shard(*frames):
@@ -20,27 +20,12 @@ def test_a_record_is_the_example_that_tensorflow_would_write(label, encoded, key
     features = example.features.feature
     assert features["image/encoded"].bytes_list.value == [encoded]
     assert features["image/key"].bytes_list.value == [key.encode()]
-    assert features["sketch/strokes"].bytes_list.value == [strokes]
+    assert ("sketch/strokes" in features) == bool(strokes)
+    assert not strokes or features["sketch/strokes"].bytes_list.value == [strokes]
     assert features["image/class/label"].int64_list.value == [label]
     assert features["image/width"].int64_list.value == [300]
+    assert features["image/channels"].int64_list.value == [3]
     assert example.SerializeToString(deterministic=True) == record
-
-
-RECORDS = st.tuples(st.integers(0, 1), st.binary(max_size=40_000), st.text(max_size=50), st.binary(max_size=300))
-
-
-@given(st.lists(RECORDS, min_size=1, max_size=8))
-def test_many_frames_are_the_bytes_of_one_after_the_other(drawings):
-    labels, encoded, keys, strokes = zip(*drawings, strict=True)
-    assert ENCODER.frames(labels, encoded, keys, strokes) == b"".join(
-        records.frame(ENCODER.encode(*drawing)) for drawing in drawings
-    )
-
-
-@pytest.mark.parametrize("size", [0, 127, 128, 16_383, 16_384, 1 << 21])
-def test_many_frames_where_a_length_takes_one_more_byte(size):
-    frames = [records.frame(ENCODER.encode(1, b"e" * near, "", b"")) for near in (size, size + 1)]
-    assert ENCODER.frames([1, 1], [b"e" * size, b"e" * (size + 1)], ["", ""], [b"", b""]) == b"".join(frames)
 
 
 def test_tensorflow_reads_the_frames(tmp_path):
@@ -57,17 +42,23 @@ def test_the_index_finds_what_was_written():
     assert index.image[:, 1].tolist() == list(range(3000))
     at, length = index.key[2999]
     assert shard[at : at + length].tobytes() == b"k2999"
-    assert (index.shape == (2, 300)).all()
+    assert (index.shape == (2, 300, 3)).all()
 
 
 def test_records_that_tensorflow_wrote_are_found_whatever_their_order():
     example = tf.train.Example()
-    for name, value in (("image/width", 3), ("image/height", 4), ("image/class/label", 1), ("extra", -7)):
+    for name, value in (
+        ("image/width", 3),
+        ("image/height", 4),
+        ("image/channels", 1),
+        ("image/class/label", 1),
+        ("extra", -7),
+    ):
         example.features.feature[name].int64_list.value.append(value)
     for name in ("image/encoded", "image/format", "image/key", "image/class/text"):
         example.features.feature[name].bytes_list.value.append(name.encode())
     index = records.index(_shard(records.frame(example.SerializeToString())))
-    assert (index.label[0], index.shape[0].tolist(), index.strokes[0, 1]) == (1, [4, 3], -1)
+    assert (index.label[0], index.shape[0].tolist(), index.strokes[0, 1]) == (1, [4, 3, 1], -1)
 
 
 @pytest.mark.parametrize("cut", [1, 11, 20, -1])
@@ -102,5 +93,6 @@ def test_a_changed_byte_is_refused_or_stays_within_the_shard(data):
 def test_a_missing_feature_is_named():
     with pytest.raises(ValueError, match="record 0 has no feature image/class/label"):
         example = tf.train.Example()
+        example.features.feature["image/channels"].int64_list.value.append(1)
         example.features.feature["image/key"].bytes_list.value.append(b"k")
         records.index(_shard(records.frame(example.SerializeToString())))

@@ -46,6 +46,7 @@ def make_run(tmp_path):
             "parameters": 1234,
             "classes": manifest.classes,
             "height": manifest.height,
+            "channels": manifest.channels,
             "width": manifest.width,
             "embedding": EMBEDDING,
             "step": 7,

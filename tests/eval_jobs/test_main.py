@@ -145,7 +145,7 @@ def test_a_damaged_artefact_is_refused(make_data, make_run, evaluate, harm, mess
     [
         ({"classes": ["class 0", "cat", "class 2"]}, "class 1 as 'cat', the data set as 'class 1'"),
         ({"classes": ["class 0"]}, "1 classes, the data set has 3"),
-        ({"height": 28}, "16x16, the net takes 28x16"),
+        ({"height": 28}, "16x16x1, the net takes 28x16x1"),
         ({"embedding": 9}, "'embedding' is (12, 8), artefact.json says [B, 9]"),
         ({"fault": float("nan")}, "12 of 12 hold NaN"),
         ({"files": {}}, "lists no saved_model.pb"),

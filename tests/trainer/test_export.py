@@ -25,7 +25,7 @@ def exported(request, tmp_path_factory):
         )
         arrays[variable.path] = values.astype(np.float32)
         variable.assign(arrays[variable.path])
-    description = dict.fromkeys(("parameters", "height", "width", "embedding", "step"), 1)
+    description = dict.fromkeys(("parameters", "height", "width", "channels", "embedding", "step"), 1)
     description |= dict.fromkeys(("net", "data_digest", "boceto"), "") | {"classes": [], "settings": {}}
     url = export.export(str(tmp_path_factory.mktemp("run")), model, arrays, description | {"images_per_second": 0.0})
     return model, f"{url}/{artefact.MODEL}"

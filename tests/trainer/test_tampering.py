@@ -66,8 +66,8 @@ def _export(job, progress):
     storage.write_bytes(storage.join(url, artefact.MODEL, "saved_model.pb"), model)
     said = {"net": "sknet", "parameters": 5}
     told = Artefact(
-        **said, classes=manifest.classes, height=manifest.height, width=manifest.width, embedding=8, step=progress.step,
-        data_digest=manifest.digest, settings=dataclasses.asdict(job.settings),
+        **said, classes=manifest.classes, height=manifest.height, width=manifest.width, channels=1,
+        embedding=8, step=progress.step, data_digest=manifest.digest, settings=dataclasses.asdict(job.settings),
         files={"saved_model.pb": storage.crc32c(model)}, images_per_second=0.0, boceto="test",
     )  # fmt: skip
     storage.write_bytes(storage.join(url, artefact.DESCRIPTION), told.to_json())

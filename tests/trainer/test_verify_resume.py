@@ -123,7 +123,7 @@ for name in ("saved_model.pb", "variables/variables.data"):
     storage.write_bytes(path, weights.tobytes() + name.encode() + b"!" * (fault == "export" and bool(found)))
     files[name] = storage.checksum(path)[1]
 best = int(last) - (fault == "best" and bool(found))
-text = Artefact("net", 1, [], 1, 1, 1, best, "data", {}, files, 0.0, "").to_json()
+text = Artefact("net", 1, [], 1, 1, 1, 1, best, "data", {}, files, 0.0, "").to_json()
 storage.write_bytes(storage.join(folder, artefact.FOLDER, artefact.DESCRIPTION), text)
 """
 

@@ -1,6 +1,6 @@
 """The nets: one file a net, found by its name. A net's file has `build(spec) -> keras.Model`.
 
-The model maps `uint8[B, H, W, 1]` to a dict with `logits` float32[B, C] and `embedding` float32[B, D]. Its layers may
+The model maps `uint8[B, H, W, C]` to a dict with `logits` float32[B, C] and `embedding` float32[B, D]. Its layers may
 be any of Keras's.
 """
 
@@ -24,8 +24,8 @@ _BEFORE_INITIALIZER = 1  # Positional arguments of `add_weight` before `initiali
 class Spec:
     """What a net is built for.
 
-    classes: C. height, width: of the images, in pixels. width_multiplier: multiplies the channels of the
-    convolutions.
+    classes: C. height, width: of the images, in pixels. image_channels: 1 or 3. width_multiplier: multiplies the
+    channels of the convolutions.
     embedding: D. dropout: the dropout rate of the embedding. precision: of the layers. seed: of the weights.
     """
 
@@ -37,6 +37,7 @@ class Spec:
     dropout: float = 0.0
     precision: str = "float32"
     seed: int = 0
+    image_channels: int = 1
 
     def channels(self, full: int) -> int:
         """The channels of a convolution that has `full` at a width multiplier of 1."""

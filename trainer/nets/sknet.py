@@ -9,7 +9,7 @@ BLOCKS = ((64, 64), (128, 128), (128, 128), (256, 256))
 
 
 def build(spec: Spec) -> keras.Model:
-    """uint8[B, H, W, 1] -> logits float32[B, C], embedding float32[B, D]."""
+    """uint8[B, H, W, channels] -> logits float32[B, C], embedding float32[B, D]."""
     image, x = layers.image(spec)
     for block, channels in enumerate(BLOCKS, 1):
         for number, full in enumerate(channels, 1):

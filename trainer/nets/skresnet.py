@@ -14,7 +14,7 @@ def _residual(x: keras.KerasTensor, group: int, channels: int, name: str, spec: 
 
 
 def build(spec: Spec) -> keras.Model:
-    """uint8[B, H, W, 1] -> logits float32[B, C], embedding float32[B, D]."""
+    """uint8[B, H, W, channels] -> logits float32[B, C], embedding float32[B, D]."""
     image, x = layers.image(spec)
     x = layers.conv(x, "conv1_1", 64, spec)
     x = layers.conv(x, "conv1_2", 64, spec)

@@ -65,10 +65,18 @@ def test_the_residual_sums_of_skresnet():
 @pytest.mark.parametrize("name", nets.names())
 def test_every_net_of_the_folder(name, precision):
     spec = Spec(
-        classes=5, height=16, width=24, width_multiplier=1 / 16, embedding=6, dropout=0.5, precision=precision, seed=3
+        classes=5,
+        height=16,
+        width=24,
+        width_multiplier=1 / 16,
+        embedding=6,
+        dropout=0.5,
+        precision=precision,
+        seed=3,
+        image_channels=3,
     )
     net = nets.build(name, spec)
-    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 1), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
     outputs = net(images, training=False)
     assert {key: (value.shape, value.dtype.name) for key, value in outputs.items()} == {
         "logits": ((2, 5), "float32"),

@@ -228,7 +228,7 @@ def counted(url, path, progress):
     def told(count):
         nonlocal done
         for _ in range((done + count >> 16) - (done >> 16)):
-            print("read", flush=True)
+            print("read\\n", end="", flush=True)
             time.sleep(0.01)
         done += count
         progress(count)

@@ -93,6 +93,8 @@ def check_files(run: str) -> None:
     Raises:
         SettingsError: there is one.
     """
+    if not storage.is_local(run):  # Object storage has no folders.
+        return
     for name in (DESCRIPTION, HISTORY, METRICS, ATTEMPTS, lease.NAME):
         path = storage.join(run, name)
         try:

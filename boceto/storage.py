@@ -20,7 +20,7 @@ import google_crc32c
 
 from boceto import lookup, stores
 from boceto.errors import PASSING, DataError, SettingsError
-from boceto.stores import Changed, Damaged, Entry, Stat, Store, Unavailable
+from boceto.stores import Changed, DamagedTransfer, Entry, Stat, Store, Unavailable
 from boceto.stores import file as local
 from boceto.stores.file import local_path
 
@@ -207,7 +207,7 @@ def download(url: str, path: Path, progress: Callable[[int], None] = lambda _: N
                     reported = max(reported, target.tell())
         except BaseException as error:
             path.unlink(missing_ok=True)
-            if attempt == _DOWNLOADS or not isinstance(error, Damaged | Changed):
+            if attempt == _DOWNLOADS or not isinstance(error, DamagedTransfer | Changed):
                 raise
         else:
             return

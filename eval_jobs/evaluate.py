@@ -100,7 +100,7 @@ def _chosen(
     Raises:
         SettingsError: the data set has none of them, or no test split though that is to be scored.
     """
-    found = {}
+    found: dict[str, tuple[Split, NDArray[np.int64]]] = {}
     for name in settings.each_split:
         share = description.settings.get("validation_share", 0.0) if name == "validation" else 0.0
         of_train = share and description.data_digest == data.manifest.digest
@@ -109,7 +109,8 @@ def _chosen(
         if name != "test" and (not info or not info.records):
             console.warning(f"{settings.data} has no drawings for {name}: it is not scored")
             continue
-        split = data.split(of)
+        opened = found.get(of)  # Validation may be a part of train.
+        split = opened[0] if opened else data.split(of)
         numbers = np.arange(len(split))
         wanted = settings.train_records
         if of_train:

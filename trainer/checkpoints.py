@@ -70,8 +70,11 @@ def _has_had_one(run: str) -> str:
 
 def _begun(run: str) -> dict[int, list[str]]:
     """The files of each step, by step, without steps that hold nothing, or cut off or foreign files only."""
-    whole = lambda url: checkpoint.is_own(url) and not url.endswith(".partial")  # noqa: E731 - as short
-    return {step: urls for step, urls in checkpoint.files(run).items() if any(map(whole, urls))}
+    return {
+        step: urls
+        for step, urls in checkpoint.files(run).items()
+        if any(checkpoint.is_own(url) and not url.endswith(".partial") for url in urls)
+    }
 
 
 def check_fits(commit: Commit, data_digest: str, settings: Settings) -> None:

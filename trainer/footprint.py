@@ -1,6 +1,7 @@
 """Measures what a training takes: a child process trains one call of the compiled function, saves and exports."""
 
 import dataclasses
+import math
 import signal
 import subprocess
 import tempfile
@@ -106,5 +107,5 @@ def measure(settings: Settings, manifest: Manifest, free: Memory | None, *, gpu:
         kills.done(session)
         _, arrays = checkpoint.load(run, max(checkpoint.files(run)))
         exported = sum(entry.size for entry in storage.list_files(storage.join(run, artefact.FOLDER)))
-    ahead = (settings.readers + PREFETCHED) * settings.steps_per_execution * settings.batch_size
-    return Footprint(arrays, exported, watch.host + ahead * manifest.height * manifest.width, watch.gpu)
+    images = (settings.readers + PREFETCHED) * settings.steps_per_execution * settings.batch_size
+    return Footprint(arrays, exported, watch.host + images * math.prod(manifest.shape), watch.gpu)

@@ -244,8 +244,8 @@ class Steps:
 
     def _evaluate_replica(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """-> float32[2, b]: cross entropy, and 1 where the answer is correct. In groups, as a step."""
-        training_set: Mapping[str, tf.Variable] = self._state.ema or self._state.weights
-        weights = [tf.convert_to_tensor(variable) for variable in training_set.values()]
+        chosen: Mapping[str, tf.Variable] = self._state.ema or self._state.weights
+        weights = [tf.convert_to_tensor(variable) for variable in chosen.values()]
         weights = weights[: len(self._model.trainable_variables)]
         others = [tf.convert_to_tensor(variable.value) for variable in self._model.non_trainable_variables]
         found = []

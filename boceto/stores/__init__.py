@@ -39,7 +39,7 @@ class Unavailable(BocetoError):  # noqa: N818 - it says how the storage is
     """The storage gave no correct answer in time. The same command may be run again."""
 
 
-class Damaged(Unavailable):
+class DamagedTransfer(Unavailable):
     """The bytes that arrived are not the bytes that are stored."""
 
 

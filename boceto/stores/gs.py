@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from boceto.errors import SettingsError
-from boceto.stores import Changed, Damaged, Entry, Stat, Unavailable
+from boceto.stores import Changed, DamagedTransfer, Entry, Stat, Unavailable
 from boceto.stores._gs_connection import Connection, ObjectName, RetryLimits, anonymous_connection, connect, object_name
 from boceto.stores._gs_errors import errors, no_credentials
 
@@ -207,8 +207,8 @@ def _hexadecimal(crc32c: str | None) -> str:
     return base64.b64decode(crc32c).hex() if crc32c else ""
 
 
-def _damaged(url: str) -> Damaged:
-    return Damaged(f"{url} arrived with another crc32c than stored; run the same command again")
+def _damaged(url: str) -> DamagedTransfer:
+    return DamagedTransfer(f"{url} arrived with another crc32c than stored; run the same command again")
 
 
 def _stat(blob: Any) -> Stat:

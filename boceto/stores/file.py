@@ -129,6 +129,10 @@ def partial_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         with partial.open("wb") as file:
             note_written(path)
             yield partial, file
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # As of a full disk.
     finally:
         partial.unlink(missing_ok=True)
 

@@ -49,13 +49,17 @@ def decode_png(data: bytes | memoryview, image: NDArray[np.uint8], header: bytes
     """
     height, width, channels = image.shape
     row = 1 + width * channels
-    wanted = f"a PNG of {height}x{width} pixels with {channels} channel{'s' * (channels > 1)} as Boceto writes them"
     if bytes(data[: len(header)]) != header or bytes(data[37:_DATA_AT]) != b"IDAT":
-        raise DataError(f"not {wanted}")
+        raise DataError(_unlike(image))
     try:
         rows = np.frombuffer(isal_zlib.decompress(data[_DATA_AT:-16], bufsize=height * row), np.uint8)
     except isal_zlib.error as error:  # type: ignore[misc]  # isal says nothing of its types
         raise DataError(f"damaged PNG: {error}") from error
     if rows.size != height * row or rows[::row].any():
-        raise DataError(f"not {wanted}: other size or filters")
+        raise DataError(f"{_unlike(image)}: other size or filters")
     image.reshape(height, row - 1)[:] = rows.reshape(height, row)[:, 1:]
+
+
+def _unlike(image: NDArray[np.uint8]) -> str:
+    height, width, channels = image.shape
+    return f"not a PNG of {height}x{width} pixels with {channels} channel{'s' * (channels > 1)} as Boceto writes them"

@@ -1,75 +1,139 @@
-"""What a person sees on standard error: lines, and a progress line that stays quiet where no terminal is."""
+"""What a program writes to standard error: lines, tables, a progress bar, and the last line with its exit code."""
 
 import contextlib
 import errno
+import io
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from boceto import process
 from boceto.environment import alive, leave_message
 from boceto.errors import EXIT_DONE, EXIT_FAULT, EXIT_SETTINGS, EXIT_STOPPED, BocetoError, Stopped
 from boceto.stores.file import was_written
 
-# What moves a terminal's cursor, clears its screen or names its window; a new line and a tab stay.
+if TYPE_CHECKING:
+    from rich.console import Console as Terminal
+
+# Control characters move a terminal's cursor, clear its screen or name its window; a new line and a tab stay.
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 PLAIN_SECONDS = 10.0
 TERMINAL_SECONDS = 0.2
-# A path that is not what it was taken for: no second try helps, unless it could be written before.
+BAR = 12
+ERASE = "\r\x1b[2K"
+# A path of the wrong kind, or without the right to it: a second try fails too, unless it could be written before.
 _WRONG_PATH = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS})
 
 
 class Console:
-    """Writes lines and a progress line to `stream`; on a terminal the progress line is drawn over itself."""
+    """Writes lines and a progress bar to `stream`, by default standard error.
+
+    A terminal shows the bar in its last line. A file, a pipe and a dumb terminal get a plain line every ten seconds.
+    """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
         self._clock = clock
-        self._drawn = 0
+        self._lock = threading.RLock()
         self._next: float | None = None
+        self._job, self._began, self._first = (0.0, ""), 0.0, math.inf  # Total and unit; when, and with how much done.
+        self._terminal = None
+        if self._stream.isatty():
+            from rich.console import Console as Terminal  # Here, since `boceto --help` needs none of it.
+
+            terminal = Terminal(file=self._stream)
+            self._terminal = None if terminal.is_dumb_terminal else terminal
+
+    @property
+    def width(self) -> int | None:
+        """The columns of the terminal; None where there is none."""
+        return self._terminal.width if self._terminal else None
 
     def line(self, text: str = "") -> None:
         """Writes one whole line."""
         alive()
-        self._erase()
-        print(printable(text), file=self._stream, flush=True)
+        with self._lock:
+            self.erase()
+            print(printable(text), file=self._stream, flush=True)
 
     def warning(self, text: str) -> None:
-        """Writes one line that says what is not as it should be."""
+        """Writes a line that begins with `warning:`."""
         self.line(f"warning: {text}")
 
-    def progress(self, text: str) -> None:
-        """Shows how far things are: at most five times a second on a terminal, every ten seconds elsewhere."""
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+        """Writes a table, no wider than the terminal; the first `left` columns stand to the left."""
+        self.line(table(header, rows, left, self.width))
+
+    def progress(self, text: str, done: float | None = None, total: float = 0, unit: str = "") -> None:
+        """Shows how much of a job is done, with its rate and the time left: `120/300 steps, 12.0 steps/s, 00:15 left`.
+
+        A job whose size is not known shows `text` alone. Another `total` or `unit`, or less done, is another job.
+        """
         alive()
         now = self._clock()
-        if self._next is None:  # Elsewhere than on a terminal, what is done in ten seconds needs no progress line.
-            self._next = now + (0 if self._terminal else PLAIN_SECONDS)
-        if now < self._next:
-            return
-        self._next = now + (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS)
-        text = printable(text)
-        if not self._terminal:
-            self.line(text)
-            return
-        self._stream.write("\r" + text.ljust(self._drawn))
+        with self._lock:
+            if done is not None and (self._job != (total, unit) or done < self._first):
+                self._job, self._began, self._first = (total, unit), now, done
+            if self._next is None:  # A plain line is of no use in a job of less than ten seconds.
+                self._next = now + (0 if self._terminal else PLAIN_SECONDS)
+            if now < self._next:
+                return
+            self._next = now + (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS)
+            if done is not None:
+                rate = (done - self._first) / (now - self._began) if done > self._first else 0.0
+                text = ": ".join(filter(None, (_amounts(done, total, unit, rate), text)))
+            if self._terminal:
+                self._draw(self._terminal, text, done / max(total, 1e-9) if done is not None else None)
+            else:
+                self.line(text)
+
+    def erase(self) -> None:
+        """Removes the progress bar from the terminal."""
+        with self._lock:
+            if self._terminal and process.last_word.erase:
+                process.last_word.erase = ""
+                self._stream.write(ERASE)
+
+    def _draw(self, terminal: "Terminal", text: str, share: float | None) -> None:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 1))
+        bar = [] if share is None else [ProgressBar(1.0, share)]
+        for _ in bar:
+            row.add_column(width=min(BAR, terminal.width // 4))
+        row.add_column(no_wrap=True, overflow="ellipsis")
+        row.add_row(*bar, Text(printable(" ".join(text.split()))))
+        with terminal.capture() as drawn:
+            terminal.print(row)
+        process.last_word.erase = ERASE
+        self._stream.write(ERASE + drawn.get().rstrip("\n"))
         self._stream.flush()
-        self._drawn = len(text)
-
-    def _erase(self) -> None:
-        if self._drawn:
-            self._stream.write("\r" + " " * self._drawn + "\r")
-            self._drawn = 0
 
 
-class _Told(logging.Handler):
-    """Shows what the storage has to say as a console's warnings."""
+def _amounts(done: float, total: float, unit: str, rate: float) -> str:
+    """`120/300 steps, 12.0 steps/s, 00:15 left`."""
+
+    def amount(value: float) -> str:
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+    words = [f"{amount(done)}/{amount(total)} {unit}"]
+    if rate:
+        words += [f"{rate:{',.1f' if rate >= 1 else '.2g'}} {unit}/s"]
+        words += [f"{clock_time((total - done) / rate)} left"]
+    return ", ".join(words)
+
+
+class _Warnings(logging.Handler):
+    """Shows what the storage logs as a console's warnings."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
@@ -80,9 +144,9 @@ class _Told(logging.Handler):
 
 
 @contextlib.contextmanager
-def _telling(console: Console) -> Iterator[None]:
+def _logs_to(console: Console) -> Iterator[None]:
     """What is logged under `boceto` in the block goes to the console, and nowhere else."""
-    logger, handler = logging.getLogger("boceto"), _Told(console)
+    logger, handler = logging.getLogger("boceto"), _Warnings(console)
     before, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
@@ -135,18 +199,21 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A plain text table: the first `left` columns to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> str:
+    """A text table of at most `width` columns: the first `left` columns stand to the left, the others to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console as Terminal
+    from rich.table import Table
+    from rich.text import Text
 
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column, name in enumerate(header):
+        drawn.add_column(Text(name), justify="left" if column < left else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    page = io.StringIO()
+    Terminal(file=page, width=width or 10_000, color_system=None, _environ={}).print(drawn)
+    return "\n".join(map(str.rstrip, page.getvalue().splitlines()))
 
 
 @contextlib.contextmanager
@@ -174,29 +241,14 @@ def _interrupted() -> Iterator[None]:
 
 def run_program(
     verb: str,
-    work: Callable[[Console], tuple[Mapping[str, Any], bool]],
+    work: Callable[[Console], tuple[Mapping[str, Any], bool] | tuple[Mapping[str, Any], bool, BocetoError | None]],
     ended: Callable[[int, str], None] = lambda *_: None,
 ) -> int:
-    """Runs `work`, which returns (result, print it as JSON?), and turns its errors into one line and an exit code.
+    """Runs `work` and turns its errors into one line and an exit code.
 
-    `ended` is told the exit code and the last word.
-    """
-
-    def done(console: Console) -> tuple[Mapping[str, Any], bool, None]:
-        return *work(console), None
-
-    return run_check(verb, done, ended)
-
-
-def run_check(
-    verb: str,
-    work: Callable[[Console], tuple[Mapping[str, Any], bool, BocetoError | None]],
-    ended: Callable[[int, str], None] = lambda *_: None,
-) -> int:
-    """As `run_program`, for a program that looks for errors: `work` returns (result, print it as JSON?, what is wrong).
-
-    What is wrong is told behind the result. The last word, result or error, also goes to the file that the environment
-    names for it (`boceto.environment`).
+    `work` returns (result, whether to print it as JSON), and a program that looks for errors returns as third what it
+    found; that error is reported behind the result. The last line, result or error, also goes to the file that the
+    environment names for it (`boceto.environment`). `ended` gets the exit code and the error's line.
     """
     console = Console()
     process.last_word.verb, process.last_word.ended = verb, ended
@@ -208,12 +260,13 @@ def run_check(
         return code
 
     try:
-        with _interrupted(), _telling(console):
-            result, as_json, wrong = work(console)
+        with _interrupted(), _logs_to(console):
+            result, as_json, *errors = work(console)
+            console.erase()
             if as_json:
                 print(json.dumps(result, allow_nan=False), flush=True)
-        if wrong:
-            raise wrong
+        for error in filter(None, errors):
+            raise error
     except BocetoError as error:
         kind = "" if isinstance(error, Stopped) else "error: "
         return end(f"boceto {verb}: {kind}{error}", error.exit_code)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boceto import inspection
-from boceto.console import Console, run_check, table
+from boceto.console import Console, run_program, table
 from boceto.errors import BocetoError, DataError
 from boceto.inspection import Found
 from boceto.settings import option, parse
@@ -56,4 +56,4 @@ def main(argv: Sequence[str]) -> int:
         wrong = DataError(f"{found.url} is damaged: {found.damaged[0]}{_more(found)}") if found.damaged else None
         return inspection.as_json(found), invocation.json, wrong
 
-    return run_check("inspect", work)
+    return run_program("inspect", work)

@@ -23,11 +23,16 @@ _commands: list[int] = []  # The process, where it is a command's own.
 
 
 class LastWord:
-    """How the process says that it stops at once. descriptor: the file that takes it; ended: is told (code, text)."""
+    """How the process says that it stops at once.
+
+    descriptor: the file that takes the line. erase: what removes a progress bar that is drawn there. ended: is called
+    with the exit code and the line.
+    """
 
     def __init__(self) -> None:
         self.verb = ""
         self.descriptor = _STANDARD_ERROR
+        self.erase = ""
         self.ended: Callable[[int, str], None] = lambda *_: None
 
 
@@ -97,7 +102,7 @@ def leave_at_once(said: str) -> NoReturn:
     text = f"boceto {last_word.verb}: {said}; run the same command again"
     leave_message(text)
     with contextlib.suppress(OSError):  # Whoever read it has gone.
-        os.write(last_word.descriptor, f"{text}\n".encode())
+        os.write(last_word.descriptor, f"{last_word.erase}{text}\n".encode())
     last_word.ended(EXIT_STOPPED, text)
     os._exit(EXIT_STOPPED)
 

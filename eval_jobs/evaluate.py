@@ -147,7 +147,7 @@ def _classify(
             embeddings[done : done + len(part)] = embedding
         done += len(part)
         job.telemetry.add(telemetry.CLASSIFIED, len(part), split=name)
-        job.console.progress(f"{name}: {done} of {len(numbers)} drawings")
+        job.console.progress(f"scoring {name}", done, len(numbers), "drawings")
     scores = {each: metric.value(states[each], job.bootstrap) for each, metric in chosen.items()}
     return {"drawings": len(numbers), "of": len(split)} | scores, embeddings
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from boceto import artefact, dataset, lease, staging, storage
 from boceto import run as runs
 from boceto.checkpoint import Progress
-from boceto.console import Console, quiet, run_check, table
+from boceto.console import Console, quiet, run_program, table
 from boceto.dataset import Manifest
 from boceto.errors import EXIT_FAULT, EXIT_SETTINGS, BocetoError, SettingsError
 from boceto.settings import parse
@@ -264,4 +264,4 @@ def main(argv: Sequence[str]) -> int:
         }
         return result, invocation.json, wrong(checks)
 
-    return run_check("preflight", work)
+    return run_program("preflight", work)

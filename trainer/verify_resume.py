@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from boceto import checkpoint, dataset, storage
-from boceto.console import Console, clock_time, run_check, table
+from boceto.console import Console, clock_time, run_program, table
 from boceto.errors import BocetoError, SettingsError
 from boceto.settings import fixed, option, parse, to_flags
 from trainer import kills, sameness
@@ -254,4 +254,4 @@ def main(argv: Sequence[str]) -> int:
         result, wrong = verify(invocation.settings, console)
         return result, invocation.json, wrong
 
-    return run_check("verify-resume", work)
+    return run_program("verify-resume", work)

@@ -11,8 +11,8 @@ from typing import Any, Protocol, cast
 from boceto import lookup, storage
 from boceto.errors import SettingsError
 
-# Told how far things are.
-Tell = Callable[[str], None]
+# `Console.progress`: (text), or (text, done, total, unit).
+Tell = Callable[..., None]
 
 
 @dataclass(frozen=True)

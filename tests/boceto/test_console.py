@@ -2,13 +2,14 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from boceto.console import Console, clock_time, run_program, table
+from boceto.console import ERASE, Console, clock_time, run_program, table
 from boceto.environment import MESSAGE_FILE
 from boceto.errors import DataError, SettingsError, Stopped
 
@@ -22,26 +23,84 @@ def _clock(times):
     return iter(times).__next__
 
 
-def test_progress_is_rare_and_plain_where_there_is_no_terminal():
-    stream = io.StringIO()
-    console = Console(stream, _clock([1, 11, 12, 22]))
-    for number in range(4):
-        console.progress(f"at {number}")
-    assert stream.getvalue() == "at 1\nat 3\n"
+JOB = [("test", 0, 300, "steps"), ("test", 12, 300, "steps"), ("test", 120, 300, "steps"), ("waits for [bold]x",)]
 
 
-def test_progress_is_drawn_over_itself_on_a_terminal():
-    stream = _Terminal()
-    console = Console(stream, _clock([0, 0.1, 0.5]))
-    for text in ("long text", "dropped", "short"):
-        console.progress(text)
+def _shown(stream, times):
+    console = Console(stream, _clock(times))
+    for each in JOB:
+        console.progress(*each)
     console.line("done")
-    assert stream.getvalue() == "\rlong text\rshort    \r     \rdone\n"
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("stream", "term"), [(io.StringIO, "xterm"), (_Terminal, "dumb")])
+def test_progress_is_rare_and_plain_where_there_is_no_terminal(monkeypatch, stream, term):
+    monkeypatch.setenv("TERM", term)
+    expected = "120/300 steps, 10.0 steps/s, 00:18 left: test\nwaits for [bold]x\ndone\n"
+    assert _shown(stream(), [1, 2, 13, 23]) == expected
+
+
+@pytest.mark.parametrize("columns", [80, 30, 8])
+@pytest.mark.parametrize("colours", [True, False])
+def test_progress_is_a_bar_in_the_last_line_of_a_terminal(monkeypatch, columns, colours):
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "NO_COLOR": "" if colours else "1"}.items():
+        monkeypatch.setenv(name, value)
+    erased, *lines = _shown(_Terminal(), [0, 0.1, 12, 13]).split(ERASE)
+    assert (erased, lines.pop()) == ("", "done\n")
+    assert (re.search(r"\x1b\[[39]", lines[1]) is not None) is colours
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+    assert all("\x1b" not in line and len(line) <= columns for line in plain)
+    if columns == 80:
+        assert plain[1].endswith("120/300 steps, 10.0 steps/s, 00:18 left: test")
+        assert plain[1].count("\N{BOX DRAWINGS HEAVY HORIZONTAL}") >= 4
+        assert plain[2] == "waits for [bold]x"
+
+
+def test_less_done_than_at_the_start_is_another_job(monkeypatch):
+    stream = io.StringIO()
+    console = Console(stream, _clock([0, 10, 20, 30]))
+    for done in (50, 60, 0, 20):
+        console.progress("", done, 100, "drawings")
+    assert stream.getvalue().splitlines() == [
+        "60/100 drawings, 1.0 drawings/s, 00:40 left",
+        "0/100 drawings",
+        "20/100 drawings, 2.0 drawings/s, 00:40 left",
+    ]
+
+
+def test_names_are_neither_commands_nor_markup(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream, name = _Terminal(), "a\x1b[2J\x07\x9b[red]b"
+    console = Console(stream, lambda: 0.0)
+    console.progress(name)
+    console.line(name)
+    console.table(["name"], [[name]])
+    assert "\x1b" not in stream.getvalue().replace(ERASE, "")
+    assert not {"\x07", "\x9b"} & set(stream.getvalue())
+    assert stream.getvalue().count("[red]b") == 3
+
+
+def test_a_stop_at_once_removes_the_bar(tmp_path):
+    script = (
+        "from boceto.console import *\nc = Console()\nc.progress('x', 1, 2, 'steps')\nprocess.leave_at_once('stopped')"
+    )
+    here, there = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "NO_COLOR": "1"}
+    done = subprocess.run([sys.executable, "-c", script], stderr=there, env=environment, check=False)
+    said = os.read(here, 4096).decode()
+    os.close(here)
+    os.close(there)
+    assert done.returncode == 75
+    assert said.endswith("1/2 steps: x\r\x1b[2Kboceto : stopped; run the same command again\r\n")
+    assert "\x1b[?25l" not in said  # The cursor was never hidden.
 
 
 def test_times_and_tables():
     assert [clock_time(seconds) for seconds in (0, 61, 3661.4)] == ["00:00", "01:01", "1:01:01"]
-    assert table(("a", "bb"), [("x", "1")]).splitlines() == ["a  bb", "-  --", "x   1"]
+    line = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+    assert table(("a", "bb"), [("x", "1")]).splitlines() == ["a   bb", line * 6, "x    1"]
+    assert table(("a", "b"), [("x" * 12, "1")], width=12).splitlines()[2:] == ["xxxxxxxx   1", "xxxx"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def decode(text: bytes) -> dict[str, Any]:
         ValueError: it is none.
     """
     try:
-        entry = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        entry = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_distinct)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     found: dict[str, Any] = check(dict[str, Any], entry, "it")
@@ -172,6 +172,14 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{reprlib.repr(text)} is too large")
     return number
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return entry
 
 
 def _refuse(constant: str) -> None:

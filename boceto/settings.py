@@ -25,7 +25,8 @@ from boceto.stores.file import regular
 
 T = TypeVar("T")
 PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume", "submit")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # Lists come in lines.
+TEXTS = tuple[str, ...]  # A list in TOML, a repeated flag on the command line.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # A list of names for a text comes in lines.
 _BITS = 63  # What counts steps and records on a device.
 
 
@@ -37,22 +38,17 @@ def option(  # noqa: PLR0913 - what help and check need
     at_most: float | None = None,
     choices: Sequence[str] | None = None,
     positional: bool = False,
-    repeated: bool = False,
 ) -> Any:
-    """A dataclass field with what its flag's help and its check need; without a default it is required.
+    """A dataclass field with the help and the bounds of its setting; without a default the setting is required.
 
-    A `positional` one is given on the command line without its name. The values of a `repeated` one, a text, are its
-    lines.
+    The command line gives a `positional` setting without its name, and repeats the flag of a setting of type `TEXTS`.
     """
-    metadata = {
-        "help": help, "at_least": at_least, "at_most": at_most, "choices": choices, "positional": positional,
-        "repeated": repeated,
-    }  # fmt: skip
+    metadata = {"help": help, "at_least": at_least, "at_most": at_most, "choices": choices, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def fixed(value: Any) -> Any:
-    """A dataclass field that is no setting of this program, for one whose settings build on another program's."""
+    """A dataclass field that this program does not let people set: it inherits the setting from another program."""
     return dataclasses.field(default=value, metadata={"fixed": True})
 
 
@@ -99,7 +95,7 @@ def _parser(verb: str, table: str, cls: type, description: str) -> _Parser:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             metavar = "|".join(field.metadata["choices"]) if field.metadata["choices"] else None
-            action = "append" if field.metadata["repeated"] else "store"
+            action = "append" if kind == TEXTS else "store"
             parser.add_argument(flag, action=action, default=None, help=text, metavar=metavar)
     return parser
 
@@ -109,7 +105,7 @@ def _shown(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value) if value != "" else "empty"
+    return str(value) if value not in ("", ()) else "empty"
 
 
 def _read_table(path: str, verb: str) -> dict[str, Any]:
@@ -129,10 +125,13 @@ def _read_table(path: str, verb: str) -> dict[str, Any]:
 
 
 def _converted(where: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind` (str, int, float or bool), from a flag's text or a TOML value."""
+    """`value` as `kind` (str, int, float, bool or `TEXTS`), from a flag's text or a TOML value."""
     if isinstance(value, int) and value.bit_length() > _BITS:
         raise SettingsError(f"{where} has more than {_BITS} bits; use a smaller number")
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind == TEXTS and texts:
+        return tuple(value)
+    if kind != TEXTS and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     try:
         if isinstance(value, str) and kind in (int, float):
@@ -141,19 +140,20 @@ def _converted(where: str, value: Any, kind: Any) -> Any:
             return float(value)
     except ValueError:
         pass
-    if kind is str and isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if kind is str and texts:
         return "\n".join(value)
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", TEXTS: "a list of texts"}
     raise SettingsError(f"{where} = {value!r} is not {names[kind]}")
 
 
 def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if value is None:
         return
-    if isinstance(value, str) and _CONTROL.search(value):
-        raise SettingsError(f"{where} = {value!r} is no readable text; rename it")
+    for text in value if isinstance(value, tuple) else [value]:
+        if isinstance(text, str) and _CONTROL.search(text):
+            raise SettingsError(f"{where} = {text!r} is no readable text; rename it")
     choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
     if choices and value not in choices:
         raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(choices)}")
@@ -202,6 +202,8 @@ def from_text(cls: type[T], text: str, where: str) -> T:
         name, is_there, value = (word.strip() for word in part.partition("="))
         if not is_there:
             raise SettingsError(f"{where} = {text!r}: {part!r} has no value; write name=value, name=value")
+        if name in given:
+            raise SettingsError(f"{where} = {text!r} gives {name!r} twice; give it once")
         given[name] = value
     return build(cls, where, given, where)
 
@@ -214,7 +216,8 @@ def to_flags(settings: Any) -> list[str]:
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
-            words += [f"--{flag}", str(value)]
+            for text in value if isinstance(value, tuple) else [value]:
+                words += [f"--{flag}", str(text)]
     return words
 
 

@@ -111,10 +111,10 @@ def tables(settings: Object) -> Tables:
         raise SettingsError(f"ConfigMap {settings['metadata']['name']}: no readable {TOML} in it: {error}") from error
 
 
-def changed(before: Tables, name: str, net: str, assignments: str) -> tuple[Tables, str]:
+def changed(before: Tables, name: str, net: str, assignments: Sequence[str]) -> tuple[Tables, str]:
     """-> (the tables with what was asked for instead, the name of the run).
 
-    name: the run's folder gets it as its last part, "" for the folder's own; assignments: lines of `train.epochs=3`.
+    name: the run's folder gets it as its last part, "" for the folder's own; assignments: as `train.epochs=3`.
 
     Raises:
         SettingsError: an assignment that is none, or a name that no Job can bear.
@@ -128,7 +128,7 @@ def changed(before: Tables, name: str, net: str, assignments: str) -> tuple[Tabl
                 after[program]["run"] = storage.join(run.rstrip("/").rpartition("/")[0] or ".", name)
     if net:
         after.setdefault("train", {})["net"] = net
-    for assignment in filter(None, assignments.split("\n")):
+    for assignment in assignments:
         table, key, value = _assignment(assignment)
         after.setdefault(table, {})[key] = value
     last = str(after.get("train", {}).get("run", "")).rstrip("/").rpartition("/")[2]
@@ -172,7 +172,7 @@ def _json(value: Any) -> str:
 
 
 def render(
-    overlay: str, program: str, name: str = "", net: str = "", assignments: str = ""
+    overlay: str, program: str, name: str = "", net: str = "", assignments: Sequence[str] = ()
 ) -> tuple[str, list[Object]]:
     """-> (the name of the run, its objects for one program, named after it).
 

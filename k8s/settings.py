@@ -31,7 +31,7 @@ class RunSettings(ClusterSettings):
     chain: bool = option(False, help="prepare, train and eval in order, without what is done")
     name: str = option("", help="name of the run, its Jobs and its folder; empty: the last part of train.run")
     net: str = option("", help="net, instead of the overlay's")
-    set: str = option("", help="setting instead of the overlay's, as train.epochs=3; may be given often", repeated=True)
+    set: tuple[str, ...] = option((), help="setting instead of the overlay's, as train.epochs=3; may be given often")
     replace: bool = option(
         False,
         help="a Job of this name with other settings makes way, stopped gracefully if it runs; a shared "

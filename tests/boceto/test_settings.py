@@ -19,6 +19,37 @@ class Example:
     fast: bool = option(False, help="hurry")
 
 
+@dataclass(frozen=True)
+class Listed:
+    set: tuple[str, ...] = option((), help="some texts")
+
+
+def test_a_list_is_a_list_in_toml_and_a_repeated_flag(tmp_path):
+    (tmp_path / "s.toml").write_text('[submit]\nset = ["a=1,2", "b=\\"3\\""]\n')
+    words = [[], ["--config", str(tmp_path / "s.toml")], ["--set", "a=1,2", "--set", "b"]]
+    found = [settings.parse(Listed, "submit", each, "") for each in words]
+    assert [each.settings.set for each in found] == [(), ("a=1,2", 'b="3"'), ("a=1,2", "b")]
+    assert settings.to_flags(found[2].settings) == words[2]
+    for text, message in (("'x'", "'x' is not a list of texts"), ("[1]", "is not a list of texts"), ("['\a']", "")):
+        (tmp_path / "s.toml").write_text(f"[submit]\nset = {text}\n")
+        with pytest.raises(SettingsError, match=message):
+            settings.parse(Listed, "submit", words[1], "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs=3, epochs=4", r"where = 'epochs=3, epochs=4' gives 'epochs' twice; give it once"),
+        ("epochs", r"'epochs' has no value; write name=value, name=value"),
+        ("data=d, colour=1", r"unknown setting where\.colour; the settings are data, epochs"),
+    ],
+)
+def test_options_in_a_text_are_checked_alike(text, message):
+    assert settings.from_text(Example, "data=d, epochs=4", "where") == Example("d", 4)
+    with pytest.raises(SettingsError, match=message):
+        settings.from_text(Example, text, "where")
+
+
 def _parse(*words):
     return settings.parse(Example, "train", words, "An example.")
 

@@ -83,7 +83,9 @@ def _tables(objects):
 
 def test_changed_settings_are_a_new_map_that_the_job_reads():
     _, before = render.render("local", "train")
-    _, after = render.render("local", "train", net="skresnet", assignments="train.epochs=5\ntrain.precision=bfloat16")
+    _, after = render.render(
+        "local", "train", net="skresnet", assignments=["train.epochs=5", "train.precision=bfloat16"]
+    )
     tables = _tables(after)
     assert (tables["train"]["net"], tables["train"]["epochs"]) == ("skresnet", 5)
     assert tables["train"]["precision"] == "bfloat16"
@@ -99,12 +101,12 @@ def test_the_digest_tells_settings_apart_and_not_calls():
         (job,) = of_kind(render.render("local", "train", **words)[1], "Job")
         return job["metadata"]["annotations"][render.DIGEST]
 
-    assert digest() == digest(name="first") != digest(assignments="train.epochs=5")
+    assert digest() == digest(name="first") != digest(assignments=["train.epochs=5"])
 
 
 def test_the_digest_is_over_the_programs_own_settings():
     def digest(program, assignment=""):
-        (job,) = of_kind(render.render("local", program, assignments=assignment)[1], "Job")
+        (job,) = of_kind(render.render("local", program, assignments=[assignment])[1], "Job")
         return job["metadata"]["annotations"][render.DIGEST]
 
     assert digest("prepare") == digest("prepare", "eval.batch_size=50")
@@ -126,12 +128,12 @@ def _overlay(path, program="train", component="emulator", more=""):
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_each_component_is_rendered_with_changed_settings(tmp_path, component):
-    _, objects = render.render(_overlay(tmp_path, component=component), "train", assignments="train.epochs=2")
+    _, objects = render.render(_overlay(tmp_path, component=component), "train", assignments=["train.epochs=2"])
     assert _tables(objects)["train"] == {"run": "/runs/mine", "epochs": 2}
 
 
 def test_the_overlays_namespace_is_found_and_its_settings_can_be_changed(tmp_path):
-    _, objects = render.render(_overlay(tmp_path, more="namespace: mine\n"), "train", assignments="train.epochs=2")
+    _, objects = render.render(_overlay(tmp_path, more="namespace: mine\n"), "train", assignments=["train.epochs=2"])
     assert render.namespace_of(objects) == "mine"
     assert _tables(objects)["train"]["epochs"] == 2
     render.place(objects, "yours")
@@ -156,7 +158,7 @@ def test_a_folder_of_ones_own_is_an_overlay(tmp_path):
     (tmp_path / "train" / "kustomization.yaml").write_text(
         "resources: [job.yaml]\nconfigMapGenerator: [{name: settings, files: [boceto.toml]}]\n"
     )
-    run, objects = render.render(str(tmp_path), "train", assignments="train.epochs=2")
+    run, objects = render.render(str(tmp_path), "train", assignments=["train.epochs=2"])
     assert run == "mine"
     assert _tables(objects)["train"] == {"run": "/runs/mine", "epochs": 2}
 
@@ -168,7 +170,7 @@ ODD += [f"train.epochs={value}" for value in ("1979-05-27", "[1979-05-27]", "nan
 @pytest.mark.parametrize("text", ODD)
 def test_an_assignment_that_is_none_is_refused(text):
     with pytest.raises(SettingsError, match="give PROGRAM.SETTING=VALUE"):
-        render.render("local", "train", assignments=text)
+        render.render("local", "train", assignments=[text])
 
 
 @pytest.mark.parametrize("name", ["First", "a_b", "-a", "a-", "a.b", "a" * 48, "ä"])

@@ -25,18 +25,18 @@ class Settings:
     path: str = option(help="folder: a path or gs://", positional=True)
 
 
-def report(found: Found) -> str:
-    """What was found, for people."""
+def report(found: Found, columns: int | None = None) -> str:
+    """Returns what was found as text for people, with tables of at most `columns` columns."""
     lines = [f"{found.kind} {found.url}"]
     width = max(map(len, found.facts), default=0)
     lines += [f"  {name.replace('_', ' '):{width}}  {value}" for name, value in found.facts.items()]
     for part in found.details.get("parts", ()):
         lines.append(f"  with {part['kind']} {part['path']}")
     for entry in found.tables:
-        lines += ["", entry.title, table(entry.header, entry.rows, entry.left) if entry.rows else "none"]
+        lines += ["", entry.title, table(entry.header, entry.rows, entry.left, columns) if entry.rows else "none"]
     if found.chain:
         rows = [[link.here, link.there, _MATCHES[link.matches], link.said] for link in found.chain]
-        lines += ["", "where it comes from", table(["this", "is of", "", "as"], rows, 4)]
+        lines += ["", "where it comes from", table(["this", "is of", "", "as"], rows, 4, columns)]
     verdict = [f"DAMAGED: {what}" for what in found.damaged] or ["whole: every byte is what its manifest says"]
     return "\n".join([*lines, "", *verdict])
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     def work(console: Console) -> tuple[Mapping[str, Any], bool, BocetoError | None]:
         invocation = parse(Settings, "inspect", argv, DESCRIPTION)
         found = inspection.look(invocation.settings.path, console.progress)
-        console.line(report(found))
+        console.line(report(found, console.width))
         wrong = DataError(f"{found.url} is damaged: {found.damaged[0]}{_more(found)}") if found.damaged else None
         return inspection.as_json(found), invocation.json, wrong
 

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import functools
 import os
 import resource
 import signal
@@ -107,6 +108,18 @@ def leave_at_once(said: str) -> NoReturn:
     os._exit(EXIT_STOPPED)
 
 
+def _tie() -> Callable[[], object] | None:
+    """Returns what a new child calls before its program, so that Linux stops the child when its parent is killed.
+
+    The call is prepared here: a child of a process with threads may neither import nor allocate.
+    """
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    return functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM.value)  # 1: PR_SET_PDEATHSIG.
+
+
 @contextlib.contextmanager
 def child(
     words: Sequence[str], stop: Callable[["subprocess.Popen[Any]"], None], **options: Any
@@ -129,7 +142,7 @@ def child(
     heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, pass_on) for number in heard}
     try:
-        with subprocess.Popen(words, process_group=0, **options) as process:  # noqa: S603 - our own command
+        with subprocess.Popen(words, process_group=0, preexec_fn=_tie(), **options) as process:  # noqa: PLW1509,S603 - below
             children.append(process)
             if False in asked:
                 stop(process)

@@ -182,8 +182,8 @@ def _tables(details: Mapping[str, Any]) -> list[Table]:
         title = f"last {len(attempts)} of {len(details['attempts'])} attempts"
         ends = [[str(value).partition("\n")[0][:_WIDE] for value in attempt.values()] for attempt in attempts]
         tables.append(Table(title, list(_ATTEMPT), ends, len(_ATTEMPT)))
-    holder = {name: str(value) for name, value in details["lease"].items() if name != "seconds"}
-    tables.append(Table("lease", list(holder), [list(holder.values())], len(holder)))
+    lease = [[name.replace("_", " "), str(value)] for name, value in details["lease"].items()]
+    tables.append(Table("lease", ["of", "is"], [row for row in lease if row[0] not in {"seconds", "left"}], 2))
     return tables
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from beam_pipelines.pipeline import SHARD, WORK, Job
 from boceto import storage, telemetry
-from boceto.console import Console, clock_time
+from boceto.console import Console
 from boceto.dataset import SHARD_NAME
 from boceto.telemetry import Telemetry
 
@@ -33,8 +33,8 @@ class Watch:
         tell.set(telemetry.SHARDS, self._every, state="planned")
         tell.now(telemetry.PREPARED)
 
-    def look(self) -> str:
-        """Looks at the files; returns a line for people."""
+    def look(self) -> tuple[str, int, int, str]:
+        """Looks at the files; returns what `Console.progress` shows."""
         output = self._job.settings.output
         names = [storage.relative(entry.url, output) for entry in storage.list_files(output)]
         before = len(self._read), self._shards
@@ -52,7 +52,7 @@ class Watch:
             self._tell.now(telemetry.PREPARED)
         return self._line()
 
-    def _line(self) -> str:
+    def _line(self) -> tuple[str, int, int, str]:
         seconds = time.monotonic() - self._started
         # Reading and drawing take about the same time; each is half of the way.
         done = (len(self._read) / self._parts + self._shards / self._every) / 2
@@ -62,10 +62,8 @@ class Watch:
         if left is not None:
             self._tell.set(telemetry.LEFT, left)
         speed = sum(report["drawings"] for report in self._read.values()) / seconds
-        return (
-            f"read {len(self._read)}/{self._parts} files, {speed:,.0f} drawings/s; "
-            f"written {self._shards}/{self._every} shards; {'?' if left is None else clock_time(left)} left"
-        )
+        text = f"{speed:,.0f} drawings/s, written {self._shards}/{self._every} shards"
+        return text, len(self._read) + self._shards, self._parts + self._every, "files"
 
     def _tell_read(self, report: dict[str, Any]) -> None:
         self._tell.add(telemetry.READ, report["drawings"])
@@ -81,7 +79,7 @@ def watching(job: Job, parts: int, console: Console, tell: Telemetry) -> Iterato
 
     def look() -> None:
         with contextlib.suppress(OSError, ValueError, storage.Unavailable):  # A file may go while it is looked at.
-            console.progress(watch.look())
+            console.progress(*watch.look())
 
     def keep_looking() -> None:
         while not finished.wait(_WATCH_SECONDS if storage.is_local(job.settings.output) else _WATCH_SECONDS_AFAR):

@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 def downloaders(url: str, files: list[staging.File], folder: Path) -> dict[str, Callable[[], None]]:
     """Ways to copy the bucket's files to `folder`."""
     names = [file.name for file in files]
-    cache = staging.cache(str(folder), "cache", lambda _: None)
+    cache = staging.cache(str(folder), "cache", lambda *_: None)
     session = requests.Session()
     bucket = library.Client.create_anonymous_client().bucket(BUCKET)
 

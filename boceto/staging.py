@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boceto import storage
-from boceto.console import clock_time
 from boceto.errors import DataError, SettingsError
 from boceto.stores.file import local_path, lock, note_written, was_written
 
@@ -52,7 +51,7 @@ class Cache:
 
     folder: Path
     setting: str
-    tell: Callable[[str], None]
+    tell: Callable[..., None]
 
     def stage(self, url: str, key: str, files: Sequence[File], *, verify: bool = True) -> list[Path]:
         """Copies `files`, which are in the folder `url`, unless they are in the cache; returns the paths of the copies.
@@ -106,7 +105,7 @@ class Cache:
             raise
 
 
-def cache(folder: str, setting: str, tell: Callable[[str], None]) -> Cache:
+def cache(folder: str, setting: str, tell: Callable[..., None]) -> Cache:
     """The cache in `folder`, where `~` is the home folder. Touches nothing.
 
     Raises:
@@ -149,12 +148,12 @@ class _Transfer:
         place = self.place(file)
         return place.exists() and place.stat().st_size == file.size
 
-    def run(self, files: Sequence[File], tell: Callable[[str], None]) -> None:
+    def run(self, files: Sequence[File], tell: Callable[..., None]) -> None:
         """Copies the files; raises the first error.
 
         The threads are daemons: a caller that ends does not wait for a storage that is silent.
         """
-        total, started = sum(file.size for file in files), time.monotonic()
+        total = sum(file.size for file in files)
         tasks = [(Future[None](), file) for file in files]
         waiting, pending = iter(tasks), {future for future, _ in tasks}
         threads = [
@@ -167,7 +166,7 @@ class _Transfer:
                 done, pending = wait(pending, _LOOK_SECONDS, FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-                tell(self._how_far(total, time.monotonic() - started))
+                tell(self._doing(), self._done / 1e6, total / 1e6, "MB")
         except BaseException:
             self._cancelled.set()
             until = time.monotonic() + _LEAVE_SECONDS
@@ -187,14 +186,9 @@ class _Transfer:
             except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
                 future.set_exception(error)
 
-    def _how_far(self, total: int, seconds: float) -> str:
-        amount = f"{self._done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
-        if not self._fetched:
-            doing = "another process copies" if self._waiting else "checking the copy of"
-            return f"{doing} {self._url}: {amount}"
-        speed = self._fetched / seconds
-        left = clock_time((total - self._done) / speed)
-        return f"copying {self._url}: {amount}, {speed / 1e6:,.1f} MB/s, {left} left"
+    def _doing(self) -> str:
+        waits = "another process copies" if self._waiting else "checking the copy of"
+        return f"{'copying' if self._fetched else waits} {self._url}"
 
     def _bring(self, file: File) -> None:
         if not self._is_whole(file):

@@ -16,7 +16,6 @@ from k8s.render import MANAGED, MANAGER, RUN, Object
 POLL = 1.0  # Seconds between looks.
 HASTE = 0.2  # Where a pod is about to go, with what it says at its end.
 PATIENCE = 120.0  # Seconds without an answer of the cluster.
-WIDTH = 24
 MOST_OF_A_LINE = 2000  # Characters, of what is kept of a pod.
 STEPS = re.compile(r"\bstep (\d+)/(\d+)\b")
 RECORD, RECORD_KEY = "boceto.dev/record", "record.json"
@@ -101,7 +100,7 @@ class Follower:
         progress = jobs.annotation(job, jobs.PROGRESS)
         if progress and self._said.get("progress") != progress:
             self._said["progress"] = progress
-            self._console.progress(bar(progress))
+            self._console.progress(*steps(progress))
         return job, pods
 
     def _say(self, what: str, text: str, key: str = "") -> None:
@@ -131,7 +130,7 @@ class Follower:
     def _show(self, line: str) -> None:
         text = of_json(line)
         if STEPS.search(text):
-            self._console.progress(bar(text))
+            self._console.progress(*steps(text))
         elif text:
             self._console.line(text)
 
@@ -261,13 +260,10 @@ def of_json(line: str) -> str:
     return ", ".join(words)
 
 
-def bar(text: str) -> str:
-    """Progress with a bar before it: `[######------------------] epoch 3/30, step 1170/4680, …`."""
+def steps(text: str) -> tuple[str, int, int, str] | tuple[str]:
+    """Returns what `Console.progress` shows of `epoch 3/30, step 1170/4680, …`."""
     found = STEPS.search(text)
-    if not found or not int(found[2]):
-        return text
-    filled = min(WIDTH, WIDTH * int(found[1]) // int(found[2]))
-    return f"[{'#' * filled}{'-' * (WIDTH - filled)}] {text}"
+    return (text, int(found[1]), int(found[2]), "steps") if found else (text,)
 
 
 def end_of(outcome: Outcome) -> str:

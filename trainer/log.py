@@ -24,11 +24,11 @@ class Log:
         """Logs a warning."""
         self._write("warning", text, fields)
 
-    def progress(self, text: str) -> None:
-        """Shows the progress line, for people only."""
+    def progress(self, text: str, *amounts: Any) -> None:
+        """Shows the progress line, for people only; amounts: those of `Console.progress`."""
         alive()
         if not self._json:
-            self._console.progress(text)
+            self._console.progress(text, *amounts)
 
     def waits(self, text: str) -> None:
         """Logs what the run waits for: in the progress line, and for programs as a line whenever it changes."""

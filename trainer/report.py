@@ -133,9 +133,11 @@ def console(log: Log) -> Writer:
         window, point = event.window, dict(event.point)
         if event.kind == PROGRESS and window and window.timed:
             log.progress(
-                f"epoch {event.epoch:.2f}  step {event.step}/{event.steps}  loss {window.loss:.4f}  accuracy "
-                f"{window.accuracy:.3f}  {window.images_per_second:.1f} images/s  waiting {window.waiting:.1%}  "
-                f"{clock_time(event.seconds_left)} left"
+                f"loss {window.loss:.4f}, accuracy {window.accuracy:.3f}, epoch {event.epoch:.2f}, "
+                f"{window.images_per_second:,.0f} images/s, waiting {window.waiting:.1%}",
+                event.step,
+                event.steps,
+                "steps",
             )
         elif event.kind == TRAIN:
             log.point("progress", steps=event.steps, **point)

@@ -96,13 +96,13 @@ def _keep_metrics(run: str, lease: Lease, telemetry: Telemetry) -> None:
             storage.write_bytes(storage.join(run, runs.METRICS), text)
 
 
-def _staging_progress(log: Log, stop: Stop) -> Callable[[str], None]:
+def _staging_progress(log: Log, stop: Stop) -> Callable[..., None]:
     """Returns a function that shows the progress of the staging, and ends it where a stop is requested."""
 
-    def show(text: str) -> None:
+    def show(text: str, *amounts: Any) -> None:
         if stop.requested:
             raise Stopped("stopped before the first step, what was copied is kept; run the same command again")
-        log.progress(text)
+        log.progress(text, *amounts)
 
     return show
 

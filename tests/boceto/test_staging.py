@@ -27,7 +27,7 @@ def bucket(emulator):
 
 @pytest.fixture
 def cache(tmp_path):
-    return staging.cache(str(tmp_path / "cache"), "train.cache_dir", lambda text: None)
+    return staging.cache(str(tmp_path / "cache"), "train.cache_dir", lambda *_: None)
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def whole(url, files, copies):
 
 def test_the_cache_may_be_named_as_a_file_url_and_hold_any_sign(tmp_path):
     folder = tmp_path / "a [1] ~t\\ é"
-    assert staging.cache(folder.as_uri(), "train.cache_dir", lambda text: None).folder == folder
-    assert staging.cache(str(folder), "train.cache_dir", lambda text: None).folder == folder
+    assert staging.cache(folder.as_uri(), "train.cache_dir", lambda *_: None).folder == folder
+    assert staging.cache(str(folder), "train.cache_dir", lambda *_: None).folder == folder
 
 
 def test_files_are_copied_once(folder, cache, monkeypatch):
@@ -160,7 +160,7 @@ import resource, sys
 from boceto import console, staging, storage
 storage.write_bytes("memory://a/b", bytes(9000))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4500, 4500))
-cache = staging.cache(sys.argv[1], "train.cache_dir", lambda text: None)
+cache = staging.cache(sys.argv[1], "train.cache_dir", lambda *_: None)
 file = staging.File("b", 9000, storage.crc32c(bytes(9000)))
 sys.exit(console.run_program("train", lambda _: (cache.stage("memory://a", "key", [file]), False)))
 """
@@ -178,12 +178,12 @@ def test_a_folder_that_cannot_be_one_is_refused_by_its_setting(folder, tmp_path)
     url, files = folder
     (tmp_path / "file").write_bytes(b"")
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
-        cache = staging.cache(str(place), "eval.cache_dir", lambda text: None)
+        cache = staging.cache(str(place), "eval.cache_dir", lambda *_: None)
         with pytest.raises((SettingsError, FileNotFoundError), match=rf"{place}"):
             cache.stage(url, KEY, files)
     for wrong in ("", "gs://bucket/cache"):
         with pytest.raises(SettingsError, match="train.cache_dir = .* is no folder of this machine"):
-            staging.cache(wrong, "train.cache_dir", lambda text: None)
+            staging.cache(wrong, "train.cache_dir", lambda *_: None)
 
 
 def test_a_folder_that_refuses_is_a_setting_until_it_was_written_and_a_fault_then(folder, cache, monkeypatch):
@@ -201,22 +201,23 @@ def test_a_folder_that_refuses_is_a_setting_until_it_was_written_and_a_fault_the
 
 def test_the_home_folder_is_meant_by_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert staging.cache(staging.DEFAULT, "s", lambda text: None).folder == Path("/home/someone/.cache/boceto")
+    assert staging.cache(staging.DEFAULT, "s", lambda *_: None).folder == Path("/home/someone/.cache/boceto")
 
 
 def test_progress_is_told_and_can_end_it(folder, tmp_path, monkeypatch):
     url, files = folder
     told = []
-    staging.cache(str(tmp_path / "a"), "s", told.append).stage(url, KEY, files)
-    assert "0.0 of 0.0 MB" in told[-1]
+    staging.cache(str(tmp_path / "a"), "s", lambda *words: told.append(words)).stage(url, KEY, files)
+    text, done, total, unit = told[-1]
+    assert (url in text, done, unit) == (True, total, "MB")
     in_pieces(monkeypatch, 1000, lambda url, at: time.sleep(0.3))
 
-    def stop(text):
+    def stop(text, *_):
         raise Stopped(text)
 
     with pytest.raises(Stopped, match=f"(copying|checking the copy of) {url}"):
         staging.cache(str(tmp_path / "b"), "s", stop).stage(url, KEY, files)
-    assert whole(url, files, staging.cache(str(tmp_path / "b"), "s", told.append).stage(url, KEY, files))
+    assert whole(url, files, staging.cache(str(tmp_path / "b"), "s", lambda *_: None).stage(url, KEY, files))
 
 
 STAGE = """
@@ -234,7 +235,7 @@ def counted(url, path, progress):
         progress(count)
     download(url, path, told)
 storage.download = counted
-cache = staging.cache(sys.argv[1], "train.cache_dir", lambda text: None)
+cache = staging.cache(sys.argv[1], "train.cache_dir", lambda *_: None)
 files = [staging.File(*file) for file in json.loads(sys.argv[3])]
 cache.stage(sys.argv[2], "key", files)
 print("done", flush=True)
@@ -334,7 +335,7 @@ def test_any_flipped_byte_of_a_data_set_is_found(make_data, tmp_path, cache):
             changed = bytearray(whole_file)
             changed[at] ^= 1 << at % 8
             storage.write_bytes(path, bytes(changed))
-            staging_again = staging.cache(str(tmp_path / f"cache-{name}-{at}"), "s", lambda text: None)
+            staging_again = staging.cache(str(tmp_path / f"cache-{name}-{at}"), "s", lambda *_: None)
             try:
                 split = dataset.load(url, staging_again).split("train")
             except DataError:
@@ -354,7 +355,7 @@ def test_who_is_asked_to_stop_does_not_wait_for_a_silent_storage(folder, tmp_pat
             silent.set()
             go.wait(600)
 
-    def tell(_):
+    def tell(*_):
         if silent.is_set():
             raise Stopped("asked to")
 
@@ -368,4 +369,4 @@ def test_who_is_asked_to_stop_does_not_wait_for_a_silent_storage(folder, tmp_pat
         for thread in threading.enumerate():
             if thread.name.startswith("staging"):
                 thread.join()
-    assert whole(url, files, staging.cache(str(tmp_path / "cache"), "s", lambda _: None).stage(url, KEY, files))
+    assert whole(url, files, staging.cache(str(tmp_path / "cache"), "s", lambda *_: None).stage(url, KEY, files))

@@ -663,9 +663,9 @@ def test_what_is_rendered_is_what_would_be_applied(capsys):
     ]
 
 
-def test_progress_has_a_bar():
-    assert follow.bar("epoch 2/4, step 6/12, loss 1") == f"[{'#' * 12}{'-' * 12}] epoch 2/4, step 6/12, loss 1"
-    assert follow.bar("no numbers") == "no numbers"
+def test_progress_says_its_steps():
+    assert follow.steps("epoch 2/4, step 6/12, loss 1") == ("epoch 2/4, step 6/12, loss 1", 6, 12, "steps")
+    assert follow.steps("no numbers") == ("no numbers",)
 
 
 def test_a_log_in_json_is_read_to_people():
@@ -674,10 +674,10 @@ def test_a_log_in_json_is_read_to_people():
     assert follow.of_json("[1]") == "[1]"
 
 
-def test_a_log_point_in_json_gets_a_bar():
+def test_a_log_point_in_json_says_its_steps():
     point = {"time": "t", "level": "info", "message": "progress", "steps": 12, "step": 6, "epoch": 2, "loss": 1.23456}
     text = follow.of_json(json.dumps(point))
-    assert follow.bar(text) == f"[{'#' * 12}{'-' * 12}] step 6/12, epoch 2, loss 1.235"
+    assert follow.steps(text) == ("step 6/12, epoch 2, loss 1.235", 6, 12, "steps")
 
 
 def _failed(reason, message, *, heard):

@@ -1,4 +1,7 @@
-"""Reads the JSON documents that the programs hand each other into dataclasses, and says which field is wrong."""
+"""Reads the programs' JSON documents into dataclasses; an error names the wrong field.
+
+No library does it with the value and the place in every error (decision 24).
+"""
 
 import dataclasses
 import hashlib
@@ -11,16 +14,14 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 CLASS = TypeVar("CLASS")
-LARGEST = 2**53  # Up to it, a whole number is a float too. What is read is at most half of it: a run adds to it.
+LARGEST = 2**53  # Up to 2^53 a float can be every whole number. A file has at most half of it: a run adds to it.
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
 _SEAL = re.compile(rb'"seal": "([0-9a-f]{32})"\n}\n\Z')
 _BLANK = "0" * 32
 
 
 def sealed(entry: Mapping[str, Any]) -> bytes:
-    """`entry` as JSON that ends in a `seal`, a hash of every byte of it: see `parse_sealed`."""
+    """Returns `entry` as JSON that ends in a `seal`, a hash of all its bytes, for `parse_sealed`."""
     others = {name: value for name, value in entry.items() if name != "seal"}
     text = json.dumps({**others, "seal": _BLANK}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     before, _, after = text.rpartition(_BLANK)
@@ -28,10 +29,10 @@ def sealed(entry: Mapping[str, Any]) -> bytes:
 
 
 def parse_sealed(text: bytes, format: str, version: int) -> dict[str, Any]:
-    """As `parse`, for what `sealed` wrote.
+    """Parses the text that `sealed` returned, as `parse` does.
 
     Raises:
-        ValueError: as there, or a byte is not as it was written.
+        ValueError: as `parse`, or the bytes do not match the seal.
     """
     found = parse(text, format, version)
     seal = _SEAL.search(text)
@@ -44,15 +45,15 @@ def parse_sealed(text: bytes, format: str, version: int) -> dict[str, Any]:
 
 
 def digest(text: bytes) -> str:
-    """32 hexadecimal digits over `text`."""
+    """Returns BLAKE2b of `text` as 32 hexadecimal digits."""
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def decode(text: bytes) -> dict[str, Any]:
-    """The JSON object in `text`.
+    """Returns the JSON object in `text`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no JSON object, or an object in it has a name twice.
     """
     try:
         entry = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_distinct)
@@ -63,10 +64,10 @@ def decode(text: bytes) -> dict[str, Any]:
 
 
 def parse(text: bytes, format: str, version: int) -> dict[str, Any]:
-    """The JSON object in `text`, which says its `format` and `version`.
+    """Returns the JSON object in `text`, which must have this `format` and `version`.
 
     Raises:
-        ValueError: it is none, or of another format or version.
+        ValueError: as `decode`, or the format or the version is another.
     """
     found = decode(text)
     if (found.get("format"), found.get("version")) != (format, version):
@@ -77,23 +78,20 @@ def parse(text: bytes, format: str, version: int) -> dict[str, Any]:
 
 
 def read(cls: type[CLASS], entry: object) -> CLASS:
-    """The dataclass `cls` out of the JSON object `entry`, whose fields must have the annotated types.
-
-    The types are int, float, str, bool, Any, dataclasses, and lists and mappings from str of these. An int is a float,
-    a bool is no int. Fields that `cls` does not have are left out.
+    """Returns the dataclass `cls` with the fields of the JSON object `entry`; other fields of `entry` are ignored.
 
     Raises:
-        ValueError: a field is missing or of another type; it names the field.
+        ValueError: a field is missing, or is not of its annotated type, as in `check`; the message names the field.
     """
     found: CLASS = check(cls, entry, "it")
     return found
 
 
 def field(entry: Mapping[str, Any], name: str, kind: Any) -> Any:
-    """What `entry` has at `name`, as a `kind`.
+    """Returns the field `name` of `entry` as a `kind`.
 
     Raises:
-        ValueError: nothing, or it is none; it names the field.
+        ValueError: the field is missing or is not a `kind`; the message names the field.
     """
     if name not in entry:
         raise ValueError(f"{name} is missing")
@@ -101,15 +99,16 @@ def field(entry: Mapping[str, Any], name: str, kind: Any) -> Any:
 
 
 def check(kind: Any, value: Any, place: str) -> Any:
-    """`value` as a `kind`, one of the types that `read` knows.
+    """Returns `value` as a `kind`.
+
+    A kind is int, float, str, bool, Any, a dataclass, or a list or a mapping from str of these. A whole number is also
+    a float; true and false are no numbers.
 
     Raises:
-        ValueError: it is none; it names `place`.
+        ValueError: `value` is not a `kind`; the message names `place`.
     """
     if kind is Any:
         return value
-    if dataclasses.is_dataclass(kind):
-        return _object(kind, value, place)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is list:
         items = _expect(value, list, place, "a list")
@@ -117,33 +116,30 @@ def check(kind: Any, value: Any, place: str) -> Any:
     if origin in {dict, Mapping}:
         entries = _expect(value, dict, place, "an object")
         return {name: check(arguments[1], item, _below(place, name)) for name, item in entries.items()}
-    return _scalar(kind, value, place)
-
-
-def _object(cls: Any, value: Any, place: str) -> Any:
-    entries = _expect(value, dict, place, "an object")
-    kinds = typing.get_type_hints(cls)
-    values = {}
-    for field in dataclasses.fields(cls):
-        if field.name in entries:
-            values[field.name] = check(kinds[field.name], entries[field.name], _below(place, field.name))
-        elif field.default is field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{_below(place, field.name)} is missing")
-    return cls(**values)
+    if not dataclasses.is_dataclass(kind):
+        return _scalar(kind, value, place)
+    entries, kinds, values = _expect(value, dict, place, "an object"), typing.get_type_hints(kind), {}
+    for each in dataclasses.fields(kind):
+        if each.name in entries:
+            values[each.name] = check(kinds[each.name], entries[each.name], _below(place, each.name))
+        elif each.default is each.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{_below(place, each.name)} is missing")
+    return typing.cast("Any", kind)(**values)
 
 
 def _scalar(kind: type, value: Any, place: str) -> Any:
     if isinstance(value, bool) and kind is not bool:
         raise ValueError(f"{place} is {value}, not {WORDS[kind]}")
     _expect(value, (int, float) if kind is float else kind, place, WORDS[kind])
+    if kind is int and abs(value) > LARGEST / 2:  # A sum of two counts must be exact as a float.
+        raise ValueError(f"{place} is too large")
     try:
-        if kind is float and not math.isfinite(value):
-            raise ValueError(f"{place} is {value}, not a finite number")
-        if kind is int and abs(value) > LARGEST / 2:  # Larger than any count, and too large for much that counts do.
-            raise ValueError(f"{place} is too large")
-        return kind(value)
+        found = kind(value)
     except OverflowError as error:
         raise ValueError(f"{place} is too large") from error
+    if kind is float and not math.isfinite(found):
+        raise ValueError(f"{place} is {value}, not a finite number")
+    return found
 
 
 def _expect(value: Any, kind: Any, place: str, words: str) -> Any:
@@ -157,10 +153,10 @@ def _below(place: str, name: str) -> str:
 
 
 def within(lowest: float, highest: float, /, **values: float) -> None:
-    """Makes sure that the values are between the two, or one of them; for a dataclass that reads its fields.
+    """Checks that all values are from `lowest` to `highest`.
 
     Raises:
-        ValueError: one is not; it names it.
+        ValueError: a value is outside; the message names the value.
     """
     for name, value in values.items():
         if not lowest <= value <= highest:

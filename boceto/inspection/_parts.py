@@ -40,9 +40,9 @@ def run_of(run: str) -> Mapping[str, Any] | None:
         return None
 
 
-def data_link(here: str, digest: str, run: Mapping[str, Any] | None) -> Link:
-    """Whether the data set that a run was made from is still where it was."""
-    path = (run or {}).get("settings", {}).get("data", "")
+def data_link(here: str, digest: str, made: Mapping[str, Any] | None) -> Link:
+    """Says whether the data set `digest` is still at the place that the settings in `made` name."""
+    path = (made or {}).get("settings", {}).get("data", "")
     if not path:
         return Link(here, f"data set {digest}", None, "where it is, nothing here says")
     try:

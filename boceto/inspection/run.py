@@ -40,7 +40,7 @@ def _look(url: str, tell: Tell) -> Found:
     newest = _mark(found, rows)
     lines = _history(found)
     found.details |= {"checkpoints": rows, "lease": _lease(found), "history_lines": len(lines or ())}
-    found.details["seconds"] = _seconds(run, found.details["lease"])
+    found.details["seconds"] = found.details["lease"].get("seconds") or (run or {}).get("seconds") or {}
     found.details["attempts"] = _attempts(found)
     found.tables = _tables(found.details)
     _below(found, tell)
@@ -159,12 +159,6 @@ def _attempts(found: Found) -> list[dict[str, Any]]:
                 found.damaged.append(f"{path} is damaged: line {number}: {error}; remove it, no program reads it")
                 break
     return attempts
-
-
-def _seconds(run: Mapping[str, Any] | None, holder: Mapping[str, Any]) -> dict[str, float]:
-    """Where the time went, as it was last heard of."""
-    heard: dict[str, float] = holder.get("seconds") or (run or {}).get("seconds") or {}
-    return heard
 
 
 def _tables(details: Mapping[str, Any]) -> list[Table]:

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from boceto import artefact, contract, dataset, storage
-from boceto.errors import BocetoError, DataError
+from boceto import artefact, contract, storage
+from boceto.errors import DataError
 from boceto.inspection import Found, Link, Tell
-from boceto.inspection._parts import check_file
+from boceto.inspection._parts import check_file, data_link
 
 SCORES = "scores.json"
 FORMAT = "boceto-scores"
@@ -42,7 +42,7 @@ def look(url: str, tell: Tell) -> Found:
     if not url.rstrip("/").endswith(f"/{digest}"):
         found.damaged.append(f"{path} says it is of data set {digest}, its folder says otherwise")
     run = storage.parent(storage.parent(url))
-    found.chain = [_data(scores, digest), _artefact(run, described)]
+    found.chain = [data_link(SCORES, digest, scores), _artefact(run, described)]
     return found
 
 
@@ -70,17 +70,6 @@ def _facts(scores: Mapping[str, Any]) -> dict[str, Any]:
 def _value(entry: Mapping[str, Any], name: str) -> float | None:
     found = contract.field(entry, name, dict[str, Any]).get("value")
     return None if found is None else float(contract.check(float, found, name))
-
-
-def _data(scores: Mapping[str, Any], digest: str) -> Link:
-    path = scores.get("settings", {}).get("data", "")
-    try:
-        there = dataset.load(path).manifest.digest
-    except (BocetoError, OSError):
-        return Link(SCORES, f"data set {digest}", None, f"not at {path or '?'} any more, or not readable from here")
-    return Link(
-        SCORES, f"data set {digest}", there == digest, f"at {path}" if there == digest else f"{path} is {there}"
-    )
 
 
 def _artefact(run: str, described: Mapping[str, Any]) -> Link:

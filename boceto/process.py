@@ -1,4 +1,4 @@
-"""The process of a command from its very start: what a signal does before there is a program, and when it began."""
+"""The process of a command: its start, its signals before a program handles them, its children and its end."""
 
 import atexit
 import contextlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STANDARD_ERROR = 2
-_commands: list[int] = []  # The process, where it is a command's own.
+_commands: list[int] = []  # The id of this process, in a command.
 
 
 class LastWord:
@@ -41,13 +41,13 @@ last_word = LastWord()
 
 
 def begin(verb: str) -> None:
-    """To be called first of all by a command: before the imports, which take seconds.
+    """Prepares the process; a command calls it before the imports, which take seconds.
 
-    Until a program listens itself, SIGTERM and SIGINT end the process at once with the code of a stop: nothing has
-    begun. Without this, process 1 of a container, which the kernel keeps default actions from, would miss the signal.
+    SIGTERM and SIGINT end the process at once with the exit code of a stop, until the program has its own handlers.
+    Without a handler, process 1 of a container would ignore them: the kernel gives it no default actions.
 
-    A closed standard stream leads nowhere from then on: the next file to be opened would take its place. As many files
-    may be open as the system allows: every shard of a data set is one.
+    A closed standard stream becomes the null device, since the next opened file would take its number. The limit of
+    open files becomes the highest that the system allows, since every shard of a data set is an open file.
     """
     _open_streams()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -60,8 +60,8 @@ def begin(verb: str) -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Ends the process as sys.exit does, but without taking the interpreter and TensorFlow apart, which may take
-    seconds, belongs to no work, and can only go wrong. A signal ends it at once.
+    """Ends the process as sys.exit does, but leaves the memory of Python and TensorFlow to the system: to free it in
+    order takes seconds and may fail. A signal ends the process at once.
     """
     for number in SIGNALS:
         signal.signal(number, lambda *_: os._exit(code))
@@ -69,7 +69,7 @@ def end(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # Whoever read it has gone.
+        except (OSError, ValueError):  # The reader of the stream has ended.
             code = code or EXIT_FAULT
     os._exit(code)
 
@@ -83,7 +83,7 @@ def _open_streams() -> None:
 
 
 def started() -> float:
-    """When this process began, by time.monotonic(); now, where it is no command's own (a test's, say)."""
+    """Returns when this command's process began, by time.monotonic(); now, in a process of another kind (a test's)."""
     from boceto import lease
 
     begun = lease.begun(os.getpid())
@@ -94,15 +94,15 @@ def started() -> float:
 
 
 def leave(*_: object) -> NoReturn:
-    """Handles a signal while no program listens itself."""
+    """Handles a signal before the program has its own handlers."""
     leave_at_once("stopped before anything began")
 
 
 def leave_at_once(said: str) -> NoReturn:
-    """Ends a process that was asked to stop, whatever its main thread is doing."""
+    """Ends the process with the exit code of a stop, whatever its main thread does."""
     text = f"boceto {last_word.verb}: {said}; run the same command again"
     leave_message(text)
-    with contextlib.suppress(OSError):  # Whoever read it has gone.
+    with contextlib.suppress(OSError):  # The reader of the stream has ended.
         os.write(last_word.descriptor, f"{last_word.erase}{text}\n".encode())
     last_word.ended(EXIT_STOPPED, text)
     os._exit(EXIT_STOPPED)
@@ -124,15 +124,15 @@ def _tie() -> Callable[[], object] | None:
 def child(
     words: Sequence[str], stop: Callable[["subprocess.Popen[Any]"], None], **options: Any
 ) -> Iterator["subprocess.Popen[Any]"]:
-    """Runs another program of ours beside the block.
+    """Runs another program of ours during the block.
 
-    The terminal's signals go to this process alone. A signal calls `stop` with the child, and is a KeyboardInterrupt
-    only when the block has ended: no child is left behind.
+    The terminal's signals reach this process alone. A signal calls `stop` with the child, and raises KeyboardInterrupt
+    after the block, so that no child is left.
     """
     import subprocess  # Here, since handlers of signals come before it.
 
     children: list[subprocess.Popen[Any]] = []
-    asked: list[bool] = []  # A signal each: was there a child?
+    asked: list[bool] = []  # For each signal: was there a child?
 
     def pass_on(*_: object) -> None:
         asked.append(bool(children))

@@ -5,8 +5,8 @@
         data: str = option(help="folder of the data set")
         epochs: int = option(30, help="passes over the data", at_least=1)
 
-A field is a flag of the same name with dashes; a TOML file holds a table a program (`[train]`), so that one file
-serves them all. Flags win over the file, the file over the defaults.
+Each field is a flag of the same name, with dashes. A TOML file has a table for each program (`[train]`), so one file
+serves all programs. Flags win over the file, the file over the defaults. Decision 24 says why no library does this.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def fixed(value: Any) -> Any:
 
 
 def _settings(cls: Any) -> list[dataclasses.Field[Any]]:
-    """The fields that people may set."""
+    """Returns the fields that people may set."""
     return [field for field in dataclasses.fields(cls) if "fixed" not in field.metadata]
 
 
 def _plain_type(annotation: Any) -> Any:
-    """The type in `X` or `X | None`."""
+    """Returns the type `X` of `X` or `X | None`."""
     if isinstance(annotation, types.UnionType):
         return next(part for part in typing.get_args(annotation) if part is not types.NoneType)
     return annotation
@@ -70,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Shows a positional without brackets: it may stand in the TOML file, and must be given all the same."""
+    """Shows a positional setting without brackets: it is required, here or in the TOML file."""
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         if action.nargs == argparse.OPTIONAL and not action.option_strings:
@@ -125,7 +125,7 @@ def _read_table(path: str, verb: str) -> dict[str, Any]:
 
 
 def _converted(where: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind` (str, int, float, bool or `TEXTS`), from a flag's text or a TOML value."""
+    """Returns `value`, a flag's text or a TOML value, as `kind`: str, int, float, bool or `TEXTS`."""
     if isinstance(value, int) and value.bit_length() > _BITS:
         raise SettingsError(f"{where} has more than {_BITS} bits; use a smaller number")
     texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
@@ -153,12 +153,12 @@ def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
         return
     for text in value if isinstance(value, tuple) else [value]:
         if isinstance(text, str) and _CONTROL.search(text):
-            raise SettingsError(f"{where} = {text!r} is no readable text; rename it")
+            raise SettingsError(f"{where} = {text!r} is not readable text: it has a control character; rename it")
     choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
     if choices and value not in choices:
         raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(choices)}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise SettingsError(f"{where} = {value} is no finite number; give one")
+        raise SettingsError(f"{where} = {value} is not a finite number; give one")
     if low is not None and not value >= low:
         raise SettingsError(f"{where} = {value} is too small; use at least {low}")
     if high is not None and not value <= high:
@@ -166,10 +166,10 @@ def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "settings") -> T:
-    """`cls` from a mapping of names to values (text or typed).
+    """Returns the settings `cls` with the values `given`, each a text or of its type.
 
     Raises:
-        SettingsError: an unknown name, a missing or ill-typed value, or one out of its range.
+        SettingsError: a name is unknown; a value is missing, of another type or out of its range.
     """
     fields = {field.name: field for field in _settings(cls)}
     hints = typing.get_type_hints(cls)
@@ -192,10 +192,10 @@ def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "sett
 
 
 def from_text(cls: type[T], text: str, where: str) -> T:
-    """`cls` from "name=value, name=value".
+    """Returns the settings `cls` from "name=value, name=value".
 
     Raises:
-        SettingsError: as `build`, or the text has another form.
+        SettingsError: as `build`, or the text has another form, or gives a name twice.
     """
     given: dict[str, str] = {}
     for part in filter(None, map(str.strip, text.replace("\n", ",").split(","))):
@@ -209,7 +209,7 @@ def from_text(cls: type[T], text: str, where: str) -> T:
 
 
 def to_flags(settings: Any) -> list[str]:
-    """The command line that says `settings` again: `["--epochs", "30", "--no-flip", ...]`."""
+    """Returns the command line of `settings`: `["--epochs", "30", "--no-flip", ...]`."""
     words: list[str] = []
     for field in _settings(settings):
         flag, value = field.name.replace("_", "-"), getattr(settings, field.name)
@@ -223,7 +223,7 @@ def to_flags(settings: Any) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Invocation(Generic[T]):
-    """What a command line asked for: the settings, whether the result goes out as JSON, what stood behind `--`."""
+    """A command line. json: print the result as JSON; rest: the words behind `--`."""
 
     settings: T
     json: bool
@@ -242,13 +242,13 @@ def parse(  # noqa: PLR0913 - what a command line needs
 ) -> Invocation[T]:
     """Reads a program's command line. `--help` prints and raises SystemExit(0).
 
-    verb: where it is several words, as `submit run`, the first names the table in the TOML file.
-    base: another program whose table in the TOML file counts too, where this one's says nothing else.
-    beside: settings that may stand in the same table for other verbs, and are passed over.
-    hands_on: whether the program has a use for words behind `--`.
+    verb: its first word names the table in the TOML file, as in `submit run`.
+    base: another program, whose table in the TOML file gives the values that this program's table lacks.
+    beside: settings of other verbs that share the table; they are ignored.
+    hands_on: the program uses the words behind `--`.
 
     Raises:
-        SettingsError: as `build`, or for a flag or file that cannot be read.
+        SettingsError: as `build`, or a flag or the file cannot be read.
     """
     words = list(argv)
     cut = words.index("--") if "--" in words else len(words)

@@ -1,4 +1,4 @@
-"""Waits for what another program is still to write: Jobs may be applied in any order."""
+"""Waits for files that another program has not written yet: Jobs may start in any order."""
 
 import time
 from collections.abc import Callable
@@ -11,9 +11,9 @@ LOOK_EVERY = 10.0  # Seconds.
 def until_there(
     url: str, seconds: float, tell: Callable[[str], None], pause: Callable[[float], object] = time.sleep
 ) -> None:
-    """Waits until there is something at `url`, for at most `seconds`; what is missing then, its reader tells.
+    """Waits until there is something at `url`, for at most `seconds`; after that, its reader reports what is missing.
 
-    `pause` waits for some seconds, and may raise to end it.
+    `pause` waits for a number of seconds, and may raise an error to end the waiting.
     """
     end = time.monotonic() + seconds
     while not storage.exists(url) and (left := end - time.monotonic()) > 0:
@@ -22,5 +22,5 @@ def until_there(
 
 
 def option_help(what: str) -> str:
-    """The help of a setting `wait`."""
+    """Returns the help of a setting `wait`."""
     return f"seconds to wait for {what} that is not there yet; 0: refused at once"

@@ -89,8 +89,8 @@ def test_a_dash_in_a_toml_name_is_an_underscore(tmp_path):
         (("--data", "d", "--epochs", "0"), r"train\.epochs = 0 is too small; use at least 1"),
         (("--data", "d", "--epochs", "101"), r"train\.epochs = 101 is too large; use at most 100"),
         (("--data", "d", "--epochs", "1.5"), r"train\.epochs = '1\.5' is not a whole number"),
-        (("--data", "d", "--rate", "nan"), r"train\.rate = nan is no finite number"),
-        (("--data", "d", "--rate", "inf"), r"train\.rate = inf is no finite number"),
+        (("--data", "d", "--rate", "nan"), r"train\.rate = nan is not a finite number"),
+        (("--data", "d", "--rate", "inf"), r"train\.rate = inf is not a finite number"),
         (("--data", "d", "--net", "vgg"), r"train\.net = 'vgg' is unknown; choose one of sknet, skresnet"),
         (("--data", "d", "--epoch", "3"), r"unrecognized arguments: --epoch 3; see `boceto train --help`"),
         (("--config", "/no/such.toml"), r"--config /no/such\.toml: No such file"),
@@ -124,7 +124,10 @@ def test_a_file_is_checked_like_the_flags(tmp_path, text, message):
 
 @pytest.mark.parametrize("word", ["a\udcff", "a\0b", "a\r", "\x1b[31m"])
 def test_a_word_that_is_no_readable_text_is_refused(word):
-    with pytest.raises(SettingsError, match=re.escape(f"train.data = {word!r} is no readable text; rename it")):
+    with pytest.raises(
+        SettingsError,
+        match=re.escape(f"train.data = {word!r} is not readable text: it has a control character; rename it"),
+    ):
         _parse("--data", word)
 
 

@@ -69,7 +69,7 @@ def test_all_is_well_and_nothing_is_left_behind(run, look, tmp_path):
     assert checks["checkpoints"]["said"] == "none, it begins with the first step"
     assert "train 24, test 12" in checks["data set"]["said"]
     assert "MB in 0." in checks["save"]["said"]
-    assert "save         passed" in said
+    assert "save          passed" in said
     assert not run.folder.exists()
     assert contents(tmp_path) == before
 

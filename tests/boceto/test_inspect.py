@@ -173,7 +173,7 @@ def test_a_whole_run_with_all_that_is_in_it(run, data, capsys):
     assert rows[6]["ledger"] == LEDGER
     assert rows[6]["bytes"] == sum(path.stat().st_size for path in (Path(run) / "checkpoints" / f"{6:010}").iterdir())
     assert told["seconds"] == SECONDS
-    assert "01:30  90.0%" in said.err
+    assert "01:30   90.0%" in said.err
     assert told["lease"]["state"] == "released"
     assert told["history_lines"] == 3
     assert [part["kind"] for part in told["parts"]] == ["artefact", "scores"]

@@ -30,7 +30,11 @@ def test_a_list_is_a_list_in_toml_and_a_repeated_flag(tmp_path):
     found = [settings.parse(Listed, "submit", each, "") for each in words]
     assert [each.settings.set for each in found] == [(), ("a=1,2", 'b="3"'), ("a=1,2", "b")]
     assert settings.to_flags(found[2].settings) == words[2]
-    for text, message in (("'x'", "'x' is not a list of texts"), ("[1]", "is not a list of texts"), ("['\a']", "")):
+    for text, message in (
+        ("'x'", "'x' is not a list of texts"),
+        ("[1]", "is not a list of texts"),
+        ('["\\u0007"]', "has a control character"),
+    ):
         (tmp_path / "s.toml").write_text(f"[submit]\nset = {text}\n")
         with pytest.raises(SettingsError, match=message):
             settings.parse(Listed, "submit", words[1], "")

@@ -105,8 +105,8 @@ def test_the_digest_tells_settings_apart_and_not_calls():
 
 
 def test_the_digest_is_over_the_programs_own_settings():
-    def digest(program, assignment=""):
-        (job,) = of_kind(render.render("local", program, assignments=[assignment])[1], "Job")
+    def digest(program, *assignments):
+        (job,) = of_kind(render.render("local", program, assignments=assignments)[1], "Job")
         return job["metadata"]["annotations"][render.DIGEST]
 
     assert digest("prepare") == digest("prepare", "eval.batch_size=50")

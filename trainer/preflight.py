@@ -48,7 +48,7 @@ class Check(NamedTuple):
 class Checks:
     """The checks of one training, in order; each leaves what later ones need."""
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, tell: Callable[..., None]) -> None:
         self._settings = settings
         self._tell = tell
         self._gpus = 0

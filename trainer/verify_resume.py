@@ -197,7 +197,7 @@ def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], con
         states = {step: checkpoint.state(run, step, urls)[0] for step, urls in checkpoint.files(run).items()}
         whole = [step for step, state in states.items() if state == checkpoint.WHOLE]
         hits.append(Hit(kill, session, whole, [step for step in states if step not in whole]))
-        console.progress(f"kill {number} of {len(plan)}: {hits[-1].row[0]}, exit status {session.status}")
+        console.progress(f"{hits[-1].row[0]}, exit status {session.status}", number, len(plan), "kills")
     return hits
 
 

@@ -101,7 +101,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     ]
     reports = Report(writers, training_set, schedule.last)
     reports.begun(progress.step)
-    validation = functools.partial(validate, steps, validation_set, settings, job.stop) if validation_set else None
+    validation = functools.partial(validate, steps, validation_set, settings, job) if validation_set else None
     loop = TrainingLoop(schedule, steps, batches, meter, saver, reports, history, job.log, validation, job.stop)
     annotations = lambda: _annotations(job, summary.text, saver.saved)  # noqa: E731 - reads better than a def
     with cluster.telling(environment.pod(), annotations, job.log.alert):
@@ -114,7 +114,9 @@ def run(job: TrainingJob) -> dict[str, Any]:
     return _export(job, chosen, progress)
 
 
-def validate(steps: Steps, validation_set: ValidationSet, settings: Settings, stop: Stop) -> tuple[float, float] | None:
+def validate(
+    steps: Steps, validation_set: ValidationSet, settings: Settings, job: TrainingJob
+) -> tuple[float, float] | None:
     """Returns mean cross entropy and accuracy 0..1 over the validation set; None where a stop cut it off."""
     size, count = settings.batch_size, len(validation_set.numbers)
 
@@ -127,8 +129,9 @@ def validate(steps: Steps, validation_set: ValidationSet, settings: Settings, st
     sums = np.zeros(2)
     ranges = step_ranges(0, -(-count // size), 1, lambda _: False)
     for batch, placed in Prefetch(ranges, read, settings.readers):
-        if stop.requested:
+        if job.stop.requested:
             return None
+        job.log.progress("validation", batch.first * size, count, "records")
         # On the host and in the order of the records: a sum over replicas would depend on their number.
         sample_weights = np.arange(size) < count - batch.first * size
         sums += [values[sample_weights].sum() for values in steps.evaluate(placed)]

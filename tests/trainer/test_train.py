@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from boceto import artefact, dataset
+from boceto import artefact, console, dataset
 from boceto import run as runs
 from boceto.errors import SettingsError
 from eval_jobs.__main__ import main as evaluate
@@ -208,6 +208,13 @@ def test_the_metrics_of_a_run_that_goes_on_tell_what_came_before(make_run, port)
         assert f"\nboceto_train_{line}\n" in told
     last = run.history()[-1]
     assert f"\nboceto_train_gradient_norm {last['gradient_norm']!r}\n" in told
+
+
+def test_a_validation_shows_its_progress(make_run, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
+    code, said = make_run(train=16, validation=4).train("--epochs", "1")
+    assert code == 0
+    assert "8/12 records" in said
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(make_run, monkeypatch):

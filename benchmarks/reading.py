@@ -25,7 +25,7 @@ environment.prepare()
 with quiet():
     import tensorflow as tf
 
-    from trainer.batches import Prefetch, TrainingSet, step_ranges
+    from trainer.batches import TrainingSet, prefetch, step_ranges
 
 
 def arguments() -> argparse.Namespace:
@@ -69,7 +69,7 @@ def plain(data: DataSet, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def ours(data: DataSet, batch: int, readers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches in training order: uint8[B, H, W, C], int32[B]."""
     training_set = TrainingSet(data.split("train"), None, 0, batch)
-    for _, found in Prefetch(step_ranges(0, 1 << 40, 1, lambda _: False), training_set.read, readers):
+    for _, found in prefetch(step_ranges(0, 1 << 40, 1), training_set.read, readers):
         yield found.images[0], found.labels[0]
 
 

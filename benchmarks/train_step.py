@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ with quiet():
     import tensorflow as tf
 
     from trainer import devices, nets, state
-    from trainer.batches import Prefetch, StepRange, TrainingSet, step_ranges
+    from trainer.batches import StepRange, TrainingSet, prefetch, step_ranges
     from trainer.meter import GoodputTimer, Meter
     from trainer.nets import Spec
     from trainer.saver import TrainState
@@ -95,11 +95,11 @@ class Ours:
         learned = state.create(strategy, model, settings)
         loss = losses.find(settings.loss, "", Spec(model.output["logits"].shape[1]))
         self._steps = Steps(learned, model, settings, loss, xla=devices.gpus())
-        endless = step_ranges(0, 1 << 40, 1, lambda _: False)
-        self.batches = Prefetch(endless, self._read, settings.readers)
+        self.timer = GoodputTimer()
+        endless = step_ranges(0, 1 << 40, 1)
+        self._batches = prefetch(endless, self._read, settings.readers, lambda: self.timer.spending("waiting"))
         self._training_set = training_set
-        self._left: Iterator[tuple[StepRange, tuple[Placed, Sequence[bytes]]]] = iter(self.batches)
-        self._meter = Meter(training_set, TrainState(learned), lambda: self.batches.waited, GoodputTimer())
+        self._meter = Meter(training_set, TrainState(learned), self.timer)
 
     def _read(self, call: StepRange) -> tuple[Placed, Sequence[bytes]]:
         batches = self._training_set.read(call)
@@ -108,7 +108,7 @@ class Ours:
     def run(self, count: int) -> None:
         """Does `count` steps."""
         for _ in range(count):
-            call, (batch, digests) = next(self._left)
+            call, (batch, digests) = next(self._batches)
             self._meter.add(call, self._steps.train(batch, call.first, [1e-3]), digests)
         self._meter.settle()
 
@@ -147,7 +147,7 @@ def measure(name: str, training_set: TrainingSet, args: argparse.Namespace) -> d
     ours = Ours(strategy, models[1], training_set, settings)
     for run in (plain, ours.run):
         run(args.steps)  # Compiles.
-    waited = ours.batches.waited
+    waited = ours.timer.seconds()["waiting"]
     times = [(seconds(plain, args.steps), seconds(ours.run, args.steps)) for _ in range(args.rounds)]
     sides = [statistics.median(side) for side in zip(*times, strict=True)]
     images = args.batch_size * args.steps
@@ -156,7 +156,7 @@ def measure(name: str, training_set: TrainingSet, args: argparse.Namespace) -> d
         "bare_images_per_second": images / sides[0],
         "images_per_second": images / sides[1],
         "ratio": statistics.median(other / own for other, own in times),
-        "waiting": (ours.batches.waited - waited) / sum(own for _, own in times),
+        "waiting": (ours.timer.seconds()["waiting"] - waited) / sum(own for _, own in times),
     }
 
 

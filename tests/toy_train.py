@@ -21,7 +21,7 @@ from boceto import run as runs
 from boceto.console import Console, run_program
 from boceto.telemetry import Telemetry
 from trainer import report, stop
-from trainer.batches import Prefetch, step_ranges
+from trainer.batches import prefetch, step_ranges
 from trainer.checkpoints import Checkpoints
 from trainer.lease import held
 from trainer.log import Log
@@ -146,8 +146,8 @@ def train(stopping, log, asked):
         history.resume(progress)
         training_set = TrainingSet()
         schedule = Schedule(settings, training_set, LAST, asked["max_steps"] or LAST)
-        batches = Prefetch(step_ranges(progress.step, schedule.last, 1, schedule.ends_execution), training_set.read, 1)
-        meter = Meter(training_set, state, lambda: batches.waited, GoodputTimer())
+        batches = prefetch(step_ranges(progress.step, schedule.last, 1, schedule.ends_execution), training_set.read, 1)
+        meter = Meter(training_set, state, GoodputTimer())
         saver = Saver(checkpoints, state, log, Telemetry(), 3)
         reports = Report([report.history(history), report.console(log)], training_set, schedule.last)
         steps = Steps(variables, lease if asked["renews"] else None)

@@ -10,9 +10,9 @@ HALF = 0.5  # The share of drawings that are mirrored.
 PARAMETERS = 5  # mirror, rotation, shift in x, shift in y, scale
 
 
-def wanted(settings: Settings) -> bool:
-    """Whether any augmentation is switched on."""
-    return settings.flip or any((settings.rotation, settings.shift, settings.scale))
+def parameters(settings: Settings) -> int:
+    """Returns the number of random parameters that the augmentation takes for a record: 0 where it is off."""
+    return PARAMETERS if settings.flip or settings.rotation or settings.shift or settings.scale else 0
 
 
 def _transforms(parameters: tf.Tensor, settings: Settings, height: int, width: int) -> tf.Tensor:

@@ -1,12 +1,12 @@
-"""Reads the batches of a run ahead of the loop, in threads, and measures how long the loop waits for them."""
+"""The records of a run, and their batches, which threads read ahead of the loop."""
 
 import collections
-import time
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from boceto import holdout, ledger
 from boceto.dataset import DataSet, Split
 from boceto.environment import alive
-from boceto.errors import BocetoError
+from boceto.errors import BocetoError, SettingsError
 from trainer import order
 from trainer.settings import Settings
 
-PREFETCHED = 2  # Calls read ahead, besides one a thread.
+PREFETCHED = 2  # Executions read ahead, besides one a thread.
 P = TypeVar("P")
 
 
@@ -80,7 +80,7 @@ class TrainingSet:
         return Batches(images, labels.reshape(shape), augmentation.reshape(*shape, -1), digests)
 
 
-def step_ranges(first: int, last: int, most: int, ends: Callable[[int], bool]) -> Iterator[StepRange]:
+def step_ranges(first: int, last: int, most: int, ends: Callable[[int], bool] = lambda _: False) -> Iterator[StepRange]:
     """Cuts the steps `first` to `last` into ranges of at most `most`; a range ends after a step where `ends(step)`."""
     start = first
     for step in range(first, last):
@@ -89,66 +89,47 @@ def step_ranges(first: int, last: int, most: int, ends: Callable[[int], bool]) -
             start = step + 1
 
 
-class NoMemory(BocetoError):  # noqa: N818 - it says what there is
-    """There is too little memory to read ahead."""
+def prefetch(
+    ranges: Iterable[StepRange],
+    read: Callable[[StepRange], P],
+    threads: int,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[tuple[StepRange, P]]:
+    """Yields each range with what `read` returns for it, in order; `threads` threads read ahead.
 
+    It waits for a thread within `waiting()`. An error of `read` is raised in the turn of its range.
 
-class Prefetch(Generic[P]):
-    """Iterates over the results of `read` for all `ranges`, in order, with `threads` reading ahead. What a thread
-    raises is raised here, in its turn.
-
-    waited: seconds the loop has waited for data so far; it waits inside of `waiting()`.
+    Raises:
+        BocetoError: there is too little memory.
     """
+    pending: collections.deque[tuple[StepRange, Future[P]]] = collections.deque()
+    ranges, pool = iter(ranges), ThreadPoolExecutor(threads, "reader")
+    try:
+        while True:
+            while len(pending) < threads + PREFETCHED and (steps := next(ranges, None)):
+                with _enough_memory(steps, threads, RuntimeError):  # No thread can be started.
+                    pending.append((steps, pool.submit(read, steps)))
+            if not pending:
+                return
+            steps, future = pending.popleft()
+            with waiting(), _enough_memory(steps, threads, MemoryError):
+                result = future.result()
+            alive()
+            yield steps, result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def __init__(
-        self,
-        ranges: Iterable[StepRange],
-        read: Callable[[StepRange], P],
-        threads: int,
-        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self._ranges = iter(ranges)
-        self._read = read
-        self._threads = threads
-        self._waiting = waiting
-        self.waited = 0.0
 
-    def __iter__(self) -> Iterator[tuple[StepRange, P]]:
-        pending: collections.deque[tuple[StepRange, Future[P]]] = collections.deque()
-        pool = ThreadPoolExecutor(self._threads, "reader")
-        try:
-            while True:
-                while len(pending) < self._threads + PREFETCHED and (steps := next(self._ranges, None)):
-                    pending.append((steps, self._begin(pool, steps)))
-                if not pending:
-                    return
-                steps, future = pending.popleft()
-                start = time.monotonic()
-                with self._waiting():
-                    result = self._end(steps, future)
-                self.waited += time.monotonic() - start
-                alive()
-                yield steps, result
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _begin(self, pool: ThreadPoolExecutor, steps: StepRange) -> Future[P]:
-        try:
-            return pool.submit(self._read, steps)
-        except RuntimeError as error:  # No thread can be started.
-            raise self._too_little(steps) from error
-
-    def _end(self, steps: StepRange, future: Future[P]) -> P:
-        try:
-            return future.result()
-        except MemoryError as error:
-            raise self._too_little(steps) from error
-
-    def _too_little(self, steps: StepRange) -> NoMemory:
-        return NoMemory(
-            f"fault: too little memory to read the records of step {steps.first + 1} with {self._threads} threads; "
+@contextlib.contextmanager
+def _enough_memory(steps: StepRange, threads: int, lack: type[Exception]) -> Iterator[None]:
+    """Turns the error `lack` of the block into words."""
+    try:
+        yield
+    except lack as error:
+        raise BocetoError(
+            f"fault: too little memory to read the records of step {steps.first + 1} with {threads} threads; "
             "give it more, or run the same command again with fewer --readers or --steps-per-execution"
-        )
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -159,15 +140,26 @@ class ValidationSet:
     numbers: NDArray[np.int64]
 
 
-def divide(data: DataSet, train: Split, settings: Settings) -> tuple[NDArray[np.int64] | None, ValidationSet | None]:
-    """-> (the numbers to train on, or None for all of `train`; what is held for validation, or None)."""
+def divide(data: DataSet, settings: Settings, augmentation: int) -> tuple[TrainingSet, ValidationSet | None]:
+    """Divides the data set into records to train on and, or None, records to validate on.
+
+    augmentation: the number of random parameters of a record.
+
+    Raises:
+        SettingsError: one of the two would have no record.
+        DataError: the data set is damaged.
+    """
+    split, validation_set, numbers = data.split("train", verify=settings.verify), None, None
     info = data.manifest.splits.get("validation")
-    if not settings.validate_every and not settings.validation_share:
-        return None, None
     if settings.validation_share:
-        held = holdout.held_out(settings.seed, settings.validation_share, train.keys(range(len(train))))
-        return np.flatnonzero(~held), ValidationSet(train, np.flatnonzero(held))
-    if info is None or not info.records:
-        return None, None
-    split = data.split("validation", verify=settings.verify)
-    return None, ValidationSet(split, np.arange(len(split)))
+        held = holdout.held_out(settings.seed, settings.validation_share, split.keys(range(len(split))))
+        numbers, validation_set = np.flatnonzero(~held), ValidationSet(split, np.flatnonzero(held))
+        if not len(numbers) or not len(validation_set.numbers):
+            raise SettingsError(
+                f"train.validation_share = {settings.validation_share} of {len(split)} records leaves none on one "
+                "side; use another share"
+            )
+    elif settings.validate_every and info and info.records:
+        validation = data.split("validation", verify=settings.verify)
+        validation_set = ValidationSet(validation, np.arange(len(validation)))
+    return TrainingSet(split, numbers, settings.seed, settings.batch_size, augmentation), validation_set

@@ -21,16 +21,18 @@ _CREATED = 300  # HTTP: below it, all is well.
 
 
 @contextlib.contextmanager
-def telling(pod: Pod | None, state: Callable[[], Mapping[str, str]], alert: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, and once behind it, what `state` says stands on the Job; without a pod nothing happens.
+def reporting(
+    pod: Pod | None, annotations: Callable[[], Mapping[str, str]], alert: Callable[[str], None]
+) -> Iterator[None]:
+    """Writes `annotations()` on the Job while the block runs, and once at its end; without a pod nothing happens.
 
-    A thread calls `state`. `alert` is told, once, why it cannot be written.
+    A thread calls `annotations`. The first failure is reported to `alert`.
     """
     if pod is None:
         yield
         return
     over = threading.Event()
-    thread = threading.Thread(target=_tell, args=(pod, state, alert, over), daemon=True)
+    thread = threading.Thread(target=_report, args=(pod, annotations, alert, over), daemon=True)
     thread.start()
     try:
         yield
@@ -39,17 +41,17 @@ def telling(pod: Pod | None, state: Callable[[], Mapping[str, str]], alert: Call
         thread.join()
 
 
-def _tell(
-    pod: Pod, state: Callable[[], Mapping[str, str]], alert: Callable[[str], None], over: threading.Event
+def _report(
+    pod: Pod, annotations: Callable[[], Mapping[str, str]], alert: Callable[[str], None], over: threading.Event
 ) -> None:
-    told: Mapping[str, str] = {}
+    written: Mapping[str, str] = {}
     alerted = False
     while True:
         last = over.wait(EVERY)
-        now = state()
-        if now != told:
+        now = annotations()
+        if now != written:
             why = write(pod, now)
-            told = told if why else now
+            written = written if why else now
             if why and not alerted:
                 alerted = True
                 alert(f"the progress cannot be written on Job {pod.job}: {why}; the run goes on without it")

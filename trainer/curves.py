@@ -74,8 +74,8 @@ class TensorBoard:
         try:
             yield
         except (tf.errors.OpError, OSError, BocetoError) as error:
-            said = devices.said(error) if isinstance(error, tf.errors.OpError) else error
-            self._alert(f"{self._target}: {said}; this session writes no more curves, and goes on without them")
+            why = devices.message(error) if isinstance(error, tf.errors.OpError) else error
+            self._alert(f"{self._target}: {why}; this session writes no more curves, and goes on without them")
             self._on = False
 
     def _local_folder(self) -> str:

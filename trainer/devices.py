@@ -60,8 +60,8 @@ def modes(xla: str, deterministic: str, *, gpu: bool) -> tuple[bool, bool]:
     return compiled, deterministic == "on" or (deterministic == "auto" and not gpu and not compiled)
 
 
-def said(error: tf.errors.OpError) -> str:
-    """The first line of what an error of TensorFlow says, without the node of the graph that it arose in."""
+def message(error: tf.errors.OpError) -> str:
+    """Returns the first line of the message of an error of TensorFlow, without the node of the graph."""
     return str(error.message).rpartition("}} ")[2].partition("\n")[0]
 
 

@@ -66,6 +66,11 @@ def every_layer(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras
         yield from every_layer(inner, name)
 
 
+def parameters(model: keras.Model) -> int:
+    """Returns the number of trainable parameters of a net."""
+    return sum(int(variable.shape.num_elements()) for variable in model.trainable_variables)
+
+
 # Layers without weights that cost no multiplication worth counting.
 _FREE = (
     "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling2D",

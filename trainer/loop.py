@@ -1,19 +1,19 @@
-"""The loop of a run: trains, logs, validates and saves, each when it is due."""
+"""The loop of a run: it trains, logs, validates and saves when each is due. It needs no TensorFlow."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from boceto.checkpoint import Progress
 from boceto.errors import DataError, Stopped
 from boceto.run import History
 from boceto.tensors import Arrays
-from trainer.batches import Prefetch, StepRange, TrainingSet
+from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
 from trainer.log import Log
 from trainer.meter import Meter
-from trainer.report import Report
+from trainer.report import STOPPED, VALIDATION, Report
 from trainer.saver import Saver
 from trainer.settings import Settings
 from trainer.stop import Stop
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is due after a number of steps: a function of settings and data, so that it is the same after a restart.
+    """Says what is due after a number of steps: a function of settings and data, so the same after a restart.
 
-    total: the steps of all epochs, which the learning rate spans. last: the step after which the run ends. Nothing but
-    a save depends on `last`, so that a run may go on from there.
+    total: the steps of all epochs, over which the learning rate falls. last: the step after which the run ends. Only a
+    save depends on `last`, so that a run may go on from there.
     """
 
     settings: Settings
@@ -37,12 +37,12 @@ class Schedule:
 
     def logs(self, done: int) -> bool:
         """Returns whether a log point is due after `done` steps."""
-        return done % self.settings.log_every == 0 or self._ends_epoch(done)
+        return done % self.settings.log_every == 0 or self.training_set.ends_epoch(done - 1)
 
     def saves(self, done: int) -> bool:
         """Returns whether a checkpoint is due after `done` steps."""
         every = self.settings.save_every
-        return done == self.last or (done % every == 0 if every else self._ends_epoch(done))
+        return done == self.last or (done % every == 0 if every else self.training_set.ends_epoch(done - 1))
 
     def validates(self, done: int) -> bool:
         """Returns whether a validation is due after `done` steps."""
@@ -54,14 +54,11 @@ class Schedule:
 
     def ends_execution(self, step: int) -> bool:
         """Returns whether the loop has something to do between `step`, counted from 0, and the next step."""
-        return self.logs(step + 1) or self.saves(step + 1) or self._ends_epoch(step + 1)
+        return self.logs(step + 1) or self.saves(step + 1)  # A validation comes at the end of an epoch, as a log point.
 
     def learning_rates(self, steps: StepRange) -> list[float]:
         """Returns the learning rate of each step."""
         return [learning_rate(self.settings, self.total, step) for step in range(*steps)]
-
-    def _ends_epoch(self, done: int) -> bool:
-        return self.training_set.ends_epoch(done - 1)
 
 
 def learning_rate(settings: Settings, total: int, step: int) -> float:
@@ -77,17 +74,26 @@ def learning_rate(settings: Settings, total: int, step: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+class ExportChoice(NamedTuple):
+    """What is exported: the arrays after a step, and its validation accuracy, None where it has none."""
+
+    step: int
+    arrays: Arrays
+    accuracy: float | None
+
+
 @dataclass(frozen=True)
 class TrainingLoop:
     """The loop and what it calls.
 
-    validation: returns loss and accuracy over the validation set, or None where a stop cut the validation off; it is
-    None where there is no validation set.
+    batches: yields each execution's steps, its batches, and the digests of the keys of their records. validation:
+    returns loss and accuracy over the validation set, or None where a stop cut it off; it is None where there is no
+    validation set.
     """
 
     schedule: Schedule
     steps: "Steps"
-    batches: Prefetch[Any]
+    batches: Iterator[tuple[StepRange, tuple[Any, Any]]]
     meter: Meter
     saver: Saver
     report: Report
@@ -130,6 +136,14 @@ class TrainingLoop:
         """Whether the patience is exhausted: so many validations were not better than the best."""
         return 0 < self.schedule.settings.patience <= self.meter.progress.validations_since_best
 
+    def _log(self) -> None:
+        """Closes the log window and reports it."""
+        window, step = self.meter.close_window(), self.meter.progress.step
+        if window:
+            with self.meter.aside("saving"):
+                rate = self.schedule.learning_rates(StepRange(step - 1, step))[0]
+                self.report.window(step, window, rate, self.meter.seconds)
+
     def _validate(self, done: int, *, due: bool = False) -> bool:
         """Validates where that is due and not done; returns whether it has, False too where a stop cut it off.
 
@@ -139,18 +153,18 @@ class TrainingLoop:
         if not self.validation or self.meter.progress.validated >= done or not (due or self.schedule.validates(done)):
             return False
         with self.meter.aside("validating"):
-            found = self.validation()
-        if not found:
+            scores = self.validation()
+        if not scores:
             return False
-        loss, accuracy = found
+        (loss, accuracy), old = scores, self.meter.progress
         if not math.isfinite(loss):
-            raise NotFinite(f"step {self.meter.progress.step}: the validation loss is {loss}; {REMEDY}")
-        old = self.meter.progress
+            raise NotFinite(f"step {old.step}: the validation loss is {loss}; {REMEDY}")
         best = (accuracy, -loss) > (old.best_accuracy, -old.best_loss)
         self.meter.update(validated=old.step, validations_since_best=old.validations_since_best + 1)
         if best:
             self.meter.update(best_accuracy=accuracy, best_loss=loss, best_step=old.step, validations_since_best=0)
-        self.report.validated(old.step, loss, accuracy, best)
+        point = {"step": old.step, "validation_loss": loss, "validation_accuracy": accuracy}
+        self.report.write(VALIDATION, old.step, point=point, best=best)
         return True
 
     def _save(self, *, wait: bool) -> None:
@@ -158,21 +172,11 @@ class TrainingLoop:
         with self.meter.aside("saving"):
             self.history.offer()  # First: a run that goes on from this step must find its lines.
             self.meter.update(seconds=self.meter.seconds, history=self.history.head)
-            if not wait:
+            if wait:
+                self.saver.save_for_sure()
+                self.history.settle()
+            else:
                 self.saver.save()
-                return
-            self.saver.save_for_sure()
-            self.history.settle()
-
-    def _log(self) -> None:
-        """Closes a log window and reports it."""
-        window = self.meter.window()
-        if window:
-            self.meter.update(images_per_second=self.meter.images_per_second)
-            step = self.meter.progress.step
-            with self.meter.aside("saving"):
-                rate = self.schedule.learning_rates(StepRange(step - 1, step))[0]
-                self.report.window(step, window, rate, self.meter.seconds)
 
     def _finish(self) -> Progress:
         """Logs the steps since the last log point, and validates the last step. No checkpoint holds either: a run that
@@ -180,7 +184,7 @@ class TrainingLoop:
 
         Raises:
             Stopped: a stop was requested, and everything else is saved.
-            NotFinite: as `_validate`; or no step has changed anything.
+            NotFinite: the validation loss is not finite, or no step has changed anything.
         """
         step = self.meter.settle().step
         if step:
@@ -197,10 +201,10 @@ class TrainingLoop:
     def _stopped(self, text: str) -> Stopped:
         """Reports that the run was stopped after the step that was just done, and is saved."""
         step = self.meter.progress.step
-        self.report.stopped(step)
+        self.report.write(STOPPED, step)
         return Stopped(f"{text}, step {step} of {self.schedule.last} is saved; run the same command again")
 
-    def choose(self, load: Callable[[int], Arrays], last: Callable[[], Arrays]) -> "ExportChoice":
+    def choose(self, load: Callable[[int], Arrays], last: Callable[[], Arrays]) -> ExportChoice:
         """Chooses what is exported: the best validated step, which `load` reads; the last step where there is no best
         one, or where it cannot be read.
 
@@ -208,23 +212,15 @@ class TrainingLoop:
             Stopped: a stop was requested while it validated the last step instead.
         """
         progress = self.meter.progress
-        best = progress.best_step
-        if best and best != progress.step:
-            try:
-                return ExportChoice(best, load(best), progress.best_accuracy)
-            except DataError as error:
-                self.log.alert(f"{error}; the last step is exported instead of the best")
-            found = self.validation and self.validation()
-            if self.validation and not found:
-                raise self._stopped("stopped in the validation of the step to export")
-            return ExportChoice(progress.step, last(), found[1] if found else None)
-        return ExportChoice(progress.step, last(), progress.best_accuracy if best else None)
-
-
-@dataclass(frozen=True)
-class ExportChoice:
-    """What is exported: the arrays after a step, and its validation accuracy, None where it has none."""
-
-    step: int
-    arrays: Arrays
-    accuracy: float | None
+        if not progress.best_step:
+            return ExportChoice(progress.step, last(), None)
+        if progress.best_step == progress.step:
+            return ExportChoice(progress.step, last(), progress.best_accuracy)
+        try:
+            return ExportChoice(progress.best_step, load(progress.best_step), progress.best_accuracy)
+        except DataError as error:
+            self.log.alert(f"{error}; the last step is exported instead of the best")
+        scores = self.validation and self.validation()
+        if self.validation and not scores:
+            raise self._stopped("stopped in the validation of the step to export")
+        return ExportChoice(progress.step, last(), scores[1] if scores else None)

@@ -1,4 +1,4 @@
-"""Measures a run: losses and correct answers as they arrive from the devices, and the wall time by activity."""
+"""Measures a run: its wall time by activity, and losses and correct answers as they arrive from the devices."""
 
 import collections
 import contextlib
@@ -80,9 +80,9 @@ def goodput(seconds: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """What happened since the last log point. steps, images: of this process, while loss and accuracy are over all.
-    timed: the images whose time was taken. seconds: by activity; of them, `saving` is no part of the speed.
-    gradient_norm: of the last step; -1 where not finite.
+    """What happened since the last log point. loss, accuracy: the mean over all its steps, those of the session before
+    too. steps, images: of this process. timed: images without those of the first execution, which compiles. seconds:
+    by activity, for `timed`. gradient_norm: of the last step; -1 where not finite.
     """
 
     steps: int
@@ -94,56 +94,36 @@ class Window:
     seconds: dict[str, float]
 
     @property
+    def seconds_of_steps(self) -> float:
+        """Seconds of waiting and computing."""
+        return max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
+
+    @property
     def images_per_second(self) -> float:
         """Images a second of waiting and computing."""
-        return self.timed / max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
+        return self.timed / self.seconds_of_steps
 
     @property
     def waiting(self) -> float:
         """The share of waiting for data in the time of the steps, 0..1."""
-        return self.seconds["waiting"] / max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
+        return self.seconds["waiting"] / self.seconds_of_steps
 
 
 class Meter:
-    """The progress of a run, with the sums since the last log point. `waited` is the reader's count of seconds."""
+    """Adds the scalars of the steps to the progress of a run, as they arrive, and closes a window at each log point."""
 
-    def __init__(
-        self,
-        training_set: TrainingSet,
-        state: TrainState,
-        waited: Callable[[], float],
-        timer: GoodputTimer,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, training_set: TrainingSet, state: TrainState, timer: GoodputTimer) -> None:
         self._training_set = training_set
         self._state = state
-        self._waited = waited
         self._timer = timer
-        self._clock = clock
         self._pending: collections.deque[tuple[StepRange, Any, Sequence[bytes]]] = collections.deque()
         self._compiled = False
-        self._images, self._seconds = 0, 0.0
-        self._clear()
+        self._images, self._seconds = 0, 0.0  # Of all closed windows.
+        self._open_window()
 
-    def _clear(self) -> None:
-        self._before = self._state.progress.window.steps  # Of the session before.
-        self._saving = 0.0
-        self._untimed = 0
-        self._mark, self._waited_before = self._clock(), self._waited()
-
-    def add(self, call: StepRange, scalars: Any, digests: Sequence[bytes]) -> None:
-        """Takes an execution's float32[K, 3] (loss, correct answers, gradients' norm), perhaps not computed yet, and
-        the K digests of its records' keys.
-        """
-        self._pending.append((call, scalars, digests))
-        while len(self._pending) > UNDER_WAY:
-            self._settle_one()
-        if not self._compiled:  # The first call compiles: its time says nothing of the speed.
-            self.settle()
-            self._compiled = True
-            self._timer.begin("computing")
-            self._untimed = (self._state.progress.window.steps - self._before) * self._training_set.batch
-            self._mark, self._waited_before = self._clock(), self._waited()
+    def _open_window(self) -> None:
+        self._first = self._timed = self.progress.step
+        self._seconds_before = self._timer.seconds()
 
     @property
     def progress(self) -> Progress:
@@ -152,89 +132,101 @@ class Meter:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall time by activity, over all sessions up to now."""
+        """The wall time by activity, over all sessions up to now."""
         return self._timer.seconds()
 
-    def settle(self) -> Progress:
-        """Waits for all that is under way; the progress is then that of the last execution.
+    def update(self, **values: Any) -> None:
+        """Changes fields of the progress."""
+        self._state.progress = dataclasses.replace(self._state.progress, **values)
+
+    def add(self, steps: StepRange, scalars: Any, digests: Sequence[bytes]) -> None:
+        """Takes an execution's scalars float32[K, 3] (loss, correct answers, gradients' norm), which may not be
+        computed yet, and the K digests of its records' keys.
 
         Raises:
-            NotFinite: a loss is not finite.
+            NotFinite: a loss is not finite, or no gradient has been for many steps.
+        """
+        self._pending.append((steps, scalars, digests))
+        while len(self._pending) > UNDER_WAY:
+            self._settle_one()
+        if not self._compiled:  # The first execution compiles: its time says nothing of the speed.
+            self.settle()
+            self._compiled = True
+            self._timer.begin("computing")
+            self._timed, self._seconds_before = self.progress.step, self._timer.seconds()
+
+    def settle(self) -> Progress:
+        """Waits for all that is under way; returns the progress, which is then that of the last execution.
+
+        Raises:
+            NotFinite: as `add`.
         """
         while self._pending:
             self._settle_one()
-        return self._state.progress
+        return self.progress
 
     def _settle_one(self) -> None:
-        call, scalars, digests = self._pending.popleft()
-        for step, (loss, correct, norm), digest in zip(range(*call), scalars.numpy().tolist(), digests, strict=True):
+        steps, scalars, digests = self._pending.popleft()
+        for step, (loss, correct, norm), digest in zip(range(*steps), scalars.numpy().tolist(), digests, strict=True):
             if not math.isfinite(loss):
                 raise NotFinite(f"step {step + 1}: the loss is {loss}; {REMEDY}")
             self._advance(step, loss, int(correct), norm if math.isfinite(norm) else -1.0, digest)
-            if self._state.progress.skipped >= MOST_SKIPPED:
+            if self.progress.skipped >= MOST_SKIPPED:
                 raise NotFinite(
                     f"step {step + 1}: the gradients of {MOST_SKIPPED} steps in a row are not finite, so nothing is "
                     f"trained any more; {REMEDY}"
                 )
 
     def _advance(self, step: int, loss: float, correct: int, norm: float, digest: bytes) -> None:
-        old = self._state.progress
-        window = Sums(old.window.steps + 1, old.window.correct + correct, old.window.loss + loss, norm)
+        old = self.progress
         hits, records = old.epoch_correct + correct, old.epoch_records + self._training_set.batch
         ends = self._training_set.ends_epoch(step)
         # The accuracy over a whole epoch; within the first one, over what it has seen.
         first = step * self._training_set.batch < len(self._training_set)
-        self._state.progress = dataclasses.replace(
-            old,
+        self.update(
             step=step + 1,
             epoch_correct=0 if ends else hits,
             epoch_records=0 if ends else records,
             train_accuracy=hits / records if ends or first else old.train_accuracy,
             skipped=old.skipped + 1 if norm < 0 else 0,
-            window=window,
+            window=Sums(old.window.steps + 1, old.window.correct + correct, old.window.loss + loss, norm),
             ledger=ledger.roll(old.ledger or ledger.EMPTY, digest),
         )
 
     @contextlib.contextmanager
     def aside(self, activity: str) -> Iterator[None]:
-        """Measures the block as `activity`, apart from the time of the steps."""
+        """Waits for all that is under way, and measures the block as `activity`."""
         self.settle()
-        start = self._clock()
-        try:
-            with self._timer.spending(activity):
-                yield
-        finally:
-            self._saving += self._clock() - start
+        with self._timer.spending(activity):
+            yield
 
     def peek(self) -> Window | None:
         """Returns the window so far, without what is under way; None where it has no step."""
-        sums = self._state.progress.window
+        sums, step, batch = self.progress.window, self.progress.step, self._training_set.batch
         if not sums.steps:
             return None
-        waiting = self._waited() - self._waited_before
-        computing = max(0.0, self._clock() - self._mark - waiting - self._saving)
-        steps, batch = sums.steps - self._before, self._training_set.batch
-        seconds = {"waiting": waiting, "computing": computing, "saving": self._saving}
-        timed = steps * batch - self._untimed
-        accuracy = sums.correct / (sums.steps * batch)
-        return Window(steps, steps * batch, timed, sums.loss / sums.steps, accuracy, sums.norm, seconds)
+        spent = {name: now - self._seconds_before[name] for name, now in self._timer.seconds().items()}
+        return Window(
+            steps=step - self._first,
+            images=(step - self._first) * batch,
+            timed=(step - self._timed) * batch,
+            loss=sums.loss / sums.steps,
+            accuracy=sums.correct / (sums.steps * batch),
+            gradient_norm=sums.norm,
+            seconds={
+                "waiting": spent["waiting"],
+                "computing": spent["computing"],
+                "saving": spent["saving"] + spent["validating"],
+            },
+        )
 
-    def window(self) -> Window | None:
-        """Closes the window and returns it; None where it has no step."""
+    def close_window(self) -> Window | None:
+        """Waits for all that is under way, closes the window and returns it; None where it has no step."""
         self.settle()
         window = self.peek()
         if window:
             self._images += window.timed
-            self._seconds += window.seconds["waiting"] + window.seconds["computing"]
-            self.update(window=Sums())
-            self._clear()
+            self._seconds += window.seconds_of_steps
+            self.update(window=Sums(), images_per_second=self._images / self._seconds)
+            self._open_window()
         return window
-
-    @property
-    def images_per_second(self) -> float:
-        """Images a second of waiting and computing, over all windows of this process."""
-        return self._images / max(1e-9, self._seconds)
-
-    def update(self, **values: Any) -> None:
-        """Changes fields of the progress."""
-        self._state.progress = dataclasses.replace(self._state.progress, **values)

@@ -1,6 +1,6 @@
-"""Reports how a run goes to a list of writers: console, history, TensorBoard, Prometheus, and the Job of a cluster.
+"""Reports a run to a list of writers: console, history, TensorBoard, Prometheus, and the Job of a cluster.
 
-A writer is called with each event and shows those of its concern.
+Each writer is called with every event, and shows the kinds that it has a place for.
 """
 
 import math
@@ -20,20 +20,17 @@ from trainer.meter import Meter, Window, goodput
 if TYPE_CHECKING:
     from trainer.curves import TensorBoard
 
-BEGUN, PROGRESS, TRAIN, VALIDATION, STOPPED, FINISHED = (
-    "begun",
-    "progress",
-    "train",
-    "validation",
-    "stopped",
-    "finished",
-)
+BEGUN, PROGRESS, TRAIN = "begun", "progress", "train"
+VALIDATION, STOPPED, FINISHED = "validation", "stopped", "finished"
 
 
 @dataclass(frozen=True)
 class Event:
-    """What is reported. place: as "epoch 2/30, step 500/9000". point: of TRAIN and VALIDATION, the history's line; of
-    FINISHED, the scores that are known. window, seconds_left: of PROGRESS and TRAIN. seconds: wall time by activity.
+    """What is reported: the kind, and the step after which it happened, of `steps` in all.
+
+    place: as "epoch 2/30, step 500/9000". point: of TRAIN and VALIDATION, the line of the history; of FINISHED, the
+    scores that are known. window, seconds_left: of PROGRESS and TRAIN. seconds: of TRAIN, the wall time by activity.
+    best: of VALIDATION, whether it is the best so far.
     """
 
     kind: str
@@ -52,7 +49,7 @@ Writer = Callable[[Event], None]
 
 
 class Report:
-    """Computes the events and hands them to the writers. total: the run's last step."""
+    """Hands each event to the writers. total: the run's last step."""
 
     def __init__(self, writers: Sequence[Writer], training_set: TrainingSet, total: int) -> None:
         self._writers = writers
@@ -60,23 +57,21 @@ class Report:
         self._total = total
         self._loss: float | None = None
 
-    def _write(self, kind: str, step: int, **more: Any) -> None:
+    def write(self, kind: str, step: int, **more: Any) -> None:
+        """Reports an event of this kind after `step`, with more fields of Event."""
         epoch, epochs = (done * self._training_set.batch / len(self._training_set) for done in (step, self._total))
         place = f"epoch {math.ceil(epoch)}/{math.ceil(epochs)}, step {step}/{self._total}"
         event = Event(kind, step, self._total, epoch, place, **more)
         for writer in self._writers:
             writer(event)
 
-    def begun(self, step: int) -> None:
-        """Reports that the run begins, or goes on, after `step`."""
-        self._write(BEGUN, step)
-
     def progress(self, meter: Meter) -> None:
         """Reports how far the run is, without waiting for what is under way."""
-        if window := meter.peek():
+        window = meter.peek()
+        if window and window.timed:
             step, batch = meter.progress.step, self._training_set.batch
-            left = (self._total - step) * batch / window.images_per_second if window.timed else math.nan
-            self._write(PROGRESS, step, window=window, seconds_left=left)
+            left = (self._total - step) * batch / window.images_per_second
+            self.write(PROGRESS, step, window=window, seconds_left=left)
 
     def window(self, step: int, window: Window, learning_rate: float, seconds: Mapping[str, float]) -> None:
         """Reports what happened up to `step`, whose learning rate was `learning_rate`."""
@@ -92,19 +87,10 @@ class Report:
         }
         if window.gradient_norm >= 0:  # float16 overflows, and skips the step.
             point["gradient_norm"] = window.gradient_norm
-        self._write(TRAIN, step, point=point, window=window, seconds=seconds)
-
-    def validated(self, step: int, loss: float, accuracy: float, best: bool) -> None:  # noqa: FBT001
-        """Reports a validation after `step`."""
-        point = {"step": step, "validation_loss": loss, "validation_accuracy": accuracy}
-        self._write(VALIDATION, step, point=point, best=best)
-
-    def stopped(self, step: int) -> None:
-        """Reports that the run was stopped on request, and `step` is saved."""
-        self._write(STOPPED, step)
+        self.write(TRAIN, step, point=point, window=window, seconds=seconds)
 
     def finished(self, progress: Progress, exported: int, accuracy: float | None) -> None:
-        """Reports what came of the run. accuracy: of the validation of the step that is exported."""
+        """Reports the end of the run. accuracy: of the validation of the step that is exported."""
         scores = {
             "loss": self._loss,  # A run that only exports again has none.
             "train_accuracy": progress.train_accuracy,
@@ -112,11 +98,11 @@ class Report:
             "images_per_second": progress.images_per_second or None,
         }
         known = {name: value for name, value in scores.items() if value is not None}
-        self._write(FINISHED, progress.step, point={**known, "exported_step": exported})
+        self.write(FINISHED, progress.step, point={**known, "exported_step": exported})
 
 
 def _scores(point: Mapping[str, Any], *names: str) -> str:
-    """The scores of a finished run, as far as they are known, in words."""
+    """Returns these scores of a finished run in words, all that are known by default."""
     texts = {
         "loss": "loss {loss:.4f}",
         "train_accuracy": "train accuracy {train_accuracy:.4f}",
@@ -131,7 +117,7 @@ def console(log: Log) -> Writer:
 
     def write(event: Event) -> None:
         window, point = event.window, dict(event.point)
-        if event.kind == PROGRESS and window and window.timed:
+        if event.kind == PROGRESS and window:
             log.progress(
                 f"loss {window.loss:.4f}, accuracy {window.accuracy:.3f}, epoch {event.epoch:.2f}, "
                 f"{window.images_per_second:,.0f} images/s, waiting {window.waiting:.1%}",
@@ -183,10 +169,10 @@ class Metrics:
         self._memory = memory
 
     def __call__(self, event: Event) -> None:
-        """Sets what the event is about."""
+        """Sets the metrics of the event."""
         if event.kind in {PROGRESS, VALIDATION}:
             self._prometheus.now(telemetry.PROGRESSED)
-        if event.kind == PROGRESS and not math.isnan(event.seconds_left):
+        if event.kind == PROGRESS:
             self._prometheus.set(telemetry.TRAIN_LEFT, event.seconds_left)
         elif event.kind == TRAIN and event.window:
             self._train(event, event.window)
@@ -219,16 +205,16 @@ class Metrics:
 
 
 class Summary:
-    """A writer that keeps one line for readers of no more than that: the annotation of a cluster's Job."""
+    """A writer that keeps one line of text about the run: the annotation of a cluster's Job."""
 
     text = ""
 
     def __call__(self, event: Event) -> None:
-        """Notes how the run stands."""
+        """Sets the text."""
         window = event.window
         if event.kind == BEGUN:
             self.text = event.place
-        elif event.kind == PROGRESS and window and window.timed:
+        elif event.kind == PROGRESS and window:
             scores = f"loss {window.loss:.4f}, accuracy {window.accuracy:.3f}"
             self.text = f"{event.place}, {scores}, {clock_time(event.seconds_left)} left"
         elif event.kind == STOPPED:

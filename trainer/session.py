@@ -1,13 +1,10 @@
 """One `boceto train`, as far as it needs no TensorFlow: checks, the lease on the run, `run.json`."""
 
 import contextlib
-import dataclasses
-import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any
 
-from boceto import __version__, artefact, checkpoint, dataset, staging, storage, waiting
+from boceto import artefact, checkpoint, dataset, staging, storage, waiting
 from boceto import run as runs
 from boceto.console import quiet
 from boceto.dataset import DataSet
@@ -21,8 +18,6 @@ from trainer.log import Log
 from trainer.meter import GoodputTimer, goodput
 from trainer.settings import Settings, check_groups, check_patience, check_same
 from trainer.stop import Stop
-
-PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 
 def run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer) -> Mapping[str, Any]:
@@ -63,11 +58,8 @@ def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetr
         for name in (runs.DESCRIPTION, runs.HISTORY):
             storage.delete_partials(storage.join(settings.run, name))
         description = runs.Description(settings.run, runs.read(settings.run))  # The holder before may have gone on.
-        described = describe(settings, data)
         try:
-            result = train.run(
-                train.TrainingJob(settings, data, log, telemetry, stop, lease, timer, described, description)
-            )
+            result = train.run(train.TrainingJob(settings, data, log, telemetry, stop, lease, timer, description))
         except Stopped:
             with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
                 _write_goodput(description, lease, timer)
@@ -154,20 +146,3 @@ def _check_result(settings: Settings, before: Mapping[str, Any]) -> None:
             f"{there}: it was changed, or an older one put back; remove it to go on from the checkpoints, or use "
             "another --run"
         )
-
-
-def describe(settings: Settings, data: DataSet) -> dict[str, Any]:
-    """Returns what `run.json` says before there is a result."""
-    versions = {"boceto": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "settings": dataclasses.asdict(settings),
-        "hyperparameters": settings.hyperparameters,
-        "stop_criterion": settings.stop_criterion,
-        "data_digest": data.manifest.digest,
-        "versions": versions,
-    }

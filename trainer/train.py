@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,13 +16,13 @@ from boceto import __version__, storage, telemetry
 from boceto import run as runs
 from boceto.checkpoint import Commit, Progress
 from boceto.dataset import DataSet, Manifest
-from boceto.errors import BocetoError, SettingsError
+from boceto.errors import BocetoError
 from boceto.lease import Heartbeat
 from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
 from trainer import augment, cluster, devices, environment, export, initial, layers, losses, nets, report
 from trainer import state as states
-from trainer.batches import Batches, Prefetch, StepRange, TrainingSet, ValidationSet, divide, step_ranges
+from trainer.batches import Batches, StepRange, ValidationSet, divide, prefetch, step_ranges
 from trainer.checkpoints import Checkpoints, check_fits
 from trainer.curves import TensorBoard
 from trainer.lease import Lease
@@ -29,18 +30,18 @@ from trainer.log import Log
 from trainer.loop import ExportChoice, Schedule, TrainingLoop
 from trainer.meter import GoodputTimer, Meter, goodput
 from trainer.nets import Spec
-from trainer.report import Report, Summary
+from trainer.report import BEGUN, Report, Summary
 from trainer.saver import Saver, TrainState
 from trainer.settings import Settings, check_groups, check_last
 from trainer.steps import Placed, Steps
 from trainer.stop import Stop
 
-Restored = tuple[Commit, Arrays]
+PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the set-up of a run needs. described: the first content of `run.json`. The lease on the run is held."""
+    """What the set-up of a run needs. The lease on the run is held; description: of `run.json`."""
 
     settings: Settings
     data: DataSet
@@ -49,7 +50,6 @@ class TrainingJob:
     stop: Stop
     lease: Lease
     timer: GoodputTimer
-    described: Mapping[str, Any]
     description: runs.Description
 
 
@@ -59,14 +59,15 @@ def run(job: TrainingJob) -> dict[str, Any]:
     Raises:
         BocetoError: the message says what is wrong and what to do.
     """
-    training_set, validation_set = _records(job)
+    training_set, validation_set = divide(job.data, job.settings, augment.parameters(job.settings))
     with job.timer.spending("restoring"), job.stop.at_once(job.lease.release):
-        restored = _restored(job)
+        restored = restore(job)
     strategy, xla, settings = _devices(job, restored)
     job = dataclasses.replace(job, settings=settings)
     total = training_set.steps(settings.epochs)
     schedule = Schedule(settings, training_set, total, min(total, settings.max_steps or total))
     check_last(restored[0].step if restored else 0, schedule.last, settings)
+
     of_net = spec(settings, job.data.manifest)
     loss = losses.find(settings.loss, settings.loss_options, of_net)
     with devices.fitting_net(settings):
@@ -74,7 +75,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
             model = nets.build(settings.net, of_net)
         variables = states.create(strategy, model, settings, loss.weights)
     state = TrainState(variables)
-    _begin(job, schedule, state, restored)
+    _set_state(job, state, restored)
     progress = state.progress
     history = _describe(job, schedule, model, progress, strategy.num_replicas_in_sync)
     steps = Steps(variables, model, settings, loss, xla=xla)
@@ -84,27 +85,34 @@ def run(job: TrainingJob) -> dict[str, Any]:
         return steps.place(batches), batches.digests
 
     ranges = step_ranges(progress.step, schedule.last, settings.steps_per_execution, schedule.ends_execution)
-    batches = Prefetch(ranges, read, settings.readers, lambda: job.timer.spending("waiting"))
-    meter = Meter(training_set, state, lambda: batches.waited, job.timer)
-    checkpoints = _checkpoints(job)
+    batches = prefetch(ranges, read, settings.readers, lambda: job.timer.spending("waiting"))
+    meter = Meter(training_set, state, job.timer)
+    checkpoints = checkpoints_of(job)
     saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
     job.lease.heartbeat = lambda: Heartbeat(
         meter.progress.step, job.timer.seconds(), job.lease.before.sessions + 1, saver.saved
     )
     summary = Summary()
+    board = TensorBoard(
+        settings.run, progress, job.log.alert, hyperparameters=settings.hyperparameters, wanted=settings.tensorboard
+    )
     writers: list[report.Writer] = [
         report.history(history),
-        report.curves(_curves(job, progress)),
+        report.curves(board),
         report.Metrics(job.telemetry, devices.memory),
         report.console(job.log),
         summary,
     ]
     reports = Report(writers, training_set, schedule.last)
-    reports.begun(progress.step)
-    validation = functools.partial(validate, steps, validation_set, settings, job) if validation_set else None
+    reports.write(BEGUN, progress.step)
+    validation = functools.partial(validate, steps, validation_set, job) if validation_set else None
     loop = TrainingLoop(schedule, steps, batches, meter, saver, reports, history, job.log, validation, job.stop)
-    annotations = lambda: _annotations(job, summary.text, saver.saved)  # noqa: E731 - reads better than a def
-    with cluster.telling(environment.pod(), annotations, job.log.alert):
+
+    def annotations() -> dict[str, str]:
+        share, saved = goodput(job.timer.seconds()), f"step {saver.saved}" if saver.saved else "none"
+        return {"progress": summary.text, "checkpoint": saved, "goodput": f"{share:.2f}"}
+
+    with cluster.reporting(environment.pod(), annotations, job.log.alert):
         with contextlib.closing(saver):
             progress = loop.run()
         chosen = loop.choose(lambda step: checkpoints.load(step)[1], variables.arrays)
@@ -114,11 +122,9 @@ def run(job: TrainingJob) -> dict[str, Any]:
     return _export(job, chosen, progress)
 
 
-def validate(
-    steps: Steps, validation_set: ValidationSet, settings: Settings, job: TrainingJob
-) -> tuple[float, float] | None:
+def validate(steps: Steps, validation_set: ValidationSet, job: TrainingJob) -> tuple[float, float] | None:
     """Returns mean cross entropy and accuracy 0..1 over the validation set; None where a stop cut it off."""
-    size, count = settings.batch_size, len(validation_set.numbers)
+    size, count = job.settings.batch_size, len(validation_set.numbers)
 
     def read(batch: StepRange) -> Placed:
         # The last batch is filled up with records that have no sample weight.
@@ -127,8 +133,7 @@ def validate(
         return steps.place(Batches(images[None], labels[None], np.zeros((1, size, 0), np.float32)))
 
     sums = np.zeros(2)
-    ranges = step_ranges(0, -(-count // size), 1, lambda _: False)
-    for batch, placed in Prefetch(ranges, read, settings.readers):
+    for batch, placed in prefetch(step_ranges(0, -(-count // size), 1), read, job.settings.readers):
         if job.stop.requested:
             return None
         job.log.progress("validation", batch.first * size, count, "records")
@@ -137,12 +142,6 @@ def validate(
         sums += [values[sample_weights].sum() for values in steps.evaluate(placed)]
     loss, accuracy = (sums / count).tolist()
     return loss, accuracy
-
-
-def _annotations(job: TrainingJob, summary: str, saved: int) -> dict[str, str]:
-    """Returns what the Job of a cluster says of the run."""
-    share = goodput(job.timer.seconds())
-    return {"progress": summary, "checkpoint": f"step {saved}" if saved else "none", "goodput": f"{share:.2f}"}
 
 
 def spec(settings: Settings, manifest: Manifest) -> Spec:
@@ -160,12 +159,8 @@ def spec(settings: Settings, manifest: Manifest) -> Spec:
     )
 
 
-def parameters(model: keras.Model) -> int:
-    """Returns the number of trainable parameters of a net."""
-    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-
-
-def _checkpoints(job: TrainingJob) -> Checkpoints:
+def checkpoints_of(job: TrainingJob) -> Checkpoints:
+    """Returns the checkpoints of the run."""
     settings = job.settings
     return Checkpoints(
         settings.run,
@@ -180,7 +175,25 @@ def _checkpoints(job: TrainingJob) -> Checkpoints:
     )
 
 
-def _devices(job: TrainingJob, restored: Restored | None) -> tuple[tf.distribute.MirroredStrategy, bool, Settings]:
+def restore(job: TrainingJob) -> tuple[Commit, Arrays] | None:
+    """Returns the newest whole checkpoint of the run; None for a new run.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole; or they are of other data.
+        SettingsError: a hyperparameter differs.
+    """
+    found = checkpoints_of(job).newest(job.log)
+    if found:
+        check_fits(found[0], job.data.manifest.digest, job.settings)
+        if not job.description.begun:
+            path = storage.join(job.settings.run, runs.DESCRIPTION)
+            job.log.alert(f"{path} is missing: it is written anew, for a run that goes on from its checkpoints")
+    return found
+
+
+def _devices(
+    job: TrainingJob, restored: tuple[Commit, Arrays] | None
+) -> tuple[tf.distribute.MirroredStrategy, bool, Settings]:
     """-> (the strategy, whether to compile with XLA, the settings with the number of groups)."""
     settings = job.settings
     groups = settings.groups or (restored[0].settings["groups"] if restored else 0)
@@ -194,39 +207,11 @@ def _devices(job: TrainingJob, restored: Restored | None) -> tuple[tf.distribute
     return strategy, xla, dataclasses.replace(settings, groups=groups)
 
 
-def _records(job: TrainingJob) -> tuple[TrainingSet, ValidationSet | None]:
-    """-> (what to train on, what to validate on)."""
-    settings = job.settings
-    split = job.data.split("train", verify=settings.verify)
-    numbers, held = divide(job.data, split, settings)
-    training_set = TrainingSet(
-        split, numbers, settings.seed, settings.batch_size, augment.PARAMETERS * augment.wanted(settings)
-    )
-    if not len(training_set) or (held and not len(held.numbers)):
-        raise SettingsError(
-            f"train.validation_share = {settings.validation_share} of {len(split)} records leaves none on one side; "
-            "use another share"
-        )
-    return training_set, held
-
-
-def _restored(job: TrainingJob) -> Restored | None:
-    found = _checkpoints(job).newest(job.log)
-    if found:
-        check_fits(found[0], job.data.manifest.digest, job.settings)
-        if not job.description.begun:
-            path = storage.join(job.settings.run, runs.DESCRIPTION)
-            job.log.alert(f"{path} is missing: it is written anew, for a run that goes on from its checkpoints")
-    return found
-
-
-def _begin(job: TrainingJob, schedule: Schedule, state: TrainState, restored: Restored | None) -> None:
-    """Sets the state, and the goodput timer, to where the run goes on."""
+def _set_state(job: TrainingJob, state: TrainState, restored: tuple[Commit, Arrays] | None) -> None:
+    """Sets the state and the goodput timer from the checkpoint, or the weights of a new run from `--init`."""
     if restored:
         with job.timer.spending("restoring"):
             state.restore(*restored)
-        step, ledger = state.progress.step, state.progress.ledger
-        job.log.line(f"{job.settings.run}: goes on after step {step} of {schedule.last}, ledger {ledger}", step=step)
     elif job.settings.init:
         state.variables.restore(initial.start(job.settings, state.variables.buffers(), job.log.line))
     progress, last = state.progress, job.lease.before
@@ -235,24 +220,32 @@ def _begin(job: TrainingJob, schedule: Schedule, state: TrainState, restored: Re
     job.telemetry.add(telemetry.STEPS_LOST, max(0, last.step - progress.step))
 
 
-def _describe(
-    job: TrainingJob, schedule: Schedule, model: keras.Model, progress: Progress, replicas: int
-) -> runs.History:
+def describe(settings: Settings, data: DataSet) -> dict[str, Any]:
+    """Returns the first content of `run.json`."""
+    versions = {"boceto": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "settings": dataclasses.asdict(settings),
+        "hyperparameters": settings.hyperparameters,
+        "stop_criterion": settings.stop_criterion,
+        "data_digest": data.manifest.digest,
+        "versions": versions,
+        "result": None,
+    }
+
+
+def _describe(job: TrainingJob, schedule: Schedule, model: Any, progress: Progress, replicas: int) -> runs.History:
     """Reports what is trained, in `run.json` too, and opens the history."""
-    settings, training_set = job.settings, schedule.training_set
-    job.description.begin(
-        {
-            **job.described,
-            "settings": dataclasses.asdict(settings),  # With the number of groups.
-            "hyperparameters": settings.hyperparameters,
-            "parameters": parameters(model),
-            "multiply_accumulates": layers.multiply_accumulates(model),
-            "records": len(training_set),
-            "replicas": replicas,
-            "result": None,
-        },
-        progress.step,
-    )
+    settings, records, parameters = job.settings, len(schedule.training_set), layers.parameters(model)
+    entry = describe(settings, job.data) | {
+        "parameters": parameters,
+        "multiply_accumulates": layers.multiply_accumulates(model),
+        "records": records,
+        "replicas": replicas,
+    }
+    job.description.begin(entry, progress.step)
     history = runs.History(settings.run, alert=job.log.alert, confirm=job.lease.confirm)
     history.resume(progress)
     job.telemetry.set(telemetry.RUN, 1, net=settings.net, data=telemetry.short(job.data.manifest.digest))
@@ -262,61 +255,50 @@ def _describe(
         job.telemetry.set(telemetry.BEST_STEP, progress.best_step)
     job.telemetry.set(telemetry.LAST_STEP, schedule.last)
     job.telemetry.now(telemetry.PROGRESSED)
+    if progress.step:
+        text = f"goes on after step {progress.step} of {schedule.last}, ledger {progress.ledger}"
+        job.log.line(f"{settings.run}: {text}", step=progress.step)
     job.log.line(
-        f"{settings.net}: {parameters(model):,} parameters, {len(training_set):,} records, "
+        f"{settings.net}: {parameters:,} parameters, {records:,} records, "
         f"steps {progress.step} to {schedule.last}, {replicas} replica{'' if replicas == 1 else 's'}"
     )
     return history
-
-
-def _curves(job: TrainingJob, progress: Progress) -> TensorBoard:
-    settings = job.settings
-    hyperparameters, wanted = settings.hyperparameters, settings.tensorboard
-    return TensorBoard(settings.run, progress, job.log.alert, hyperparameters=hyperparameters, wanted=wanted)
-
-
-class ExportFailed(BocetoError):  # noqa: N818 - it says what happened
-    """The artefact could not be written."""
 
 
 def _export(job: TrainingJob, chosen: ExportChoice, progress: Progress) -> dict[str, Any]:
     """Writes the artefact of what was chosen; returns the result of the run."""
     settings, manifest = job.settings, job.data.manifest
     # The artefact computes in float32 on any device, whatever the precision of the training was.
-    served = dataclasses.replace(spec(settings, job.data.manifest), precision="float32", dropout=0.0)
-    model = nets.build(settings.net, served)
-    description = {
+    model = nets.build(settings.net, dataclasses.replace(spec(settings, manifest), precision="float32", dropout=0.0))
+    both = {
         "net": settings.net,
-        "parameters": parameters(model),
+        "parameters": layers.parameters(model),
+        "data_digest": manifest.digest,
+        "images_per_second": progress.images_per_second,
+    }
+    description = both | {
         "classes": manifest.classes,
         "height": manifest.height,
         "width": manifest.width,
         "channels": manifest.channels,
         "embedding": settings.embedding,
         "step": chosen.step,
-        "data_digest": manifest.digest,
         "settings": dataclasses.asdict(settings),
-        "images_per_second": progress.images_per_second,
         "boceto": __version__,
     }
     try:
         url = export.export(settings.run, model, states.export_weights(chosen.arrays), description)
     except tf.errors.OpError as error:
-        raise ExportFailed(
-            f"fault: the export to {settings.run} failed: {devices.said(error)}; run the same command again"
-        ) from error
+        why = devices.message(error)
+        raise BocetoError(f"fault: the export to {settings.run} failed: {why}; run the same command again") from error
     job.log.line(f"exported step {chosen.step} to {url}", step=chosen.step)
     job.telemetry.set(telemetry.EXPORTED_STEP, chosen.step)
-    return {
-        "net": settings.net,
-        "parameters": parameters(model),
+    return both | {
         "step": progress.step,
         "exported_step": chosen.step,
         "train_accuracy": progress.train_accuracy,
         "validation_accuracy": chosen.accuracy,
-        "images_per_second": progress.images_per_second,
         "ledger": progress.ledger,
         "artefact": url,
         "run": settings.run,
-        "data_digest": manifest.digest,
     }

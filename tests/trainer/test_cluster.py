@@ -67,7 +67,7 @@ def _pod(server, account):
 def test_the_last_state_stands_on_the_job(api, account):
     states = iter([{"progress": "step 7/7", "checkpoint": "step 7"}])
     alerts = []
-    with cluster.telling(_pod(api, account), lambda: next(states), alerts.append):
+    with cluster.reporting(_pod(api, account), lambda: next(states), alerts.append):
         pass
     annotations = api.objects[JOB]["metadata"]["annotations"]
     assert annotations == {"kept": "yes", "boceto.dev/progress": "step 7/7", "boceto.dev/checkpoint": "step 7"}
@@ -81,7 +81,7 @@ def test_the_last_state_stands_on_the_job(api, account):
 def test_it_is_written_from_time_to_time_and_only_when_it_changes(api, account, monkeypatch):
     monkeypatch.setattr(cluster, "EVERY", 0.01)
     texts = iter(["a", "a", "a", "b"])
-    with cluster.telling(_pod(api, account), lambda: {"progress": next(texts, "b")}, pytest.fail):
+    with cluster.reporting(_pod(api, account), lambda: {"progress": next(texts, "b")}, pytest.fail):
         while len(api.requests) < 2:
             pass
     assert [json.loads(body)["metadata"]["annotations"] for *_, body in api.requests] == [
@@ -94,7 +94,7 @@ def test_a_refusal_is_told_once_and_the_run_goes_on(api, account, monkeypatch):
     monkeypatch.setattr(cluster, "EVERY", 0.01)
     api.forbidden = "jobs"
     alerts = []
-    with cluster.telling(_pod(api, account), lambda: {"progress": "a"}, alerts.append):
+    with cluster.reporting(_pod(api, account), lambda: {"progress": "a"}, alerts.append):
         while len(api.requests) < 3:
             pass
     (alert,) = alerts
@@ -104,7 +104,7 @@ def test_a_refusal_is_told_once_and_the_run_goes_on(api, account, monkeypatch):
 def test_a_server_that_another_signed_for_gets_no_token(api, account):
     (account / "ca.crt").write_bytes(_certificate()[0])
     alerts = []
-    with cluster.telling(_pod(api, account), lambda: {"progress": "a"}, alerts.append):
+    with cluster.reporting(_pod(api, account), lambda: {"progress": "a"}, alerts.append):
         pass
     assert api.requests == []
     assert "certificate verify failed" in alerts[0]
@@ -113,7 +113,7 @@ def test_a_server_that_another_signed_for_gets_no_token(api, account):
 def test_outside_of_a_pod_nothing_happens(monkeypatch):
     monkeypatch.delenv("BOCETO_JOB", raising=False)
     assert environment.pod() is None
-    with cluster.telling(None, lambda: pytest.fail("asked"), pytest.fail):
+    with cluster.reporting(None, lambda: pytest.fail("asked"), pytest.fail):
         pass
 
 

@@ -74,7 +74,7 @@ class Numbers(TrainingSet):
 
 
 def meter(progress=None):
-    return Meter(Numbers(None, None, 0, 8), TrainState(None, progress or Progress()), lambda: 0.0, GoodputTimer())
+    return Meter(Numbers(None, None, 0, 8), TrainState(None, progress or Progress()), GoodputTimer())
 
 
 def test_a_run_whose_gradients_are_never_finite_ends_in_words_over_all_its_sessions():

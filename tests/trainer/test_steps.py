@@ -39,7 +39,7 @@ def make(replicas, *, frozen=True, **values):
 def run(replicas, *, count=4, per_call=1, frozen=True, **values):
     """(float32[count, 3] losses, correct answers and gradients' norms, arrays) after `count` steps."""
     learned, step = make(replicas, frozen=frozen, **values)
-    data = batches(count, augment.PARAMETERS * augment.wanted(settings(**values)))
+    data = batches(count, augment.parameters(settings(**values)))
     parts = []
     for first in range(0, count, per_call):
         part = Batches(*(array[first : first + per_call] for array in data))

@@ -31,13 +31,13 @@ def _toy(job):
     settings, digest = job.settings, job.data.manifest.digest
     checkpoints = Checkpoints(settings.run, digest, settings.hyperparameters, settings.batch_size, 2, 0,
                               job.lease.confirm, lambda steps: job.description.add(checkpoints=steps))  # fmt: skip
-    found, state, progress = train._restored(job), State(), Progress()
+    found, state, progress = train.restore(job), State(), Progress()
     if found:
         state.restore(found[1])
         progress = found[0].progress
         job.log.line(f"goes on after step {progress.step}")
     records = job.data.manifest.splits["train"].records
-    job.description.begin({**job.described, "parameters": 5, "records": records, "result": None}, progress.step)
+    job.description.begin({**train.describe(settings, job.data), "parameters": 5, "records": records}, progress.step)
     history = runs.History(settings.run, alert=job.log.alert, confirm=job.lease.confirm)
     history.resume(progress)
     kept = TrainState(state, progress)

@@ -74,7 +74,7 @@ def test_what_a_job_is_told_is_never_behind_the_checkpoint(make_run, monkeypatch
     told = []
 
     @contextlib.contextmanager
-    def telling(pod, state, alert):
+    def reporting(pod, state, alert):
         told.append(state())
         try:
             yield
@@ -88,7 +88,7 @@ def test_what_a_job_is_told_is_never_behind_the_checkpoint(make_run, monkeypatch
             os.kill(os.getpid(), signal.SIGTERM)
         return read(self, call)
 
-    monkeypatch.setattr(cluster, "telling", telling)
+    monkeypatch.setattr(cluster, "reporting", reporting)
     monkeypatch.setattr(TrainingSet, "read", signalled)
     assert run.train("--epochs", "800", "--log-every", "1")[0] == 75
     monkeypatch.setattr(TrainingSet, "read", read)

@@ -4,8 +4,8 @@ import pytest
 
 from boceto.errors import SettingsError
 from trainer import layers, nets
+from trainer.layers import parameters
 from trainer.nets import Spec
-from trainer.train import parameters
 
 SKNET = ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1", "conv4_2"]
 SKRESNET = [

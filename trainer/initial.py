@@ -36,7 +36,7 @@ def resolved(settings: Settings, before: Mapping[str, Any] | None) -> Settings:
     if not settings.init:
         return settings
     if before and before.get("settings", {}).get("init") == settings.init:
-        return dataclasses.replace(settings, init_digest=before["settings"]["init_digest"])
+        return dataclasses.replace(settings, init_digest=before["settings"].get("init_digest", ""))
     return dataclasses.replace(settings, init_digest=find(settings.init).digest)
 
 

@@ -131,25 +131,28 @@ class Settings:
 
 
 def check_same(before: Mapping[str, Any], settings: Settings) -> None:
-    """Compares the hyperparameters of the run's earlier part, as it was saved, with the settings of this one.
+    """Compares the hyperparameters that the run was trained with, as they were saved, with the settings.
+
+    A hyperparameter that is younger than the run was trained with its default.
 
     Raises:
-        SettingsError: one differs.
+        SettingsError: a hyperparameter differs.
     """
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     for name, value in settings.hyperparameters.items():
-        if name == "groups" and not value:
-            continue  # As the run began.
-        if name == "init_digest" and before.get(name, "") != value:
+        old = before.get(name, defaults[name])
+        if old == value or (name == "groups" and not value):  # Without --groups, the run keeps its groups.
+            continue
+        if name == "init_digest":
             raise SettingsError(
                 f"train.init = {settings.init!r}: {settings.run} has started from other weights; give the old --init, "
                 "or another --run"
             )
-        if name in before and before[name] != value:
-            why = " and the cosine schedule depends on it" if name == "epochs" else ""
-            raise SettingsError(
-                f"train.{name} = {value!r}, but {settings.run} was trained with {before[name]!r}{why}; "
-                "give the old value, or another --run"
-            )
+        why = " and the cosine schedule depends on it" if name == "epochs" else ""
+        raise SettingsError(
+            f"train.{name} = {value!r}, but {settings.run} was trained with {old!r}{why}; give the old value, or "
+            "another --run"
+        )
 
 
 def check_patience(settings: Settings, manifest: Manifest) -> None:

@@ -196,7 +196,7 @@ def _devices(
 ) -> tuple[tf.distribute.MirroredStrategy, bool, Settings]:
     """-> (the strategy, whether to compile with XLA, the settings with the number of groups)."""
     settings = job.settings
-    groups = settings.groups or (restored[0].settings["groups"] if restored else 0)
+    groups = settings.groups or (restored[0].settings.get("groups", 0) if restored else 0)
     strategy = devices.strategy(settings.replicas, groups, job.log.alert)
     groups = groups or strategy.num_replicas_in_sync
     check_groups(settings.batch_size, groups, strategy.num_replicas_in_sync)

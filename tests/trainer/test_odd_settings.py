@@ -1,9 +1,12 @@
 """Settings that cannot lead to what they ask for are refused at the start, in words."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from boceto import checkpoint
+from boceto import checkpoint, storage
+from boceto import run as runs
 from boceto.checkpoint import Progress
 from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import NotFinite
@@ -100,3 +103,33 @@ def test_float16_that_skips_every_step_does_not_end_as_if_it_had_trained(make_ru
     assert "the gradients of all 3 steps are not finite, so nothing was trained; try a lower --learning-rate" in said
     assert not (run.folder / "export").exists()
     assert checkpoint.commit(str(run.folder), 3).progress.skipped == 3
+
+
+def forget(run, name):
+    """Takes a hyperparameter away from all that a run has saved, as if it were younger than the run."""
+    folder = str(run.folder)
+    described = runs.read(folder)
+    del described["hyperparameters"][name], described["settings"][name]
+    runs.write(folder, described)
+    for step in run.steps():
+        commit = checkpoint.commit(folder, step)
+        settings = {key: value for key, value in commit.settings.items() if key != name}
+        older = dataclasses.replace(commit, settings=settings, settings_digest=checkpoint.settings_digest(settings))
+        storage.write_bytes(storage.join(checkpoint.folder_of(folder, step), checkpoint.COMMIT), older.to_json())
+
+
+@pytest.mark.parametrize(("name", "other"), [("clip_norm", "1.0"), ("init_digest", ""), ("groups", "")])
+def test_a_run_that_is_older_than_a_hyperparameter_goes_on_with_its_default_alone(make_run, name, other):
+    whole, parts = make_run("whole"), make_run("parts")
+    flags = ("--dropout", "0.2", "--max-steps")
+    assert whole.train(*flags, "6")[0] == 0
+    assert parts.train(*flags, "4")[0] == 0
+    forget(parts, name)
+    if other:
+        code, said = parts.train(*flags, "6", f"--{name.replace('_', '-')}", other)
+        assert code == 2
+        assert f"train.{name} = {other}, but {parts.folder} was trained with 0.0; give the old value" in said
+    assert parts.train(*flags, "6")[0] == 0
+    expected, found = whole.arrays(6), parts.arrays(6)
+    assert all((found[key] == expected[key]).all() for key in expected)
+    assert runs.read(str(parts.folder))["hyperparameters"] == runs.read(str(whole.folder))["hyperparameters"]

@@ -99,10 +99,12 @@ class Steps:
             now = step + tf.cast(number, tf.int64)
             parts = self._strategy.run(self._replica, (images, labels, augmentation, number, now))
             gradients, statistics, scalar = (self._strategy.experimental_local_results(part) for part in parts)
-            norms = [
-                self._update(replica, gradients[replica], statistics[replica], learning_rates[number], now)
-                for replica in range(self._strategy.num_replicas_in_sync)
-            ]
+            norms = []
+            for replica, device in enumerate(self._strategy.extended.worker_devices):
+                with tf.device(device):
+                    norms.append(
+                        self._update(replica, gradients[replica], statistics[replica], learning_rates[number], now)
+                    )
             scalars = scalars.write(number, tf.concat([scalar[0], [norms[0]]], 0))
         return scalars.stack()
 

@@ -81,6 +81,18 @@ def test_replicas_agree_on_every_variable():
             assert (first.numpy() == second.numpy()).all()
 
 
+def test_a_replica_is_updated_on_its_own_device():
+    learned, step = make(2, clip_norm=1.0)
+    placed = step.place(batches())
+    graph = step._train.get_concrete_function(*placed, tf.constant(0, tf.int64), tf.constant([1e-2])).graph
+    nodes = [node for function in graph.as_graph_def().library.function for node in function.node_def]
+    own = [each.device for each in learned.local(0, learned.weights)[:1] + learned.local(1, learned.weights)[:1]]
+    for operation in ("L2Loss", "ResourceApplyAdam"):  # The norm of the gradients, and the update itself.
+        devices = {node.device for node in nodes if node.op == operation and node.device}
+        assert devices == set(own), operation
+        assert all(node.device for node in nodes if node.op == operation), operation
+
+
 def test_several_steps_a_call_change_nothing():
     one = run(1, frozen=False, dropout=0.4)
     many = run(1, per_call=4, frozen=False, dropout=0.4)

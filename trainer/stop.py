@@ -21,22 +21,23 @@ NOTHING_LOST = "stopped before its first step, nothing was lost"
 
 
 class Stop:
-    """Whether a stop of the run was requested."""
+    """Says whether a stop of the run was requested. Any thread may request it."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._tidy: Callable[[], None] | None = None
 
     @property
     def requested(self) -> bool:
         """Whether a stop was requested."""
-        return self._asked.is_set()
+        return self._requested.is_set()
 
     def request(self) -> None:
         """Requests a stop."""
-        self._asked.set()
-        if self._tidy:
-            tidying = threading.Thread(target=self._tidy, daemon=True)
+        self._requested.set()
+        tidy = self._tidy  # Read after the request is set: see `at_once`.
+        if tidy:
+            tidying = threading.Thread(target=tidy, daemon=True)
             tidying.start()
             tidying.join(TIDYING)
             process.leave_at_once(NOTHING_LOST)
@@ -52,9 +53,11 @@ class Stop:
 
         The block may take longer than the grace, and has nothing to save.
         """
-        self.check()
+        # `tidy` is set before the check, and `request` reads it after its request is set. So one of the two sees the
+        # other, whenever the request comes.
         self._tidy = tidy
         try:
+            self.check()
             yield
         finally:
             self._tidy = None
@@ -67,7 +70,7 @@ class Stop:
 
     def wait(self, seconds: float) -> bool:
         """Waits for at most `seconds`; returns whether a stop was requested."""
-        return self._asked.wait(seconds)
+        return self._requested.wait(seconds)
 
 
 @contextlib.contextmanager
@@ -102,12 +105,14 @@ def on_signals(grace: float, report: Callable[[str], None]) -> Iterator[Stop]:
 def _watch(signals: int, stop: Stop, grace: float, report: Callable[[str], None]) -> None:
     overdue = threading.Timer(grace, _give_up, (grace, report))
     overdue.daemon = True
+    signalled = False  # A lost lease requests a stop too, and is no signal.
     while (number := os.read(signals, 1)[0]) != _END:
         if number not in process.SIGNALS:
             continue
-        if stop.requested:
+        if signalled:
             report("stopped at once; what was saved before stands, and the same command goes on from it")
             os._exit(KILLED + number)
+        signalled = True
         stop.request()
         overdue.start()
     overdue.cancel()

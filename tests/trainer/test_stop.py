@@ -5,15 +5,18 @@ import time
 
 import pytest
 
+from boceto import process
 from boceto.errors import Stopped
-from trainer.stop import Stop
+from trainer.stop import NOTHING_LOST, Stop
 
 PROGRAM = """
 import sys, time
 from trainer.stop import on_signals
 with on_signals(float(sys.argv[1]), lambda text: print(text, flush=True)) as stop:
+    if sys.argv[2] == "lost":
+        stop.request()
     print("ready", flush=True)
-    if sys.argv[2] == "polite":
+    if sys.argv[2] != "busy":
         stop.wait(60)
         print("asked", flush=True)
         time.sleep(0.3)
@@ -34,6 +37,13 @@ def program(grace, kind):
 def test_the_first_signal_asks(number):
     with program(30, "polite") as process:
         process.send_signal(number)
+        assert process.stdout.read() == "asked\n"
+    assert process.returncode == 75
+
+
+def test_the_first_signal_after_another_request_to_stop_still_asks():
+    with program(30, "lost") as process:
+        process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "asked\n"
     assert process.returncode == 75
 
@@ -64,3 +74,18 @@ def test_where_there_is_nothing_to_save_it_ends():
     stop.request()
     with pytest.raises(Stopped, match="nothing was lost"):
         stop.check()
+
+
+def test_a_request_just_before_a_block_that_has_nothing_to_save_is_not_lost(monkeypatch):
+    stop, ended = Stop(), []
+    check = stop.check
+
+    def requested_after_the_check():
+        check()
+        stop.request()
+
+    monkeypatch.setattr(stop, "check", requested_after_the_check)
+    monkeypatch.setattr(process, "leave_at_once", ended.append)
+    with pytest.raises(Stopped), stop.at_once(lambda: ended.append("tidied")):
+        pass
+    assert ended == ["tidied", NOTHING_LOST]

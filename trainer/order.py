@@ -1,5 +1,9 @@
 """The order of the records: a pure function of (seed, epoch), without memory, buffer or state.
 
+It is ours since a resumed run needs any batch of any epoch by its number alone, and the same under later versions of
+the libraries: NumPy's `Generator.permutation` holds an epoch in memory, and may change between versions (NEP 19).
+The shuffle of tf.data needs a buffer of records, and an iterator whose state each checkpoint would have to hold.
+
 Position p of a run, counted from 0 over all its epochs, belongs to epoch p // N and to batch p // B: batches run on
 across the end of an epoch, so all are full and an epoch uses every record exactly once. An epoch's permutation is a
 Feistel network over the smallest even number of bits that holds N; a number outside of 0..N-1 goes through it again

@@ -114,32 +114,35 @@ def verify(run: str, description: Artefact) -> str:
     Raises:
         DataError: a file is missing or changed, or none is listed.
     """
-    url = storage.join(run, FOLDER, MODEL)
-    for path, expected in listed(storage.join(run, FOLDER), description).items():
-        with _there(run, path):
+    return _verify(storage.join(run, FOLDER), description)
+
+
+def _verify(url: str, description: Artefact) -> str:
+    for path, expected in listed(url, description).items():
+        with _there(storage.parent(url), path):
             _, found = storage.checksum(path)
-        _check(run, path, found, expected)
-    return url
+        _check(storage.parent(url), path, found, expected)
+    return storage.join(url, MODEL)
 
 
 @contextlib.contextmanager
-def verified(run: str, description: Artefact) -> Iterator[Path]:
-    """The folder of the SavedModel on this machine, checked: the run's own, or a copy that goes with the block.
+def verified(url: str, description: Artefact) -> Iterator[Path]:
+    """The SavedModel of the artefact in the folder `url`, checked, on this machine: a copy goes with the block.
 
     Raises:
         DataError: as `verify`.
     """
-    if storage.is_local(run):
-        with _plainly_named(storage.local_folder(verify(run, description))) as folder:
+    if storage.is_local(url):
+        with _plainly_named(storage.local_folder(_verify(url, description))) as folder:
             yield folder
         return
     with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as folder:
-        for path, expected in listed(storage.join(run, FOLDER), description).items():
-            copy = Path(folder, storage.relative(path, storage.join(run, FOLDER, MODEL)))
+        for path, expected in listed(url, description).items():
+            copy = Path(folder, storage.relative(path, storage.join(url, MODEL)))
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with _there(run, path):
+            with _there(storage.parent(url), path):
                 storage.download(path, copy)
-            _check(run, path, storage.checksum(str(copy))[1], expected)
+            _check(storage.parent(url), path, storage.checksum(str(copy))[1], expected)
         yield Path(folder)
 
 

@@ -107,7 +107,7 @@ def load(run: str, description: Artefact) -> Model:
     with quiet():
         import tensorflow as tf
 
-    with artefact.verified(run, description) as folder:
+    with artefact.verified(storage.join(run, artefact.FOLDER), description) as folder:
         _check_graph(run, storage.read_bytes(str(folder / saved_model.FILE)))
         try:
             loaded = tf.saved_model.load(str(folder))

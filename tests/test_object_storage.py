@@ -131,7 +131,10 @@ def test_names_in_an_artefact_are_not_trusted(name, tmp_path):
     storage.write_bytes(f"{run}/export/saved_model/saved_model.pb", b"x")
     with pytest.raises(artefact.DataError, match="which is no file below it"):
         artefact.verify(run, entry)
-    with pytest.raises(artefact.DataError, match="which is no file below it"), artefact.verified(run, entry):
+    with (
+        pytest.raises(artefact.DataError, match="which is no file below it"),
+        artefact.verified(f"{run}/export", entry),
+    ):
         pass
 
 

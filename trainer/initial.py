@@ -16,11 +16,11 @@ _NAMED = 5  # Names that a line lists.
 
 
 class Origin(NamedTuple):
-    """Where weights come from: the checkpoint of `step` in `run`, or its export where `step` is 0. digest: over the
-    checksums of the files that hold the weights.
+    """Where weights come from: the checkpoint of `step` of the run in the folder `url`, or, where `step` is 0, the
+    artefact in that folder. digest: over the checksums of the files that hold the weights.
     """
 
-    run: str
+    url: str
     step: int
     digest: str
 
@@ -41,23 +41,24 @@ def resolved(settings: Settings, before: Mapping[str, Any] | None) -> Settings:
 
 
 def find(url: str) -> Origin:
-    """The weights in a run folder, of its export, or else of its best checkpoint or its newest; or in an export folder.
+    """Returns the weights of the artefact in the folder `url`; or, for the folder of a run, of its artefact, or else
+    of its best checkpoint, or of its newest.
 
     Raises:
         SettingsError: there are none.
     """
-    run = storage.parent(url) if url.rstrip("/").rpartition("/")[2] == artefact.FOLDER else url
     try:
-        if storage.exists(artefact.path(run)):
-            return Origin(run, 0, _digest(artefact.load(run).files))  # `start` checks the files when it reads them.
-        found = newest_whole(run, lambda _: None)
+        for folder in (url, storage.join(url, artefact.FOLDER)):
+            if storage.exists(storage.join(folder, artefact.DESCRIPTION)):
+                return Origin(folder, 0, _digest(artefact.read(folder).files))  # `start` checks the files.
+        found = newest_whole(url, lambda _: None)
         if found:
             step = found[0].progress.best_step or found[0].step
-            return Origin(run, step, _digest(dataclasses.asdict(checkpoint.commit(run, step).arrays)))
+            return Origin(url, step, _digest(dataclasses.asdict(checkpoint.commit(url, step).arrays)))
     except DataError as error:
         raise SettingsError(f"train.init = {url} holds no weights to start from: {error}") from error
     there = "holds no weights: it has neither an export nor a checkpoint" if storage.list_files(url) else "is not there"
-    raise SettingsError(f"train.init = {url} {there}; give the folder of a run, or of its export")
+    raise SettingsError(f"train.init = {url} {there}; give the folder of a run or of an artefact")
 
 
 def _digest(files: Mapping[str, Any]) -> str:
@@ -114,6 +115,6 @@ def _read(origin: Origin) -> dict[str, Any]:
     from trainer import export, state
 
     if origin.step:
-        return dict(state.export_weights(checkpoint.load(origin.run, origin.step)[1]))
-    with artefact.verified(origin.run, artefact.load(origin.run)) as model:
+        return dict(state.export_weights(checkpoint.load(origin.url, origin.step)[1]))
+    with artefact.verified(origin.url, artefact.read(origin.url)) as model:
         return export.arrays(model)

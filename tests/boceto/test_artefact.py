@@ -92,6 +92,6 @@ def test_a_changed_or_missing_file_is_refused(url):
 def test_the_folder_to_load_has_no_sign_that_tensorflow_takes_for_a_pattern(tmp_path, name):
     run = str(tmp_path / name)
     storage.write_bytes(storage.join(run, artefact.FOLDER, artefact.MODEL, "saved_model.pb"), MODEL)
-    with artefact.verified(run, DESCRIBED) as folder:
+    with artefact.verified(storage.join(run, artefact.FOLDER), DESCRIBED) as folder:
         assert (folder / "saved_model.pb").read_bytes() == MODEL
         assert not set("[]*?\\") & set(str(folder))

@@ -34,6 +34,20 @@ def export_folder(source, bucket):
     return f"{source.folder}/export/"
 
 
+def copied_artefact(source, bucket):
+    copy = source.folder.parent / "best model"
+    shutil.move(source.folder / "export", copy)
+    shutil.rmtree(source.folder)
+    return str(copy)
+
+
+def artefact_in_object_storage(source, bucket):
+    for entry in storage.list_files(str(source.folder / "export")):
+        name = storage.relative(entry.url, str(source.folder / "export"))
+        storage.write_bytes(f"{bucket}/models/v1/{name}", storage.read_bytes(entry.url))
+    return f"{bucket}/models/v1"
+
+
 def checkpoints(source, bucket):
     shutil.rmtree(source.folder / "export")
     return str(source.folder)
@@ -46,7 +60,10 @@ def object_storage(source, bucket):
     return f"{bucket}/source"
 
 
-@pytest.mark.parametrize("place", [exported, export_folder, checkpoints, object_storage])
+@pytest.mark.parametrize(
+    "place",
+    [exported, export_folder, copied_artefact, artefact_in_object_storage, checkpoints, object_storage],
+)
 def test_a_run_starts_from_weights_of_other_classes(source, tuned, emulator, place):
     origin = source.arrays(2)
     code, said = tuned.train(*STEPS, "--init", place(source, emulator.bucket), "--learning-rate", "0", "--ema", "0.9")
@@ -73,7 +90,7 @@ def test_a_run_goes_on_exactly_without_its_source(source, tuned, make_run, tmp_p
         ([], "train.init = '': "),
         (["--init", str(source.folder / "export")], "has started from other weights; give the old --init"),
         (["--init", str(tmp_path / "copy"), "--dropout", "0.3"], "train.dropout = 0.3"),
-        (["--init", str(tmp_path / "nowhere")], "nowhere is not there; give the folder of a run, or of its export"),
+        (["--init", str(tmp_path / "nowhere")], "nowhere is not there; give the folder of a run or of an artefact"),
     ):
         code, said = tuned.train("--dropout", "0.2", *other, "--max-steps", "4")
         assert (code, why in said) == (2, True), said

@@ -28,6 +28,7 @@ PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-
 TEXTS = tuple[str, ...]  # A list in TOML, a repeated flag on the command line.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # A list of names for a text comes in lines.
 _BITS = 63  # What counts steps and records on a device.
+_LARGEST = 3.4e38  # float32 holds no larger number, and devices compute with it.
 
 
 def option(  # noqa: PLR0913 - what help and check need
@@ -161,6 +162,8 @@ def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise SettingsError(f"{where} = {value} is not a finite number; give one")
     if low is not None and not value >= low:
         raise SettingsError(f"{where} = {value} is too small; use at least {low}")
+    if isinstance(value, float):
+        high = _LARGEST if high is None else high
     if high is not None and not value <= high:
         raise SettingsError(f"{where} = {value} is too large; use at most {high}")
 

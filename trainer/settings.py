@@ -54,7 +54,7 @@ class Settings:
     run: str = option(help="folder of the run; the same command run again goes on where it stopped")
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     init: str = option(
-        "", help="folder of a run or of its export, whose weights a new run starts from; empty: from random weights"
+        "", help="folder of a run or of an artefact, whose weights a new run starts from; empty: from random weights"
     )
     init_digest: str = fixed("")  # Of those weights.
     net: str = option("sknet", help="net", choices=nets.names())
@@ -106,7 +106,7 @@ class Settings:
     keep: int = option(3, help="newest checkpoints kept, besides the best", at_least=1)
     keep_every: int = option(0, help="checkpoints of steps that are multiples of this stay too; 0: none", at_least=0)
     max_failed_saves: int = option(3, help="saves in a row that may fail before the run ends", at_least=1)
-    grace: float = option(25.0, help="seconds from SIGTERM to the end, saved or not", at_least=1)
+    grace: float = option(25.0, help="seconds from SIGTERM to the end, saved or not", at_least=1, at_most=1e6)
     lease: float = option(
         20.0, help="seconds until another trainer may take over from a silent one", at_least=1, at_most=3600
     )

@@ -8,10 +8,13 @@ import pytest
 from boceto import checkpoint, storage
 from boceto import run as runs
 from boceto.checkpoint import Progress
+from boceto.errors import SettingsError
+from boceto.settings import build
 from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import NotFinite
 from trainer.meter import MOST_SKIPPED, GoodputTimer, Meter
 from trainer.saver import TrainState
+from trainer.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,20 @@ def test_an_export_that_is_a_link_is_refused_and_left_alone(make_run, tmp_path, 
     assert dangles or (mine / "kept").read_text() == "kept"
     (run.folder / "export").unlink()
     assert run.train("--max-steps", "1")[0] == 0
+
+
+FLOATS = [field.name for field in dataclasses.fields(Settings) if field.type in {float, float | None}]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_number_that_float32_cannot_hold_is_refused(name):
+    with pytest.raises(SettingsError, match=rf"^train\.{name} = 1e\+300 is too large; use at most [0-9]"):
+        build(Settings, "train", {"data": "d", "run": "r", name: "1e300"})
+
+
+def test_there_are_such_settings_and_what_float32_holds_is_taken():
+    assert {"learning_rate", "weight_decay", "clip_norm", "grace", "wait"} <= {*FLOATS}
+    assert build(Settings, "train", {"data": "d", "run": "r", "learning_rate": "1e38"}).learning_rate == 1e38
 
 
 class Scalars:

@@ -1,8 +1,8 @@
 """Worker processes for the DirectRunner that start at once, because they are forked after everything is imported.
 
-Beam's own ways to use several cores on one machine are threads, which share the interpreter's lock, and processes that
-each start an interpreter and import everything again. These are processes that speak Beam's ordinary worker protocol
-(`beam_fn_api.proto`, BeamFnExternalWorkerPool): the runner sees an EXTERNAL environment, and pipelines need not know.
+It is ours because Beam's own ways to use several cores are threads, which share the interpreter's lock, and processes
+that each start an interpreter and import everything again. These processes speak Beam's ordinary worker protocol
+(`beam_fn_api.proto`, BeamFnExternalWorkerPool), so the runner sees an EXTERNAL environment and pipelines need not know.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """The Beam job: parts -> candidates of a class -> drawings of a shard -> shards -> `dataset.json`.
 
-    parts ─ Read ─▶ (class, file) ─ group, Merge, Claim ─▶ Deal ─▶ (shard, place in a file) ─ Write ─▶ Commit
+    parts ─ Read ─▶ (class, file) ─ group, Claim, Compare ─▶ Deal ─▶ (shard, range of a file) ─ Write ─▶ Commit
               └─ what was read and refused ──────────┴─ counts ─▶ verdict ─────┘
 
-The strokes (some 100 bytes a drawing) pass from stage to stage in files of the output's work folder; the runner
-carries their names, and what must not be the same in two classes. Pixels exist only inside `Read` and `Write`. Nothing
+The strokes (some 100 bytes a drawing), or the deflated pixels of drawings without strokes, pass from stage to stage in
+files of the output's work folder; the runner carries their names, and what must not be the same in two classes. Nothing
 is shared between workers but that folder. A stage that runs twice writes the same file again, or one of another name.
 """
 
@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,14 +24,14 @@ from apache_beam import pvalue
 from apache_beam.transforms.window import GlobalWindows
 
 from beam_pipelines import columns, select, sources
+from beam_pipelines.drawer import BATCH, Drawer
 from beam_pipelines.select import Smallest
 from beam_pipelines.settings import Settings
 from beam_pipelines.shards import Drawings, ShardWriter
-from beam_pipelines.sources import Part, Refused, Sketch
+from beam_pipelines.sources import Drawing, InputPart, Refused
 from boceto import __version__, storage
 from boceto.dataset import MANIFEST, SPLITS, Manifest, Shard, SourceFile, SplitInfo, content_digest
 from boceto.errors import DataError
-from boceto.raster import Rasteriser
 from boceto.records import Layout
 
 T = TypeVar("T")
@@ -41,23 +42,22 @@ PROBLEM = "problem.json"
 OWNER = "owner.json"
 SHARD = "shard"
 MOST_SHARDS = 4096
-BATCH = 32
 # Each class is spread over this many shards at most: the pieces grow with the classes, not with their product.
 SPREAD = 32
 # Strokes that a worker holds before it writes them to a file of all shards, bytes.
 HELD = 64 << 20
 _BUCKETS = 16
-_READ, _COUNTS, _PROBES = "read", "counts", "probes"
-_ROW = {"ranks": bytes, "labels": int, "keys": str, "inks": bytes}
+_READ, _COUNTS = "read", "counts"
+_ROW = {"ranks": bytes, "labels": int, "keys": str, "strokes": bytes, "pixels": bytes}
 
 ShardKey = tuple[str, int]  # split and number
-Row = tuple[bytes, int, str, bytes]  # rank, class, key, strokes
-Place = tuple[str, int, int]  # file of strokes, first byte, size
-Piece = tuple[ShardKey, Place]
+Row = tuple[bytes, int, str, bytes, bytes]  # rank, class, key, strokes, pixels
+ByteRange = tuple[str, int, int]  # file of strokes, first byte, size
+Claims = tuple[str, list[str], bytes]  # class, files of its parts, `select.claim` of its candidates, joined
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """What every stage knows: the settings, the classes in order, and a token that no other job has."""
 
     settings: Settings
@@ -107,32 +107,37 @@ class Job:
             files = ", ".join(map(self.strokes_file, names))
             raise DataError(f"{files} is damaged: {error}; run the same command again") from error
 
-    def rasteriser(self) -> Rasteriser:
-        """How this job draws."""
+    def drawer(self) -> Drawer:
+        """What makes this job's images."""
         settings = self.settings
-        return Rasteriser(settings.size, settings.size, settings.line_width, settings.margin, settings.ink)
+        return Drawer(settings.shape, settings.line_width, settings.margin, settings.ink)
 
 
-class Read(beam.DoFn):
-    """A part of the input -> (class, file of its candidates); beside it, what was read and refused."""
+class Stage(beam.DoFn):
+    """A stage of the job."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PrepareJob) -> None:
         self._job = job
 
-    def process(self, part: Part) -> Iterator[Any]:
+
+class Read(Stage):
+    """A part of the input -> (class, file of its candidates); beside it, what was read and refused."""
+
+    def process(self, part: InputPart) -> Iterator[Any]:
         """Reads one part. Its refused lines go to a file of their own: they may be many."""
         settings = self._job.settings
-        drawer = self._job.rasteriser()
+        drawer = self._job.drawer()
         smallest = Smallest(select.keep_of(settings.wanted), settings.seed, part.category, drawer)
         read = 0
         refused: dict[str, int] = {}
         filtered: dict[str, int] = {}
         lines: list[dict[str, Any]] = []
         first: dict[str, dict[str, Any]] = {}  # of each reason
-        for item in sources.load(settings.source).read(Part(*part), settings):
+        for item in sources.load(settings.source).read(InputPart(*part), settings):
             read += item.lost if isinstance(item, Refused) else 1
-            if isinstance(item, Sketch):
-                smallest.add_sketch(item)
+            if isinstance(item, Drawing):
+                self._check(item, part)
+                smallest.add_drawing(item)
             elif isinstance(item, Refused):
                 refused[item.reason] = refused.get(item.reason, 0) + item.lost
                 lines.append({"file": part.name, **item._asdict()})
@@ -152,79 +157,68 @@ class Read(beam.DoFn):
         yield pvalue.TaggedOutput(_READ, json.dumps(report))
         yield part.category, name
 
+    def _check(self, drawing: Drawing, part: InputPart) -> None:
+        wanted, image = self._job.settings.shape, drawing.image
+        if image is not None and (image.shape != wanted or image.dtype != np.uint8 or drawing.strokes):
+            raise DataError(
+                f"source {self._job.settings.source!r} gives {image.dtype}{list(image.shape)} from {part.name}, "
+                f"and wanted is an image uint8{list(wanted)} without strokes; mend the source"
+            )
+
 
 def _file_name(part: str) -> str:
     return hashlib.blake2b(part.encode(), digest_size=12).hexdigest()
 
 
-def _candidates(job: Job, category: str, names: Iterable[str]) -> tuple[select.Candidates, list[str]]:
+def _candidates(job: PrepareJob, category: str, names: Sequence[str]) -> tuple[select.Candidates, list[str]]:
     """The candidates of one class, out of the files of its parts, and why each is the same as one before it."""
-    parts, drawer = [job.read_strokes(select.unpack, name) for name in names], job.rasteriser()
+    parts, drawer = [job.read_strokes(select.unpack, name) for name in names], job.drawer()
     with job.told_as_damaged(*names):
         found = select.merge(parts, job.settings.wanted, job.settings.seed, category, drawer)
         return found, select.reasons(found.rows, drawer)
 
 
-def _bucketed(category: str, values: Iterable[bytes], at: int) -> Iterator[tuple[int, tuple[str, bytes]]]:
-    """A class's values -> (bucket by their byte `at`, (class, values joined))."""
-    buckets: dict[int, list[bytes]] = {}
-    for value in values:
-        buckets.setdefault(value[at] % _BUCKETS, []).append(value)
-    for bucket, mine in buckets.items():
-        yield bucket, (category, b"".join(mine))
+class Claim(Stage):
+    """(class, files of its parts) -> (bucket, (class, these files, its claims)): equal probes are in one bucket."""
 
-
-class Merge(beam.DoFn):
-    """(class, files of its parts) -> the same; beside it, the probes of its pictures, by bucket."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Any]:
+    def process(self, element: tuple[str, Iterable[str]]) -> Iterator[tuple[int, Claims]]:
         """Looks at one class's candidates."""
         category, names = element[0], list(element[1])
         (_, rows), whys = _candidates(self._job, category, names)
-        probes = (row.probe for row, why in zip(rows, whys, strict=True) if not why)
-        for bucket in _bucketed(category, probes, 0):
-            yield pvalue.TaggedOutput(_PROBES, bucket)
-        yield category, names
+        buckets: dict[int, list[bytes]] = {}
+        for row, why in zip(rows, whys, strict=True):
+            if not why:
+                buckets.setdefault(row.probe[0] % _BUCKETS, []).append(select.claim(row))
+        for bucket, claims in buckets.items():
+            yield bucket, (category, names, b"".join(claims))
 
 
-class Claim(beam.DoFn):
-    """(class, files of its parts) -> what of it no other class may have, by bucket. Where no other class has a probe of
-    it, none has its ink or its picture.
-    """
+class Compare(Stage):
+    """(bucket, claims of the classes) -> (class, beginning of the rank, why) of drawings that another class takes."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def process(self, element: tuple[str, list[str]], shared: list[tuple[str, bytes]]) -> Iterator[Any]:
-        """Draws what may be in other classes too."""
-        category, names = element
-        mine = {probe for owner, probe in shared if owner == category}
-        if mine:
-            (_, rows), whys = _candidates(self._job, category, names)
-            found = [row for row, why in zip(rows, whys, strict=True) if not why and row.probe in mine]
-            with self._job.told_as_damaged(*names):
-                pictures = self._job.rasteriser().pictures([row.ink for row in found])
-            claims = (claim for row, picture in zip(found, pictures, strict=True) for claim in row.claims(picture))
-            yield from _bucketed(category, claims, 1)
+    def process(self, element: tuple[int, Iterable[Claims]]) -> Iterator[tuple[str, bytes, str]]:
+        """Draws the candidates that have the probe of a candidate of another class: few."""
+        claims = list(element[1])
+        names = {category: files for category, files, _ in claims}
+        rows = {}
+        for category, ranks in select.unclear({category: joined for category, _, joined in claims}).items():
+            (_, found), _ = _candidates(self._job, category, names[category])
+            rows[category] = [row for row in found if row.rank[: select.RANK_BYTES] in ranks]
+        with self._job.told_as_damaged(*(name for category in rows for name in names[category])):
+            yield from select.lost(rows, self._job.drawer())
 
 
-class Deal(beam.DoFn):
-    """(class, files of its parts) -> files of strokes by shard, as `Piece`s; beside them, the class's counts."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
+class Deal(Stage):
+    """(class, files of its parts) -> (shard, range of a file of strokes); beside them, the class's counts."""
 
     def start_bundle(self) -> None:
         """Holds nothing yet."""
         self._held: dict[ShardKey, list[Row]] = {}
         self._size = 0
 
-    def process(self, element: tuple[str, list[str]], lost: list[tuple[str, bytes, str]]) -> Iterator[Any]:
+    def process(self, element: tuple[str, Iterable[str]], lost: list[tuple[str, bytes, str]]) -> Iterator[Any]:
         """Deals one class's drawings out over the shards of each split, evenly."""
-        category, names = element
+        category, names = element[0], list(element[1])
         settings = self._job.settings
         (full, rows), whys = _candidates(self._job, category, names)
         elsewhere = {rank: why for loser, rank, why in sorted(lost, reverse=True) if loser == category}
@@ -239,8 +233,8 @@ class Deal(beam.DoFn):
                 # Each class begins elsewhere, so the shards become about equally large.
                 held = self._held.setdefault((split, (label * (spread + 1) + place) % shards), [])
                 for row in (rows[number] for number in numbers[place::spread]):
-                    held.append((row.rank, label, row.key, row.ink))
-                    self._size += len(row.ink)
+                    held.append((row.rank, label, row.key, row.strokes, row.pixels))
+                    self._size += len(row.strokes) + len(row.pixels)
         counts = {
             "category": category,
             "available": len(mine),
@@ -257,7 +251,7 @@ class Deal(beam.DoFn):
         """Writes what is held."""
         yield from map(GlobalWindows.windowed_value, self._write())
 
-    def _write(self) -> list[Piece]:
+    def _write(self) -> list[tuple[ShardKey, ByteRange]]:
         name = secrets.token_hex(12)
         pieces, at = [], 0
         held, self._held, self._size = self._held, {}, 0
@@ -270,13 +264,10 @@ class Deal(beam.DoFn):
         return pieces
 
 
-class Write(beam.DoFn):
+class Write(Stage):
     """((split, shard), where its drawings stand) -> one shard file and its description."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def process(self, element: tuple[ShardKey, Iterable[Place]], problem: str) -> Iterator[str]:
+    def process(self, element: tuple[ShardKey, Iterable[ByteRange]], problem: str) -> Iterator[str]:
         """Draws and writes one shard, unless the job has failed already."""
         if problem:
             return
@@ -284,13 +275,13 @@ class Write(beam.DoFn):
         (split, shard), places = element[0], list(element[1])
         rows = sorted(row for place in places for row in self._rows(place))
         settings = self._job.settings
-        rasteriser = self._job.rasteriser()
-        layout = Layout(settings.size, settings.size, 1, settings.encoding, self._job.classes)
-        writer = ShardWriter(settings.output, layout)
-        parts = (list(zip(*rows[at : at + BATCH], strict=True)) for at in range(0, len(rows), BATCH))
-        batches = (Drawings(labels, keys, inks) for _, labels, keys, inks in parts)
-        pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)  # Fresh memory for each batch costs more.
-        drawn = ((batch, rasteriser.draw(batch.inks, pixels)) for batch in batches)
+        drawer = self._job.drawer()
+        writer = ShardWriter(settings.output, Layout(*settings.shape, settings.encoding, self._job.classes))
+        columns = (list(zip(*rows[at : at + BATCH], strict=True)) for at in range(0, len(rows), BATCH))
+        drawn = (
+            (Drawings(labels, keys, strokes), drawer.images(strokes, pixels))
+            for _, labels, keys, strokes, pixels in columns
+        )
         with self._job.told_as_damaged(*sorted({name for name, _, size in places if size})):
             written, per_class = writer.write(split, shard, self._job.shards[split], drawn)
         if settings.metrics_port:
@@ -298,7 +289,7 @@ class Write(beam.DoFn):
             storage.write_bytes(self._job.work_file(f"{SHARD}-{split}-{shard}.json"), report)
         yield json.dumps({"split": split, "shard": written.__dict__, "per_class": per_class})
 
-    def _rows(self, place: Place) -> Iterator[Row]:
+    def _rows(self, place: ByteRange) -> Iterator[Row]:
         name, first, size = place
         return iter(self._job.read_strokes(self._unpacked, name, first, size) if size else ())
 
@@ -309,7 +300,7 @@ class Write(beam.DoFn):
         return list(zip(*found.values(), strict=True))
 
 
-def problem_of(reads: Iterable[str], counts: Iterable[str], job: Job) -> str:
+def problem_of(reads: Iterable[str], counts: Iterable[str], job: PrepareJob) -> str:
     """Why the data set must not be made, as JSON with `message`; "" where all is well."""
     settings = job.settings
     parts = [json.loads(read) for read in reads]
@@ -327,7 +318,7 @@ def problem_of(reads: Iterable[str], counts: Iterable[str], job: Job) -> str:
     return json.dumps({"message": few}) if few else ""
 
 
-def _bad(refused: dict[str, int], total: int, parts: Sequence[Any], job: Job) -> str:
+def _bad(refused: dict[str, int], total: int, parts: Sequence[Any], job: PrepareJob) -> str:
     """What is bad, most of all, with an example."""
     reason = max(sorted(refused), key=lambda name: refused[name])
     worst = max(
@@ -346,11 +337,10 @@ def _share(bad: int, total: int) -> float:
     return min(1.0, math.ceil(bad / total * 1000) / 1000)
 
 
-def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
+def _sums(counts: Iterable[dict[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
     for each in counts:
-        for name, count in each.items():
-            total[name] = total.get(name, 0) + count
+        total.update(each)
     return total
 
 
@@ -363,7 +353,7 @@ def _enough_for_fewer(available: int, settings: Settings) -> bool:
     return settings.allow_fewer and available > settings.wanted - settings.train_per_class
 
 
-def _too_few(classes: list[dict[str, Any]], parts: Sequence[Any], job: Job) -> str:
+def _too_few(classes: list[dict[str, Any]], parts: Sequence[Any], job: PrepareJob) -> str:
     settings = job.settings
     there = {count["category"] for count in classes}
     none: dict[str, Any] = {"available": 0, "more": False, "duplicates": {}}
@@ -393,11 +383,8 @@ def _too_few(classes: list[dict[str, Any]], parts: Sequence[Any], job: Job) -> s
     return f"{message}; leave it out with --classes, or lower --test-per-class and --validation-per-class"
 
 
-class Commit(beam.DoFn):
+class Commit(Stage):
     """Everything that is known at the end -> `refused.jsonl` and, last, `dataset.json`; or why there is none."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
 
     def process(self, _: None, shards: list[str], reads: list[str], counts: list[str], problem: str) -> Iterator[str]:
         """Writes the last files of the data set."""
@@ -431,7 +418,7 @@ def _commit(output: str, manifest: Manifest) -> None:
             ) from None
 
 
-def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) -> Manifest:
+def _manifest(job: PrepareJob, shards: list[Any], parts: list[Any], counts: list[Any]) -> Manifest:
     settings = job.settings
     splits = {}
     for split in SPLITS:
@@ -442,12 +429,12 @@ def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) 
     digests = {split: [shard.digest for shard in info.shards] for split, info in splits.items()}
     short = {count["category"]: count["available"] for count in counts if count["available"] < settings.wanted}
     return Manifest(
-        digest=content_digest((settings.size, settings.size, 1), job.classes, digests),
+        digest=content_digest(settings.shape, job.classes, digests),
         seed=settings.seed,
         options=settings.content_options(),
-        height=settings.size,
-        width=settings.size,
-        channels=1,
+        height=settings.shape[0],
+        width=settings.shape[1],
+        channels=settings.channels,
         encoding=settings.encoding,
         classes=list(job.classes),
         splits=splits,
@@ -461,32 +448,23 @@ def _manifest(job: Job, shards: list[Any], parts: list[Any], counts: list[Any]) 
     )
 
 
-def build(pipeline: beam.Pipeline, job: Job, parts: Iterable[Part]) -> None:
+def build(pipeline: beam.Pipeline, job: PrepareJob, parts: Iterable[InputPart]) -> None:
     """Adds the whole job to `pipeline`."""
     read = (
         pipeline
         | "Parts" >> beam.Create([tuple(part) for part in parts])
         | "Spread" >> beam.Reshuffle()
-        | "Read" >> beam.Map(lambda fields: Part(*fields))
+        | "Read" >> beam.Map(lambda fields: InputPart(*fields))
         | "Select" >> beam.ParDo(Read(job)).with_outputs(_READ, main="candidates")
     )
-    merged = (
-        read.candidates
-        | "ByClass" >> beam.GroupByKey()
-        | "Merge" >> beam.ParDo(Merge(job)).with_outputs(_PROBES, main="merged")
-    )
-    shared = (
-        merged[_PROBES]
-        | "ByProbe" >> beam.GroupByKey()
-        | "Shared" >> beam.FlatMap(lambda bucket: select.shared(bucket[1]))
-    )
+    by_class = read.candidates | "ByClass" >> beam.GroupByKey()
     lost = (
-        merged.merged
-        | "Claim" >> beam.ParDo(Claim(job), pvalue.AsList(shared))
+        by_class
+        | "Claim" >> beam.ParDo(Claim(job))
         | "ByClaim" >> beam.GroupByKey()
-        | "Lost" >> beam.FlatMap(lambda bucket: select.lost(bucket[1]))
+        | "Compare" >> beam.ParDo(Compare(job))
     )
-    dealt = merged.merged | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(lost)).with_outputs(_COUNTS, main="pieces")
+    dealt = by_class | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(lost)).with_outputs(_COUNTS, main="pieces")
     once = pipeline | "Once" >> beam.Create([None])
     reads, counts = pvalue.AsList(read[_READ]), pvalue.AsList(dealt[_COUNTS])
     problem = pvalue.AsSingleton(

@@ -15,7 +15,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_pipelines import select, sources
-from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, Job, build
+from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, PrepareJob, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.progress import watching
 from beam_pipelines.settings import Settings
@@ -28,7 +28,7 @@ from boceto.telemetry import Telemetry
 
 DIRECT = "DirectRunner"
 SHOWN = 3
-# Reasons that are of a file, and not of a drawing.
+# Reasons to refuse a file, not a drawing.
 BROKEN = frozenset({"truncated_file", "damaged_file", "trailing_bytes"})
 _LARGEST_PROCESS = 2**31 - 1
 
@@ -41,7 +41,7 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         DataError: too many bad drawings, or too few good ones; there is no `dataset.json`.
     """
     # Refuses what cannot be drawn, and compiles the kernels once for all workers.
-    Job(settings, ()).rasteriser().draw([strokes.pack([[[0], [0]]])])
+    PrepareJob(settings, ()).drawer().images([strokes.pack([[[0], [0]]])], [b""])
     storage.check_lasting(settings.output, "prepare.output")
     parts, job = _plan(settings)
     there = _finished(job, parts)
@@ -50,7 +50,7 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         _tidy(settings)
         return _summary(settings, there, console)
     storage.check_writable(settings.output, "prepare.output")
-    _tell_names(parts, console)
+    _warn_of_names(parts, console)
     _take(job)
     console.line(
         f"preparing {len(job.classes)} classes x {settings.wanted} drawings out of {len(parts)} parts of input"
@@ -65,16 +65,16 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         return _summary(settings, manifest, console)
 
 
-def _tell_names(parts: Sequence[sources.Part], console: Console) -> None:
-    """Where a file is named otherwise than what it holds, both names are told."""
+def _warn_of_names(parts: Sequence[sources.InputPart], console: Console) -> None:
+    """Warns of files whose name says another category than their lines."""
     odd = [f"{part.name} ({part.named!r}) has drawings of {part.category!r}" for part in parts if part.named]
     if odd:
         more = f", and {len(odd) - SHOWN} more" if len(odd) > SHOWN else ""
         console.warning(f"the words in the lines count, not the files' names: {', '.join(odd[:SHOWN])}{more}")
 
 
-def _tell_broken(settings: Settings, manifest: dataset.Manifest, console: Console) -> None:
-    """Names the files of which a part is missing: nobody knows how much of one that ends too early."""
+def _warn_of_damage(settings: Settings, manifest: dataset.Manifest, console: Console) -> None:
+    """Warns of each file that is damaged or cut off."""
     if not BROKEN & set(manifest.refused):
         return
     with storage.open_file(storage.join(settings.output, REFUSED)) as file:
@@ -84,19 +84,21 @@ def _tell_broken(settings: Settings, manifest: dataset.Manifest, console: Consol
 
 
 def _tidy(settings: Settings) -> None:
-    """What is left to do once the manifest stands: an earlier job may have been stopped before it."""
+    """Removes the work folder and draws the preview, as an earlier job may have been stopped before that."""
     storage.delete_folder(storage.join(settings.output, WORK))
     if settings.preview and not storage.exists(storage.join(settings.output, PREVIEW)):
         draw_preview(settings.output)
 
 
-def _finished(job: Job, parts: Sequence[sources.Part]) -> dataset.Manifest | None:
-    """The finished data set that is in the folder, where it was made of the same input with the same settings."""
+def _finished(job: PrepareJob, parts: Sequence[sources.InputPart]) -> dataset.Manifest | None:
+    """Returns the finished data set in the folder if the same input and settings made it, and None if there is none."""
     settings = job.settings
     if settings.overwrite or not storage.exists(storage.join(settings.output, MANIFEST)):
         return None
     manifest = dataset.load(settings.output).manifest
-    was = {**manifest.options, "classes": manifest.classes}
+    # A setting that is younger than the data set had its default.
+    was = {**Settings(settings.output).content_options(), **manifest.options, "classes": manifest.classes}
+    was |= dict(zip(("height", "width", "channels"), manifest.shape, strict=True))
     now = {**settings.content_options(), "classes": list(job.classes)}
     was["input"] = [[source.name, source.bytes] for source in manifest.sources]
     now["input"] = [[part.name, part.size] for part in parts]
@@ -121,14 +123,16 @@ def _finished(job: Job, parts: Sequence[sources.Part]) -> dataset.Manifest | Non
     return manifest
 
 
-def _plan(settings: Settings) -> tuple[list[sources.Part], Job]:
+def _plan(settings: Settings) -> tuple[list[sources.InputPart], PrepareJob]:
     parts = sources.load(settings.source).plan(settings)
     classes = select.choose_categories(settings, sorted({part.category for part in parts}))
     chosen = set(classes)
-    return [part for part in parts if part.category in chosen], Job(settings, tuple(classes), secrets.token_hex(8))
+    return [part for part in parts if part.category in chosen], PrepareJob(
+        settings, tuple(classes), secrets.token_hex(8)
+    )
 
 
-def _take(job: Job) -> None:
+def _take(job: PrepareJob) -> None:
     """Makes the folder this job's own.
 
     Raises:
@@ -176,8 +180,8 @@ def _check_ours(output: str, owner: str) -> None:
 
 
 def _check_idle(text: bytes, output: str) -> None:
-    """Refuses to take the folder from a job that runs on this machine. Of other machines nobody knows: there, the job
-    that comes later wins, and the earlier one ends at its next shard.
+    """Refuses to take the folder from a job that runs on this machine. A job on another machine cannot be seen: there,
+    the later job wins, and the earlier job ends at its next shard.
     """
     try:
         owner = contract.decode(text)
@@ -201,7 +205,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _clear(job: Job) -> None:
+def _clear(job: PrepareJob) -> None:
     """Removes what an earlier job left in the folder, the manifest first; what is not a data set's stays."""
     output = job.settings.output
     storage.delete(storage.join(output, MANIFEST))
@@ -223,7 +227,11 @@ def _is_made(name: str) -> bool:
 
 
 def _run(
-    job: Job, parts: Sequence[sources.Part], beam_options: Sequence[str], console: Console, telemetry: Telemetry
+    job: PrepareJob,
+    parts: Sequence[sources.InputPart],
+    beam_options: Sequence[str],
+    console: Console,
+    telemetry: Telemetry,
 ) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -260,7 +268,7 @@ def _run(
             raise
 
 
-def _run_pipeline(pipeline: beam.Pipeline, job: Job, parts: Sequence[sources.Part]) -> None:
+def _run_pipeline(pipeline: beam.Pipeline, job: PrepareJob, parts: Sequence[sources.InputPart]) -> None:
     with pipeline:
         build(pipeline, job, parts)
 
@@ -304,7 +312,7 @@ def _raise_cause(error: BaseException, output: str) -> None:
                 raise kind(said) from None
 
 
-def _raise_problem(job: Job) -> None:
+def _raise_problem(job: PrepareJob) -> None:
     path = job.work_file(PROBLEM)
     if storage.exists(path):
         problem = json.loads(storage.read_bytes(path))
@@ -325,7 +333,7 @@ def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -
         f"read {manifest.drawings:,} drawings; refused {refused:,}{why}; "
         f"taken as the same {sum(manifest.duplicates.values()):,}{_why(manifest.duplicates)}"
     )
-    _tell_broken(settings, manifest, console)
+    _warn_of_damage(settings, manifest, console)
     if manifest.short:
         least = min(manifest.short, key=lambda name: (manifest.short[name], name))
         console.warning(

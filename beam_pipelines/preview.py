@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from boceto import dataset, storage
 from boceto.dataset import DataSet
@@ -18,7 +18,7 @@ MOST_ROWS = 50
 
 
 def _first_of_each(data: DataSet) -> list[list[NDArray[np.uint8]]]:
-    """The first drawings of each class, uint8[H, W, 1]; shards are read only until there are enough of all."""
+    """The first drawings of each class, uint8[H, W, C]; shards are read only until there are enough of all."""
     found: list[list[NDArray[np.uint8]]] = [[] for _ in data.manifest.classes]
     wanted = [min(DRAWINGS, count) for count in data.manifest.splits["train"].per_class]
     for shard in data.shards("train", verify=False):
@@ -37,13 +37,21 @@ def draw_preview(url: str) -> None:
     data = dataset.load(url)
     rows = min(MOST_ROWS, len(data.manifest.classes))
     columns = -(-len(data.manifest.classes) // rows)
-    sheet = Image.new("L", (columns * (LABEL_WIDTH + DRAWINGS * TILE), rows * TILE), 64)
+    sheet = Image.new(
+        "L" if data.manifest.channels == 1 else "RGB",
+        (columns * (LABEL_WIDTH + DRAWINGS * TILE), rows * TILE),
+        "#404040",
+    )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for label, images in enumerate(_first_of_each(data)):
         left, top = label // rows * (LABEL_WIDTH + DRAWINGS * TILE), label % rows * TILE
-        pen.text((left + 6, top + TILE // 2), data.manifest.classes[label][:20], 255, font, anchor="lm")
+        pen.text((left + 6, top + TILE // 2), data.manifest.classes[label][:20], "white", font, anchor="lm")
         for place, image in enumerate(images):
-            tile = Image.fromarray(image[:, :, 0]).resize((TILE - 2, TILE - 2), Image.Resampling.BOX)
+            tile = ImageOps.contain(
+                Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image),
+                (TILE - 2,) * 2,
+                Image.Resampling.BOX,
+            )
             sheet.paste(tile, (left + LABEL_WIDTH + place * TILE + 1, top + 1))
     file = io.BytesIO()
     sheet.save(file, "png")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from beam_pipelines.pipeline import SHARD, WORK, Job
+from beam_pipelines.pipeline import SHARD, WORK, PrepareJob
 from boceto import storage, telemetry
 from boceto.console import Console
 from boceto.dataset import SHARD_NAME
@@ -20,7 +20,7 @@ _WATCH_SECONDS, _WATCH_SECONDS_AFAR = 2.0, 10.0
 class Watch:
     """What is known of a job that reads `parts` parts of input and began now."""
 
-    def __init__(self, job: Job, parts: int, tell: Telemetry) -> None:
+    def __init__(self, job: PrepareJob, parts: int, tell: Telemetry) -> None:
         self._job = job
         self._parts = parts
         self._tell = tell
@@ -72,7 +72,7 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(job: Job, parts: int, console: Console, tell: Telemetry) -> Iterator[None]:
+def watching(job: PrepareJob, parts: int, console: Console, tell: Telemetry) -> Iterator[None]:
     """Shows, and tells, how far the job is while the block runs."""
     finished = threading.Event()
     watch = Watch(job, parts, tell)

@@ -1,20 +1,20 @@
 """Which drawings of a class are taken, without a shuffle: each has a rank, a keyed hash, and the smallest are taken.
 
-Ranks are over the ink alone, so neither metadata nor the order or number of the input files changes the choice.
-A drawing is one by its ink, its picture, or its key in its class: of all that share one of these, only the one of the
-smallest rank may be taken. Only smaller ranks decide, so what is known of the smallest ranks is known for good.
+Ranks are over the strokes (or pixels) alone, so neither metadata nor the order or number of the input files changes
+the choice. Drawings are the same by their ink (strokes), their picture (pixels), or their key in their class: of those,
+only the drawing of the smallest rank may be taken. Only smaller ranks decide, so what is known of them is final.
 """
 
 import difflib
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from beam_pipelines import columns
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Sketch
+from beam_pipelines.sources import Drawing, deflated
 from boceto import storage
 from boceto.errors import SettingsError
 
@@ -24,49 +24,44 @@ ID_BYTES = 16
 SPARE_SHARE, SPARE_LEAST = 0.05, 32
 # Rows held for each candidate that is kept: those that are the same as another one are held too.
 _HELD, _HELD_LEAST = 8, 4096
-# Keys that are known of one ink. Of more, the smallest.
+# Keys that are known of one drawing. Of more, the smallest.
 MOST_KEYS = 64
-# Of a rank, what tells the candidates of a class apart.
-RANK_BYTES = 8
-CLAIM_BYTES = ID_BYTES + RANK_BYTES
-PROBE_BYTES = 8
+# The first bytes of a rank tell the candidates of a class apart.
+RANK_BYTES = PROBE_BYTES = 8
+CLAIM_BYTES = PROBE_BYTES + RANK_BYTES
 INK, KEY, PICTURE = WHY = ("ink", "key", "picture")
 
 
-class Drawer(Protocol):
-    """B packed drawings -> for each, bytes that are equal where the pictures are."""
-
-    def pictures(self, inks: Sequence[bytes]) -> Sequence[bytes]:
-        """Equal nowhere else."""
-
-    def probes(self, inks: Sequence[bytes]) -> Sequence[bytes]:
-        """Cheaper, PROBE_BYTES long, and equal for some whose pictures are not."""
-
-
 class Candidate(NamedTuple):
-    """All drawings of a class with the same ink, of which one may be taken.
+    """All drawings of a class with the same strokes (or, without strokes, the same pixels), of which one may be taken.
 
-    rank: its place in its class. ink_id: the same for the same ink everywhere. times: how many there are.
+    rank: its place in its class. content_id: the same for the same content everywhere. strokes: as in
+    `boceto.strokes`, or b"". pixels: as `sources.deflated` makes them, where there are no strokes. times: how many
+    drawings there are. probe: the same for the same picture, PROBE_BYTES long.
     """
 
     rank: bytes
-    ink_id: bytes
-    ink: bytes
+    content_id: bytes
+    strokes: bytes
+    pixels: bytes
     keys: tuple[str, ...]
     times: int
     probe: bytes = b""
 
     @property
     def key(self) -> str:
-        """The smallest of its keys; without any, the hash of its ink."""
-        return self.keys[0] if self.keys else self.ink_id.hex()
+        """The smallest of its keys; without any, the hash of its content."""
+        return self.keys[0] if self.keys else self.content_id.hex()
 
-    def claims(self, picture: bytes) -> list[bytes]:
-        """What no drawing of another class may share, each CLAIM_BYTES long: why, what, and the rank. Without keys:
-        many people number their drawings anew in each category.
-        """
-        ids = b"i" + self.ink_id, b"p" + picture
-        return [found.ljust(ID_BYTES)[:ID_BYTES] + self.rank[:RANK_BYTES] for found in ids]
+
+class Drawer(Protocol):
+    """Compares the pixels of drawings."""
+
+    def pictures(self, candidates: Sequence[Candidate]) -> Sequence[bytes]:
+        """Returns bytes for each candidate, which are equal if and only if the pixels are."""
+
+    def probes(self, candidates: Sequence[Candidate]) -> Sequence[bytes]:
+        """Returns PROBE_BYTES for each candidate, which are equal if the pixels are, and seldom else. It is cheaper."""
 
 
 def _keyed(seed: int, category: str, data: bytes) -> bytes:
@@ -77,11 +72,11 @@ def _keyed(seed: int, category: str, data: bytes) -> bytes:
 def reasons(rows: Sequence[Candidate], drawer: Drawer) -> list[str]:
     """Of candidates of one class, smallest rank first: why each is the same as one before it; "" where it is not.
 
-    Only those whose probes agree are drawn whole.
+    Only candidates whose probes agree are drawn whole.
     """
     times = Counter(row.probe for row in rows)
     unclear = [row for row in rows if times[row.probe] > 1]
-    drawn = dict(zip((row.rank for row in unclear), drawer.pictures([row.ink for row in unclear]), strict=True))
+    drawn = dict(zip((row.rank for row in unclear), drawer.pictures(unclear), strict=True))
     keys: set[str] = set()
     pictures: set[bytes] = set()
     found = []
@@ -108,11 +103,16 @@ class Smallest:
         self._full = False
         self._room = 2 * keep + 64
 
-    def add_sketch(self, sketch: Sketch) -> None:
+    def add_drawing(self, drawing: Drawing) -> None:
         """Offers one drawing."""
-        ink_id = hashlib.blake2b(sketch.ink, digest_size=ID_BYTES).digest()
-        rank = hashlib.blake2b(ink_id, digest_size=ID_BYTES, key=self._key).digest()
-        self.add(Candidate(rank, ink_id, sketch.ink, (sketch.key,) if sketch.key else (), 1))
+        content = drawing.strokes if drawing.image is None else drawing.image.tobytes()
+        content_id = hashlib.blake2b(content, digest_size=ID_BYTES).digest()
+        rank = hashlib.blake2b(content_id, digest_size=ID_BYTES, key=self._key).digest()
+        if rank < self._bound:
+            pixels = b"" if drawing.image is None else deflated(drawing.image)
+            self.add(Candidate(rank, content_id, drawing.strokes, pixels, (drawing.key,) if drawing.key else (), 1))
+        else:
+            self._full = True
 
     def add(self, candidate: Candidate) -> None:
         """Offers a candidate of this class, which another worker may have kept."""
@@ -145,7 +145,7 @@ class Smallest:
     def _rows(self) -> list[Candidate]:
         """What is held, smallest rank first, with probes."""
         new = [row for row in self._found.values() if not row.probe]
-        for row, probe in zip(new, self._drawer.probes([row.ink for row in new]), strict=True):
+        for row, probe in zip(new, self._drawer.probes(new), strict=True):
             self._found[row.rank] = row._replace(probe=probe)
         return [self._found[rank] for rank in sorted(self._found)]
 
@@ -172,7 +172,9 @@ class Candidates(NamedTuple):
         return bytes([self.full]) + columns.pack({name: [row[at] for row in self.rows] for at, name in fields})
 
 
-_KINDS = {"rank": bytes, "ink_id": bytes, "ink": bytes, "keys": list, "times": int, "probe": bytes}
+_KINDS = {
+    "rank": bytes, "content_id": bytes, "strokes": bytes, "pixels": bytes, "keys": list, "times": int, "probe": bytes,
+}  # fmt: skip
 
 
 def unpack(data: bytes) -> Candidates:
@@ -202,32 +204,43 @@ def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str, dr
     return merged._replace(full=merged.full or any(part.full for part in parts))
 
 
-def shared(probes: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """(class, its probes joined) of many classes -> (class, probe) where another class has that probe too."""
-    first: dict[bytes, str] = {}
-    found = set()
-    for category, joined in probes:
-        for at in range(0, len(joined), PROBE_BYTES):
-            probe = joined[at : at + PROBE_BYTES]
-            there = first.setdefault(probe, category)
-            if there != category:
-                found |= {(there, probe), (category, probe)}
-    return sorted(found)
+def claim(row: Candidate) -> bytes:
+    """The probe and the beginning of the rank, CLAIM_BYTES."""
+    return row.probe + row.rank[:RANK_BYTES]
 
 
-def lost(claims: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes, str]]:
-    """(class, its claims joined) of many classes -> (class, beginning of the rank, why) of candidates that share
-    something with one of another class that has a smaller rank.
-    """
-    best: dict[bytes, tuple[bytes, str]] = {}
-    found = []
-    for category, joined in claims:
+def unclear(claims: Mapping[str, bytes]) -> dict[str, set[bytes]]:
+    """Class -> its claims, joined, become class -> beginnings of the ranks whose probe another class has too."""
+    owners: dict[bytes, list[tuple[str, bytes]]] = {}
+    for category, joined in claims.items():
         for at in range(0, len(joined), CLAIM_BYTES):
-            what, mine = joined[at : at + ID_BYTES], (joined[at + ID_BYTES : at + CLAIM_BYTES], category)
-            there = best.setdefault(what, mine)
-            if there[1] != category:
-                best[what], (rank, loser) = sorted([there, mine])
-                found.append((loser, rank, next(why for why in WHY if why.startswith(chr(what[0])))))
+            middle = at + PROBE_BYTES
+            owners.setdefault(joined[at:middle], []).append((category, joined[middle : at + CLAIM_BYTES]))
+    found: dict[str, set[bytes]] = {}
+    for rows in owners.values():
+        if len({category for category, _ in rows}) > 1:
+            for category, rank in rows:
+                found.setdefault(category, set()).add(rank)
+    return found
+
+
+def lost(classes: Mapping[str, Sequence[Candidate]], drawer: Drawer) -> list[tuple[str, bytes, str]]:
+    """Candidates of several classes -> (class, beginning of the rank, why) of each candidate that has the picture of a
+    candidate with a smaller rank.
+
+    Keys do not count: many people number their drawings from 1 in each category.
+    """
+    owners: dict[bytes, list[tuple[bytes, str, bytes]]] = {}
+    for category, rows in classes.items():
+        for row, picture in zip(rows, drawer.pictures(rows), strict=True):
+            owners.setdefault(picture, []).append((row.rank[:RANK_BYTES], category, row.content_id))
+    found = []
+    for same in owners.values():
+        first, *others = sorted(same)
+        contents = {first[2]}
+        for rank, category, content_id in others:
+            found.append((category, rank, INK if content_id in contents else PICTURE))
+            contents.add(content_id)
     return found
 
 
@@ -235,7 +248,9 @@ def count(rows: Sequence[Candidate], whys: Sequence[str], last: int) -> dict[str
     """How many drawings of the rows up to the number `last` (-1: of all) are the same as another one, by why."""
     found = dict.fromkeys(WHY, 0)
     for row, why in list(zip(rows, whys, strict=True))[: last + 1 or None]:
-        found[why or INK] += row.times if why else row.times - 1
+        reason = why or INK
+        # Without strokes, what is the same is the picture.
+        found[PICTURE if reason == INK and not row.strokes else reason] += row.times if why else row.times - 1
     return found
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boceto import telemetry
-from boceto.dataset import ENCODINGS
+from boceto.dataset import CHANNELS, ENCODINGS
 from boceto.settings import option
 
 # What says how the job runs, not what it makes.
@@ -28,7 +28,10 @@ class Settings:
     allow_fewer: bool = option(False, help="take what there is of a category with too few drawings")
     recognized: str = option("any", help="drawings to take by Google's flag", choices=("any", "only"))
     seed: int = option(0, help="decides which categories and drawings are taken", at_least=0, at_most=2**31 - 1)
-    size: int = option(128, help="width and height of an image, pixels", at_least=8, at_most=1024)
+    size: int = option(128, help="height and width of an image, pixels", at_least=8, at_most=1024)
+    height: int = option(0, help="height of an image, pixels; 0: size", at_least=0, at_most=1024)
+    width: int = option(0, help="width of an image, pixels; 0: size", at_least=0, at_most=1024)
+    channels: int = option(1, help="1: grey; 3: RGB (strokes are grey in it)", choices=CHANNELS)
     line_width: float = option(2.0, help="width of a stroke, pixels", at_least=0.25, at_most=256)
     margin: float = option(1.0, help="border free of ink, pixels", at_least=0, at_most=512)
     ink: str = option("white", help="white ink on black, or black on white", choices=("white", "black"))
@@ -46,6 +49,11 @@ class Settings:
     metrics_linger: float | None = telemetry.linger_option()
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.height or self.size, self.width or self.size, self.channels
+
+    @property
     def per_class(self) -> dict[str, int]:
         """Drawings a class by split, in the order in which a class's drawings are dealt out."""
         return {"test": self.test_per_class, "validation": self.validation_per_class, "train": self.train_per_class}
@@ -57,4 +65,5 @@ class Settings:
 
     def content_options(self) -> dict[str, Any]:
         """The settings that decide what the data set holds."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _RUNNING}
+        content = dataclasses.asdict(self) | {"height": self.shape[0], "width": self.shape[1]}
+        return {name: value for name, value in content.items() if name not in (*_RUNNING, "size")}

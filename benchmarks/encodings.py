@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Sketch, quickdraw
+from beam_pipelines.sources import Drawing, quickdraw
 from boceto import images
 from boceto.console import table
 from boceto.raster import Rasteriser
@@ -46,10 +46,10 @@ def main() -> None:
     settings = Settings(output="", input=parser.parse_args().input)
     parts = quickdraw.plan(settings)
     sketches = [
-        item.ink
+        item.strokes
         for part in parts[:: max(1, len(parts) // FILES)]
         for item in itertools.islice(quickdraw.read(part, settings), EACH)
-        if isinstance(item, Sketch)
+        if isinstance(item, Drawing)
     ]
     drawn = Rasteriser(SIZE, SIZE).draw(sketches)
     png, header, out = images.PngEncoder(SIZE, SIZE), images.png_header(SIZE, SIZE), np.empty((SIZE, SIZE, 1), np.uint8)

@@ -29,7 +29,7 @@ BATCH = 32
 def bare_loop(folder: str, output: str) -> None:
     """Every drawing of the folder into one TFRecord file a category, with nothing else around it."""
     from beam_pipelines.settings import Settings
-    from beam_pipelines.sources import Sketch, quickdraw
+    from beam_pipelines.sources import Drawing, quickdraw
     from boceto import images, records
     from boceto.raster import Rasteriser
 
@@ -41,13 +41,13 @@ def bare_loop(folder: str, output: str) -> None:
     pixels = np.empty((BATCH, settings.size, settings.size), np.uint8)
     Path(output).mkdir()
     for label, part in enumerate(parts):
-        sketches = [item for item in quickdraw.read(part, settings) if isinstance(item, Sketch)]
+        sketches = [item for item in quickdraw.read(part, settings) if isinstance(item, Drawing)]
         with Path(output, f"{label}.tfrecord").open("wb") as file:
             for at in range(0, len(sketches), BATCH):
                 batch = sketches[at : at + BATCH]
-                drawn = rasteriser.draw([sketch.ink for sketch in batch], pixels)
+                drawn = rasteriser.draw([sketch.strokes for sketch in batch], pixels)
                 file.writelines(
-                    records.frame(encoder.encode(label, png.encode(image), sketch.key, sketch.ink))
+                    records.frame(encoder.encode(label, png.encode(image), sketch.key, sketch.strokes))
                     for sketch, image in zip(batch, drawn, strict=True)
                 )
 

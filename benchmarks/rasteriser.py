@@ -16,9 +16,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_pipelines.pipeline import BATCH
+from beam_pipelines.drawer import BATCH
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Sketch, quickdraw
+from beam_pipelines.sources import Drawing, quickdraw
 from boceto import strokes
 from boceto.console import table
 from boceto.raster import Rasteriser
@@ -41,8 +41,8 @@ def real_drawings(folder: str, files: int, each: int) -> list[bytes]:
     parts = quickdraw.plan(settings)
     inks = []
     for part in parts[:: max(1, len(parts) // files)]:
-        items = (item for item in quickdraw.read(part, settings) if isinstance(item, Sketch))
-        inks += [item.ink for item in itertools.islice(items, each)]
+        items = (item for item in quickdraw.read(part, settings) if isinstance(item, Drawing))
+        inks += [item.strokes for item in itertools.islice(items, each)]
     return inks
 
 

@@ -8,16 +8,12 @@ import functools
 import math
 from collections.abc import Sequence
 
-import google_crc32c
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from boceto import raster_kernels
 from boceto.errors import SettingsError
 
-_BATCH = 32
-_PROBED = 16  # Rows of an image that a probe draws, about.
 _FINE = 1024  # squared distances are looked up in 1/1024 square pixels
 
 
@@ -61,8 +57,9 @@ class Rasteriser:
     def draw(self, inks: Sequence[bytes], out: NDArray[np.uint8] | None = None, step: int = 1) -> NDArray[np.uint8]:
         """B packed drawings -> uint8[B, height, width], in the first B of `out` where given.
 
-        step: of the rows, those that are multiples of it are drawn; the others mean nothing. Releases the interpreter's
-        lock while it draws.
+        step: rows 0, step, 2 * step, … are drawn; the content of the other rows is undefined.
+
+        Releases the interpreter's lock while it draws.
 
         Raises:
             ValueError: a drawing is no packed strokes.
@@ -78,18 +75,3 @@ class Rasteriser:
         if not raster_kernels.draw(joined, starts, self._inset, self._coverage, images, step):
             raise ValueError("a stroke is cut off")
         return np.invert(images, out=images) if self._black else images
-
-    def pictures(self, inks: Sequence[bytes], step: int = 1) -> list[bytes]:
-        """B packed drawings -> for each, 8 bytes that are the same where its pixels are: two checksums of them."""
-        found = []
-        pixels = np.empty((_BATCH, *self._shape), np.uint8)
-        for at in range(0, len(inks), _BATCH):
-            for image in self.draw(inks[at : at + _BATCH], pixels, step):
-                drawn = image[::step].tobytes()
-                checks = isal_zlib.crc32(drawn), google_crc32c.value(drawn)
-                found.append(b"".join(check.to_bytes(4, "little") for check in checks))
-        return found
-
-    def probes(self, inks: Sequence[bytes]) -> list[bytes]:
-        """As `pictures`, of few rows: cheaper, and the same for some drawings whose pictures are not."""
-        return self.pictures(inks, max(1, self._shape[0] // _PROBED))

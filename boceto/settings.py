@@ -37,7 +37,7 @@ def option(  # noqa: PLR0913 - what help and check need
     help: str,
     at_least: float | None = None,
     at_most: float | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Sequence[str | int] | None = None,
     positional: bool = False,
 ) -> Any:
     """A dataclass field with the help and the bounds of its setting; without a default the setting is required.
@@ -95,7 +95,7 @@ def _parser(verb: str, table: str, cls: type, description: str) -> _Parser:
         elif kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            metavar = "|".join(field.metadata["choices"]) if field.metadata["choices"] else None
+            metavar = "|".join(map(str, field.metadata["choices"])) if field.metadata["choices"] else None
             action = "append" if kind == TEXTS else "store"
             parser.add_argument(flag, action=action, default=None, help=text, metavar=metavar)
     return parser
@@ -157,7 +157,7 @@ def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
             raise SettingsError(f"{where} = {text!r} is not readable text: it has a control character; rename it")
     choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
     if choices and value not in choices:
-        raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(choices)}")
+        raise SettingsError(f"{where} = {value!r} is unknown; choose one of {', '.join(map(str, choices))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{where} = {value} is not a finite number; give one")
     if low is not None and not value >= low:

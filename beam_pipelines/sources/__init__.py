@@ -1,21 +1,26 @@
 """Where drawings come from: one file a source, found by its name.
 
 A source module has
-    plan(settings) -> list[Part]              what there is to read, and of which category
-    read(part, settings) -> Iterator[Item]    its drawings; each bad one is an item that says why it is refused
+    plan(settings) -> list[InputPart]         what there is to read, and of which category
+    read(part, settings) -> Iterator[Item]    its drawings, with strokes or as images; of a bad one, why it is refused
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, cast
 
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
 from beam_pipelines.settings import Settings
 from boceto import lookup, storage
 
 
-class Part(NamedTuple):
+class InputPart(NamedTuple):
     """One piece of input, read by one worker: drawings `first` to `stop` of it where it has no natural end.
 
-    named: the category that its name says, where its content says another.
+    url: its file, or urls: its files where it has several. named: the category that its name says, where its content
+    says another.
     """
 
     name: str
@@ -25,18 +30,42 @@ class Part(NamedTuple):
     first: int = 0
     stop: int = 0
     named: str = ""
+    urls: tuple[str, ...] = ()
 
 
-def crc32c(part: Part) -> str:
-    """The checksum of a part that is a file, 8 hexadecimal digits; "" of another. Object storage knows it by itself."""
-    return storage.checksum(part.url)[1] if part.url else ""
+def crc32c(part: InputPart) -> str:
+    """The checksum of a part's file (or of its files' checksums, in order), 8 hexadecimal digits; "" of a part without
+    files. Object storage knows it by itself.
+    """
+    found = [storage.checksum(url)[1] for url in part.urls or ((part.url,) if part.url else ())]
+    return found[0] if len(found) == 1 else storage.crc32c("".join(found).encode()) if found else ""
 
 
-class Sketch(NamedTuple):
-    """A good drawing: its strokes in the form of `boceto.strokes`, and its key ("" where it has none)."""
+class Drawing(NamedTuple):
+    """A good drawing: its strokes in the form of `boceto.strokes`, or its image, uint8[H, W, C] of the shape that the
+    settings name (`settings.shape`); and its key ("" where it has none).
+    """
 
-    ink: bytes
-    key: str
+    strokes: bytes = b""
+    key: str = ""
+    image: NDArray[np.uint8] | None = None
+
+
+def deflated(image: NDArray[np.uint8]) -> bytes:
+    """The pixels of an image, smaller."""
+    return isal_zlib.compress(image.tobytes(), 1)
+
+
+def inflated(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The opposite of `deflated`, for an image of this shape.
+
+    Raises:
+        ValueError: the data are no such image.
+    """
+    try:
+        return np.frombuffer(isal_zlib.decompress(data), np.uint8).reshape(shape)
+    except isal_zlib.error as error:  # type: ignore[misc]  # isal says nothing of its types
+        raise ValueError(f"an image is damaged: {error}") from error
 
 
 class Refused(NamedTuple):
@@ -57,16 +86,16 @@ class Filtered(NamedTuple):
     reason: str
 
 
-Item = Sketch | Refused | Filtered
+Item = Drawing | Refused | Filtered
 
 
-class Source(Protocol):
+class DrawingSource(Protocol):
     """What a module of this folder offers."""
 
-    def plan(self, settings: Settings) -> list[Part]:
+    def plan(self, settings: Settings) -> list[InputPart]:
         """All parts, sorted by name."""
 
-    def read(self, part: Part, settings: Settings) -> Iterator[Item]:
+    def read(self, part: InputPart, settings: Settings) -> Iterator[Item]:
         """The drawings of one part, in order."""
 
 
@@ -75,10 +104,10 @@ def names() -> list[str]:
     return lookup.names(__name__)
 
 
-def load(name: str) -> Source:
+def load(name: str) -> DrawingSource:
     """The source called `name`.
 
     Raises:
         SettingsError: there is none.
     """
-    return cast("Source", lookup.find(__name__, name, "prepare.source"))
+    return cast("DrawingSource", lookup.find(__name__, name, "prepare.source"))

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Filtered, Item, Part, Refused, Sketch
+from beam_pipelines.sources import Drawing, Filtered, InputPart, Item, Refused
 from beam_pipelines.sources._names import agree, category_of, is_hidden, normal, word_of
 from beam_pipelines.sources._packed import BOM, UNKNOWN, Loss, opened, text
 from beam_pipelines.sources._simplified import TooLong, pack_simplified
@@ -49,7 +49,7 @@ class _CutOff(bytes):
     """A last line that no line break ends."""
 
 
-def plan(settings: Settings) -> list[Part]:
+def plan(settings: Settings) -> list[InputPart]:
     """The files of `settings.input`, each with its category. Looks at the first lines of each file.
 
     Raises:
@@ -75,7 +75,7 @@ def plan(settings: Settings) -> list[Part]:
     with ThreadPoolExecutor(_REQUESTS) as pool:
         words = list(pool.map(_category, [entry.url for _, _, entry in found], [named for _, named, _ in found]))
     return sorted(
-        Part(name, word, entry.url, entry.size, named="" if agree(named, word) else named)
+        InputPart(name, word, entry.url, entry.size, named="" if agree(named, word) else named)
         for (name, named, entry), word in zip(found, words, strict=True)
     )
 
@@ -105,7 +105,7 @@ def _end_of_name(where: str, at: int) -> int:
     return len(where) if end < 0 else end
 
 
-def read(part: Part, settings: Settings) -> Iterator[Item]:
+def read(part: InputPart, settings: Settings) -> Iterator[Item]:
     """The drawings of one file, in order; a file that breaks off or is damaged ends in a refused item."""
     only_recognized = settings.recognized == "only"
     with opened(part.url, part.size) as file:
@@ -152,7 +152,7 @@ def _shown(line: bytes) -> str:
     return line[: 4 * SHOWN].decode("utf-8", "replace").rstrip("\n")[:SHOWN]
 
 
-def _sketch(line: bytes, category: str, only_recognized: bool) -> Sketch | Filtered:  # noqa: FBT001
+def _sketch(line: bytes, category: str, only_recognized: bool) -> Drawing | Filtered:  # noqa: FBT001
     """One line of JSON -> a drawing, or why an option leaves it out; raises _Refusal with the reason."""
     try:
         entry = orjson.loads(bytes(line))  # It takes no class of our own.
@@ -172,7 +172,7 @@ def _sketch(line: bytes, category: str, only_recognized: bool) -> Sketch | Filte
         raise _why_no_ink(entry["drawing"])
     if only_recognized and recognized is not True:
         return Filtered("not recognized" if recognized is False else "without the flag `recognized`")
-    return Sketch(ink, _key(entry.get("key_id")))
+    return Drawing(ink, _key(entry.get("key_id")))
 
 
 def _brief(value: Any) -> str:
@@ -303,7 +303,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
     return data
 
 
-def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Sketch | Filtered:  # noqa: FBT001
+def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Drawing | Filtered:  # noqa: FBT001
     if len(header) != _HEADER.size:
         raise EOFError
     key, _, recognized, _, count = _HEADER.unpack(header)
@@ -320,4 +320,4 @@ def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Sket
         raise _Refusal("one_point", "all points of the record are one")
     if only_recognized and recognized != 1:
         return Filtered("not recognized")
-    return Sketch(ink, str(key))
+    return Drawing(ink, str(key))

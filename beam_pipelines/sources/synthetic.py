@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Item, Part, Sketch
+from beam_pipelines.sources import Drawing, InputPart, Item
 from beam_pipelines.sources._simplified import pack_simplified
 from boceto.errors import SettingsError
 
@@ -244,7 +244,7 @@ def draw(seed: int, category: str, number: int) -> bytes:
     return pack_simplified(_by_hand(pen, RULES[category](pen)))
 
 
-def plan(settings: Settings) -> list[Part]:
+def plan(settings: Settings) -> list[InputPart]:
     """As many drawings a class as are wanted and a few more, or `settings.synthetic_drawings`, in parts.
 
     Raises:
@@ -254,13 +254,13 @@ def plan(settings: Settings) -> list[Part]:
     if count > MOST:
         raise SettingsError(f"prepare: {count:,} synthetic drawings a class are too many; ask for at most {MOST:,}")
     return [
-        Part(f"{category} {first}", category, first=first, stop=min(first + PART, count))
+        InputPart(f"{category} {first}", category, first=first, stop=min(first + PART, count))
         for category in sorted(RULES)
         for first in range(0, count, PART)
     ]
 
 
-def read(part: Part, settings: Settings) -> Iterator[Item]:
+def read(part: InputPart, settings: Settings) -> Iterator[Item]:
     """The drawings of one part, in order."""
     for number in range(part.first, part.stop):
-        yield Sketch(draw(settings.seed, part.category, number), f"{part.category}/{number}")
+        yield Drawing(draw(settings.seed, part.category, number), f"{part.category}/{number}")

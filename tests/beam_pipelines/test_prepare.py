@@ -21,8 +21,9 @@ import tensorflow as tf
 from beam_pipelines import columns, prepare
 from beam_pipelines.__main__ import main
 from beam_pipelines.select import Candidates
+from beam_pipelines.settings import Settings
 from beam_pipelines.sources import synthetic
-from boceto import dataset, storage, strokes
+from boceto import contract, dataset, storage, strokes
 
 CLASSES = ("circle", "star", "sun")
 PER_CLASS = 30
@@ -253,7 +254,7 @@ def test_what_stands_in_a_work_file_is_never_run(strokes_folder, tmp_path, monke
     [
         ("labels", len(CLASSES), "a label is none of the classes"),
         ("labels", -1, "a label is none of the classes"),
-        ("inks", b"\xff\xff", "a stroke is cut off"),
+        ("strokes", b"\xff\xff", "a stroke is cut off"),
         ("keys", 7, "its column 'keys' is no list of str"),
     ],
 )
@@ -372,6 +373,35 @@ def test_a_finished_data_set_is_not_overwritten_unasked(strokes_folder, tmp_path
     assert _shards(tmp_path / "data") == before
     assert _prepare(strokes_folder, tmp_path / "data", "--seed", 1, "--overwrite") == 0
     assert _shards(tmp_path / "data") != before
+
+
+def test_an_option_that_is_younger_than_the_data_set_counts_as_its_default(strokes_folder, tmp_path, capsys):
+    flags = ["--no-preview", "--size", 128, "--records-per-shard", 8192]
+    assert _prepare(strokes_folder, tmp_path / "data", *flags) == 0
+    path = tmp_path / "data" / "dataset.json"
+    entry = contract.decode(path.read_bytes())
+    by_default = Settings("").content_options()
+    young = [name for name, value in entry["options"].items() if value == by_default[name]]
+    assert {"channels", "height", "width", "margin", "allow_fewer"} <= set(young)
+    for name in young:
+        del (options := dict(entry["options"]))[name]
+        path.write_bytes(contract.sealed(entry | {"options": options}))
+        before = path.read_bytes()
+        assert _prepare(strokes_folder, tmp_path / "data", *flags) == 0
+        assert "holds this data set already" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    del (options := dict(entry["options"]))["margin"]
+    path.write_bytes(contract.sealed(entry | {"options": options}))
+    assert _prepare(strokes_folder, tmp_path / "data", *flags, "--margin", 2) == 2
+    assert "prepare.margin = 1.0, not 2.0" in capsys.readouterr().err
+
+
+def test_a_data_set_of_another_shape_is_another(strokes_folder, tmp_path, capsys):
+    assert _prepare(strokes_folder, tmp_path / "data", "--no-preview") == 0
+    assert _prepare(strokes_folder, tmp_path / "data", "--height", 32, "--width", 32) == 0
+    assert "holds this data set already" in capsys.readouterr().err
+    assert _prepare(strokes_folder, tmp_path / "data", "--width", 40) == 2
+    assert "prepare.width = 32, not 40" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

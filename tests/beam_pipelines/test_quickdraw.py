@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Refused, Sketch, _raw_kernels, quickdraw
+from beam_pipelines.sources import Drawing, Refused, _raw_kernels, quickdraw
 from boceto import storage, strokes
 from boceto.errors import DataError, SettingsError
 
@@ -75,7 +75,7 @@ def test_a_bad_line_is_refused_with_its_reason_and_the_next_is_read(tmp_path, li
     assert isinstance(refused, Refused)
     assert (refused.line, refused.reason) == (1, reason)
     assert len(refused.text) <= 200
-    assert good == Sketch(strokes.pack(GOOD["drawing"]), "12")
+    assert good == Drawing(strokes.pack(GOOD["drawing"]), "12")
 
 
 _POINTS = np.random.default_rng(5).integers(0, 256, (3000, 2, 32)).tolist()
@@ -214,7 +214,7 @@ def test_fields_in_any_order_a_number_as_key_and_no_key(tmp_path):
 def test_whatever_stands_as_time_and_a_key_of_null_do_no_harm(tmp_path):
     line = {"word": "cat", "drawing": [[[1, 20], [3, 4], 5]], "note": "true", "key_id": None}
     (item,) = _read(tmp_path, "cat.ndjson", _lines(line))
-    assert isinstance(item, Sketch)
+    assert isinstance(item, Drawing)
     assert item.key == ""
 
 
@@ -239,13 +239,13 @@ def test_the_raw_form_is_simplified_as_google_does(tmp_path):
     xs = [100 + 2550 * step / 50 for step in range(51)]
     ys = [30 + 1275 * step / 50 for step in range(51)]
     (item,) = _read(tmp_path, "cat.ndjson", _lines({"word": "cat", "drawing": [[xs, ys, list(range(51))]]}))
-    assert [stroke.tolist() for stroke in strokes.unpack(item.ink)] == [[[0, 0], [255, 128]]]
+    assert [stroke.tolist() for stroke in strokes.unpack(item.strokes)] == [[[0, 0], [255, 128]]]
 
 
 def _simplified(tmp_path, *drawing):
     line = {"word": "cat", "drawing": [[xs, ys, [0] * len(xs)] for xs, ys in drawing]}
     (item,) = _read(tmp_path, "cat.ndjson", _lines(line))
-    return [stroke.T.tolist() for stroke in strokes.unpack(item.ink)]
+    return [stroke.T.tolist() for stroke in strokes.unpack(item.strokes)]
 
 
 def test_a_stroke_out_and_back_is_measured_from_the_endless_line(tmp_path):
@@ -307,7 +307,7 @@ def test_a_stroke_is_thinned_to_what_a_plain_reading_of_the_description_gives(co
 def test_raw_corners_survive_and_small_wiggles_go(tmp_path):
     xs, ys = [0, 100, 200, 200, 200], [0, 1, 0, 100, 200]
     (item,) = _read(tmp_path, "cat.ndjson", _lines({"word": "cat", "drawing": [[xs, ys, [0] * 5]]}))
-    assert strokes.unpack(item.ink)[0].tolist() == [[0, 0], [255, 0], [255, 255]]
+    assert strokes.unpack(item.strokes)[0].tolist() == [[0, 0], [255, 0], [255, 255]]
 
 
 def _binary(drawing, key=99, recognized=1):
@@ -319,7 +319,7 @@ def _binary(drawing, key=99, recognized=1):
 
 def test_the_binary_form_gives_the_same_drawing(tmp_path):
     items = _read(tmp_path, "cat.bin", _binary(GOOD["drawing"], 12) + _binary([[[1], [1]]]) + _binary([]))
-    assert items[0] == Sketch(strokes.pack(GOOD["drawing"]), "12")
+    assert items[0] == Drawing(strokes.pack(GOOD["drawing"]), "12")
     assert [item.reason for item in items[1:]] == ["one_point", "no_strokes"]
 
 
@@ -327,7 +327,7 @@ def test_the_binary_form_gives_the_same_drawing(tmp_path):
 def test_a_binary_file_cut_anywhere_is_refused_at_its_record(tmp_path, cut):
     one = _binary(GOOD["drawing"], 12)
     items = _read(tmp_path, "cat.bin", one + one[:cut])
-    assert isinstance(items[0], Sketch)
+    assert isinstance(items[0], Drawing)
     assert (items[1].line, items[1].reason, items[1].lost) == (2, "truncated_file", 2)
 
 
@@ -457,8 +457,8 @@ def test_no_bytes_make_the_reader_fail(content):
     settings = _settings("memory://fuzz")
     items = [item for part in quickdraw.plan(settings) for item in quickdraw.read(part, settings)]
     for item in items:
-        if isinstance(item, Sketch):
-            assert strokes.unpack(item.ink)
+        if isinstance(item, Drawing):
+            assert strokes.unpack(item.strokes)
 
 
 _JSON = st.recursive(
@@ -473,8 +473,8 @@ def test_whatever_stands_as_a_drawing_is_taken_whole_or_refused(drawing):
     storage.write_bytes("memory://fuzz2/cat.ndjson", json.dumps({"drawing": drawing}).encode())
     settings = _settings("memory://fuzz2")
     (item,) = [item for part in quickdraw.plan(settings) for item in quickdraw.read(part, settings)]
-    if isinstance(item, Sketch):
-        taken = strokes.unpack(item.ink)
+    if isinstance(item, Drawing):
+        taken = strokes.unpack(item.strokes)
         assert len(taken) == len(drawing)
         if all(len(stroke) == 2 for stroke in drawing):
             assert all((stroke == np.array(line).T).all() for stroke, line in zip(taken, drawing, strict=True))

@@ -21,7 +21,7 @@ def _first_of_each(data: DataSet) -> list[list[NDArray[np.uint8]]]:
     """The first drawings of each class, uint8[H, W, C]; shards are read only until there are enough of all."""
     found: list[list[NDArray[np.uint8]]] = [[] for _ in data.manifest.classes]
     wanted = [min(DRAWINGS, count) for count in data.manifest.splits["train"].per_class]
-    for shard in data.shards("train", verify=False):
+    for shard in data.shards("train"):
         order = np.argsort(shard.labels, kind="stable")
         starts = np.searchsorted(shard.labels[order], np.arange(len(found) + 1))
         for label, (start, stop) in enumerate(itertools.pairwise(starts)):

@@ -7,7 +7,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import images, records, storage
+from boceto import images, records, shard_index, storage
 from boceto.dataset import Shard, ShardDigest, shard_name
 
 
@@ -33,7 +33,8 @@ class ShardWriter:
     def write(
         self, split: str, shard: int, shards: int, batches: Iterable[tuple[Drawings, NDArray[np.uint8]]]
     ) -> tuple[Shard, list[int]]:
-        """Writes the drawings of `batches`, each B drawings and their pixels uint8[B, H, W, C], in order.
+        """Writes the drawings of `batches`, each B drawings and their pixels uint8[B, H, W, C], in order,
+        and their index.
 
         Returns the shard's description and its records a class.
         """
@@ -42,6 +43,7 @@ class ShardWriter:
         content = ShardDigest()
         per_class = [0] * len(self._layout.classes)
         size = 0
+        pieces = []
         with storage.writing(storage.join(self._folder, name)) as file:
             for (labels, keys, inks), pixels in batches:
                 content.add(pixels, zip(labels, (key.encode() for key in keys), inks, strict=True))
@@ -53,6 +55,11 @@ class ShardWriter:
                 checksum.update(data)
                 file.write(data)
                 size += len(data)
+                pieces.append(shard_index.build(np.frombuffer(data, np.uint8), self._layout))
                 for label in labels:
                     per_class[label] += 1
-        return Shard(name, sum(per_class), size, checksum.hexdigest().decode(), content.hexdigest()), per_class
+        index = shard_index.joined(pieces).to_bytes()
+        digests = checksum.hexdigest().decode(), content.hexdigest()
+        written = Shard(name, sum(per_class), size, *digests, len(index), storage.crc32c(index))
+        storage.write_bytes(storage.join(self._folder, written.index), index)
+        return written, per_class

@@ -6,23 +6,21 @@ images = test.images(np.arange(100))     # uint8[100, H, W, C]
 labels = test.labels[:100]               # int32[100]
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boceto import contract, staging, storage
+from boceto import contract, shard_index, staging, storage
 from boceto.errors import DataError, SettingsError
 from boceto.shards import ShardFile, open_shard
-
-if TYPE_CHECKING:
-    from boceto import records
 
 MANIFEST = "dataset.json"
 FORMAT = "boceto-dataset"
@@ -32,7 +30,7 @@ ENCODINGS = ("png", "raw")
 CHANNELS = (1, 3)
 AGAIN = "prepare it again with --overwrite"
 COPY_AGAIN = "run the same command again with --verify: a damaged copy is replaced"
-SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
+SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index)")
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
@@ -42,13 +40,28 @@ def shard_name(split: str, shard: int, shards: int) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its file's name, records, bytes and crc32c (hex), and the digest of its decoded content."""
+    """One shard: its file's name, records, bytes and crc32c (hex), the digest of its decoded content, and the bytes and
+    crc32c of its index. A shard of an older Boceto has no index.
+    """
 
     name: str
     records: int
     bytes: int
     crc32c: str
     digest: str
+    index_bytes: int = 0
+    index_crc32c: str = ""
+
+    @property
+    def files(self) -> list[staging.File]:
+        """The shard's file, and its index where it has one."""
+        index = staging.File(self.index, self.index_bytes, self.index_crc32c)
+        return [staging.File(self.name, self.bytes, self.crc32c), *([index] if self.index_crc32c else [])]
+
+    @property
+    def index(self) -> str:
+        """The name of the index file: `train-00003-of-00016.index`."""
+        return self.name.removesuffix(".tfrecord") + ".index"
 
 
 @dataclass(frozen=True)
@@ -192,12 +205,10 @@ class Split:
     manifest: Manifest
     labels: NDArray[np.int32]
     _shards: list[ShardFile] = field(repr=False)
-    _shard_of: NDArray[np.int32] = field(repr=False)
-    _frame: NDArray[np.int64] = field(repr=False)
-    _image: NDArray[np.int32] = field(repr=False)
-    _strokes: NDArray[np.int32] = field(repr=False)
+    _first: NDArray[np.int64] = field(repr=False)  # int64[S + 1]: the number of the first record of each shard
+    _rows: NDArray[np.void] = field(repr=False)  # shard_index.ROW[N]
     _keys: NDArray[np.uint8] = field(repr=False)
-    _key_ends: NDArray[np.int64] = field(repr=False)
+    _key_ends: NDArray[np.int64] = field(repr=False)  # int64[N + 1]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -206,7 +217,7 @@ class Split:
         """int[B] record numbers -> their decoded pixels, uint8[B, H, W, C] (into `out` where given).
 
         Raises:
-            DataError: a damaged image.
+            DataError: a record is damaged.
         """
         from boceto import images  # isal is not needed to look at a manifest.
 
@@ -214,12 +225,8 @@ class Split:
             out = np.empty((len(numbers), *self.manifest.shape), np.uint8)
         header = images.png_header(*self.manifest.shape)
         rows = out.reshape(len(out), -1) if self.manifest.encoding == "raw" else out
-        # Plain numbers, taken all at once: indexing an array costs more than copying an image.
-        places = zip(
-            self._shard_of[numbers].tolist(), self._frame[numbers].tolist(), self._image[numbers].tolist(), strict=True
-        )
-        for row, (shard, frame, (offset, length)) in enumerate(places):
-            data = memoryview(self._shards[shard].record(*frame))[offset : offset + length]
+        for row, (frame, start, end) in enumerate(self._frames(numbers)):
+            data = memoryview(frame)[start:end]
             if self.manifest.encoding == "raw":
                 rows[row] = np.frombuffer(data, np.uint8)
                 continue
@@ -229,20 +236,30 @@ class Split:
                 raise DataError(f"record {numbers[row]} of split {self.name!r}: {error}") from error
         return out
 
-    def keys(self, numbers: Iterable[int]) -> list[bytes]:
-        """The keys of these records."""
+    def _frames(self, numbers: NDArray[np.integer[Any]]) -> Iterator[tuple[bytes, int, int]]:
+        """Reads records: yields the frame of each, and where in it the encoded pixels start and end."""
+        shards = np.searchsorted(self._first, numbers, side="right") - 1
+        # Plain numbers, taken all at once: indexing an array costs more than copying an image.
+        rows = zip(shards.tolist(), self._rows[numbers].tolist(), strict=True)
+        for shard, (offset, length, crc32c, _, image, image_bytes, _) in rows:
+            yield self._shards[shard].frame(offset, length, crc32c), image, image + image_bytes
+
+    def keys(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        """Yields the keys of these records."""
         ends = self._key_ends
-        return [self._keys[ends[number] : ends[number + 1]].tobytes() for number in numbers]
+        return (self._keys[ends[number] : ends[number + 1]].tobytes() for number in numbers)
 
     def strokes(self, number: int) -> bytes:
-        """The strokes of one record, in the form of `boceto.strokes`.
+        """The strokes of one record, in the form of `boceto.strokes`; b"" where it has none.
 
         Raises:
-            DataError: a damaged record.
+            DataError: the record is damaged.
         """
-        offset, length = self._strokes[number].tolist()
-        record = self._shards[self._shard_of[number]].record(*self._frame[number].tolist())
-        return record[offset : offset + max(0, length)]
+        from boceto import records  # numba is not needed to look at a manifest.
+
+        frame, _, _ = next(self._frames(np.array([number])))
+        offset, length = records.index(np.frombuffer(frame, np.uint8)).strokes[0].tolist()
+        return frame[offset : offset + max(0, length)]
 
 
 @dataclass(frozen=True)
@@ -255,12 +272,12 @@ class DataSet:
     manifest: Manifest
     cache: staging.Cache | None = None
 
-    def split(self, name: str, *, verify: bool = True) -> Split:
-        """Opens a split for reading; with `verify`, every byte is first checked against the manifest.
+    def split(self, name: str, *, verify: bool = False) -> Split:
+        """Opens a split for reading, by its shards' indexes. With `verify`, every byte of the shards is checked first.
 
         Raises:
             SettingsError: the data set has no such split, or the cache no room for it.
-            DataError: a shard is missing, has changed, or is not what the manifest says.
+            DataError: a shard or its index is missing, has changed, or is not what the manifest says.
         """
         info = self._info(name)
         split = self._open(name, info.shards, verify=verify)
@@ -268,8 +285,8 @@ class DataSet:
             raise DataError(f"{self.url}: split {name!r} has other drawings a class than {MANIFEST} says; {AGAIN}")
         return split
 
-    def shards(self, name: str, *, verify: bool = True) -> Iterator[Split]:
-        """The shards of a split one after the other, each as a split of its own, for who needs only some.
+    def shards(self, name: str) -> Iterator[Split]:
+        """Yields the shards of a split, each opened as a split of its own.
 
         Raises:
             SettingsError: as `split`.
@@ -277,7 +294,7 @@ class DataSet:
         """
         for shard in self._info(name).shards:
             if shard.records:
-                yield self._open(name, [shard], verify=verify)
+                yield self._open(name, [shard])
 
     def _info(self, name: str) -> SplitInfo:
         info = self.manifest.splits.get(name)
@@ -286,86 +303,79 @@ class DataSet:
             raise SettingsError(f"{self.url} has no drawings in split {name!r}; it has {', '.join(there) or 'none'}")
         return info
 
-    def _open(self, name: str, shards: Sequence[Shard], *, verify: bool) -> Split:
-        files = self._files(shards, verify=verify)
-        indices = [self._indexed(shard, file, verify=verify) for shard, file in zip(shards, files, strict=True)]
-        return Split(
-            name,
-            self.manifest,
-            np.concatenate([part.label for part, _ in indices]).astype(np.int32),
-            files,
-            np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.label) for part, _ in indices]),
-            np.concatenate([part.frames for part, _ in indices]),
-            np.concatenate([_within(part.frames, part.image) for part, _ in indices]),
-            np.concatenate([_within(part.frames, part.strokes) for part, _ in indices]),
-            np.concatenate([keys for _, keys in indices]),
-            np.concatenate([[0], *(part.key[:, 1] for part, _ in indices)]).cumsum(),
-        )
+    def _open(self, name: str, shards: Sequence[Shard], *, verify: bool = False) -> Split:
+        paths, remedy = self._paths([file for shard in shards for file in shard.files], verify=verify)
+        first = np.cumsum([0, *(shard.records for shard in shards)])
+        rows, keys, files = np.empty(first[-1], shard_index.ROW), [], []
+        for shard, start in zip(shards, first.tolist(), strict=False):
+            file = open_shard(paths[shard.name], remedy)
+            if file.size != shard.bytes:
+                raise DataError(f"{file.path} has {file.size} bytes, its manifest says {shard.bytes}; {remedy}")
+            if verify:
+                _check(file.whole().data, shard.crc32c, file.path, remedy)
+            if shard.index_crc32c:
+                index = self._read_index(shard, paths[shard.index], remedy)
+            else:
+                index = self._index(shard, file)
+            rows[start : start + shard.records] = index.rows
+            keys.append(index.keys)
+            files.append(file)
+        ends = np.concatenate([[0], rows["key_bytes"]]).cumsum(dtype=np.int64)
+        return Split(name, self.manifest, rows["label"].copy(), files, first, rows, np.concatenate(keys), ends)
 
-    @property
-    def _is_staged(self) -> bool:
-        return self.cache is not None and not storage.is_local(self.url)
+    def _paths(self, files: Sequence[staging.File], *, verify: bool) -> tuple[Mapping[str, str], str]:
+        """-> (where each file is read, by its name; what a reader of a damaged file may do)."""
+        if self.cache is None or storage.is_local(self.url):
+            return {file.name: storage.join(self.url, file.name) for file in files}, AGAIN
+        copies = self.cache.stage(self.url, self.manifest.digest, files, verify=verify)
+        return {file.name: str(copy) for file, copy in zip(files, copies, strict=True)}, COPY_AGAIN
 
-    def _files(self, shards: Sequence[Shard], *, verify: bool) -> list[ShardFile]:
-        if self.cache is None or not self._is_staged:
-            return [open_shard(storage.join(self.url, shard.name), AGAIN) for shard in shards]
-        wanted = [staging.File(shard.name, shard.bytes, shard.crc32c) for shard in shards]
-        copies = self.cache.stage(self.url, self.manifest.digest, wanted, verify=verify)
-        return [open_shard(str(copy), COPY_AGAIN) for copy in copies]
+    def _read_index(self, shard: Shard, path: str, remedy: str) -> shard_index.ShardIndex:
+        data = open_shard(path, remedy).whole().data
+        _check(data, shard.index_crc32c, path, remedy)
+        try:
+            return shard_index.parse(data, shard.records, len(self.manifest.classes))
+        except ValueError as error:
+            raise DataError(f"{path} is no index of {shard.name}: {error}; {remedy}") from error
 
-    def _indexed(self, shard: Shard, file: ShardFile, *, verify: bool) -> tuple["records.Index", NDArray[np.uint8]]:
-        """-> (where the values of a shard's records are, their keys one behind the other)."""
-        if file.size != shard.bytes:
-            raise DataError(f"{file.path} has {file.size} bytes, its manifest says {shard.bytes}; {file.remedy}")
+    def _index(self, shard: Shard, file: ShardFile) -> shard_index.ShardIndex:
+        """Indexes a shard of a data set without indexes. The cache keeps the result, behind its checksum."""
+        kept = self.cache and str(self.cache.folder / self.manifest.digest / f"{shard.crc32c}-{shard.index}")
+        with contextlib.suppress(OSError, ValueError):
+            content = storage.read_bytes(kept) if kept else b""
+            if content[:8] == storage.crc32c(content[8:]).encode():
+                return shard_index.parse(content[8:], shard.records, len(self.manifest.classes))
         data = file.whole()
-        # Staging has checked its copies.
-        if verify and not self._is_staged and storage.crc32c(data.data) != shard.crc32c:
-            raise DataError(f"{file.path} is damaged: its checksum is not the manifest's; {file.remedy}")
-        found = _index_shard(self.url, shard, data, self.manifest)
-        return found, _gathered(data, found.key)
+        _check(data.data, shard.crc32c, file.path, file.remedy)
+        index = build_index(shard, data, self.manifest, file.path)
+        content = index.to_bytes()
+        with contextlib.suppress(OSError):
+            if kept:
+                storage.write_bytes(kept, storage.crc32c(content).encode() + content)
+        return index
 
 
-def _gathered(data: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The bytes at (offset, length) int64[N, 2], one behind the other."""
-    starts, lengths = places.T
-    offsets = np.repeat(starts - lengths.cumsum() + lengths, lengths)
-    return data[offsets + np.arange(len(offsets))]
+def _check(data: memoryview, crc32c: str, path: str, remedy: str) -> None:
+    if storage.crc32c(data) != crc32c:
+        raise DataError(f"{path} is damaged: its checksum is not the manifest's; {remedy}")
 
 
-def _within(frames: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int32]:
-    """(offset, length) int64[N, 2] of values in a shard -> of the values in their frames, int32[N, 2]."""
-    return np.stack([values[:, 0] - frames[:, 0], values[:, 1]], axis=1).astype(np.int32)
+def build_index(shard: Shard, data: NDArray[np.uint8], manifest: Manifest, path: str) -> shard_index.ShardIndex:
+    """Makes the index of the shard at `path` from its content, uint8[bytes].
 
-
-def _index_shard(url: str, shard: Shard, data: NDArray[np.uint8], manifest: Manifest) -> "records.Index":
+    Raises:
+        DataError: the content is not what the manifest says.
+    """
     from boceto import records  # numba is not needed to look at a manifest.
 
-    path = storage.join(url, shard.name)
+    layout = records.Layout(*manifest.shape, manifest.encoding, manifest.classes)
     try:
-        found = records.index(data)
+        index = shard_index.build(data, layout)
     except ValueError as error:
         raise DataError(f"{path}: {error}; {AGAIN}") from error
-    encodings = {data[at : at + length].tobytes() for at, length in np.unique(found.encoding, axis=0)}
-    problems = (
-        (len(found.label) != shard.records, f"it has {len(found.label)} records, its manifest says {shard.records}"),
-        (
-            (found.shape != manifest.shape).any(),
-            "an image has another size or number of channels than the manifest says",
-        ),
-        (
-            ((found.label < 0) | (found.label >= len(manifest.classes))).any(),
-            "a label is none of the manifest's classes",
-        ),
-        (encodings - {manifest.encoding.encode()}, "an image has another encoding than the manifest says"),
-        (
-            manifest.encoding == "raw" and (found.image[:, 1] != np.prod(manifest.shape)).any(),
-            "an image has too few or too many bytes",
-        ),
-    )
-    for wrong, message in problems:
-        if wrong:
-            raise DataError(f"{path}: {message}; {AGAIN}")
-    return found
+    if len(index.rows) != shard.records:
+        raise DataError(f"{path}: it has {len(index.rows)} records, its manifest says {shard.records}; {AGAIN}")
+    return index
 
 
 def load(url: str, cache: staging.Cache | None = None) -> DataSet:

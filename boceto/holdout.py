@@ -15,4 +15,4 @@ def held_out(seed: int, share: float, keys: Iterable[bytes]) -> NDArray[np.bool_
     secret = seed.to_bytes(8, "little")
     limit = round(share * 2**64)
     hashes = (hashlib.blake2b(key, digest_size=8, key=secret).digest() for key in keys)
-    return np.array([int.from_bytes(digest, "little") < limit for digest in hashes], bool)
+    return np.fromiter((int.from_bytes(digest, "little") < limit for digest in hashes), bool)

@@ -26,7 +26,8 @@ CHANNELS, LABEL, TEXT, ENCODED, FORMAT, HEIGHT, KEY, WIDTH, STROKES = NAMES = (
     b"image/width",
     b"sketch/strokes",
 )
-FRAME_BYTES = 16  # length 8, its checksum 4, the data's checksum 4
+HEAD_BYTES = 12  # before a record: its length 8, the length's checksum 4
+FRAME_BYTES = 16  # around a record: these, and behind it its checksum 4
 
 
 def _masked_crc(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The bytes of one shard, read record by record, each checked against its own checksum when it is read.
+"""Reads one shard, record by record. The checksum of a record is checked whenever the record is read.
 
 Shards are not mapped into memory: a program that touches a map beyond the end of a file that was cut off meanwhile, or
 a block that the disk cannot read, is ended by SIGBUS without a word. What is read by position is an error that says so.
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 from boceto import storage
 from boceto.errors import DataError, SettingsError
-
-_CHECKSUM = 4  # bytes behind a record: its masked CRC-32C, little-endian
-_DELTA = 0xA282EAD8
 
 
 @dataclass(frozen=True)
@@ -41,20 +38,18 @@ class ShardFile:
         """
         return np.frombuffer(self._read(0, self.size), np.uint8)
 
-    def record(self, offset: int, length: int) -> bytes:
-        """The record at this place, as `records.index` told it.
+    def frame(self, offset: int, length: int, crc32c: int) -> bytes:
+        """Reads the frame of a record, `length` bytes at `offset`, which has this crc32c.
 
         Raises:
-            DataError: its bytes are not those that its checksum was made of.
+            DataError: the bytes have another crc32c.
         """
-        data = self._read(offset, length + _CHECKSUM)
-        record = data[:length]
-        crc = google_crc32c.value(record)
-        if (((crc >> 15) | (crc << 17)) + _DELTA) & 0xFFFFFFFF != int.from_bytes(data[length:], "little"):
+        data = self._read(offset, length)
+        if google_crc32c.value(data) != crc32c:
             raise DataError(
-                f"{self.path} is damaged: the record at byte {offset} is not what its checksum says; {self.remedy}"
+                f"{self.path} is damaged: the record at byte {offset} has not the checksum of its index; {self.remedy}"
             )
-        return record
+        return data
 
     def _read(self, start: int, length: int) -> bytes:
         try:

@@ -74,7 +74,7 @@ class TrainingSet:
         # TensorFlow keeps int32 in the host's memory, where a GPU would have to fetch it in every step.
         labels = self.split.labels[records].astype(np.int64)
         augmentation = order.uniform(self.seed, epochs, records, self.augmentation)
-        keys = self.split.keys(records.tolist())
+        keys = list(self.split.keys(records.tolist()))
         digests = [ledger.digest(keys[at : at + self.batch]) for at in range(0, len(keys), self.batch)]
         images = images.reshape(*shape, *images.shape[1:])
         return Batches(images, labels.reshape(shape), augmentation.reshape(*shape, -1), digests)

@@ -101,7 +101,9 @@ class Settings:
     deterministic: str = option("auto", help="bit-exact operations; auto: on CPU", choices=("auto", "on", "off"))
     steps_per_execution: int = option(1, help="steps a call of the compiled function", at_least=1)
     readers: int = option(4, help="threads that read and decode", at_least=1, at_most=256)
-    verify: bool = option(True, help="check every byte of the data set against its manifest before training")
+    verify: bool = option(
+        False, help="check every byte of the data set before training, not only each record when it is read"
+    )
     save_every: int = option(0, help="steps between checkpoints; 0: at the end of each epoch", at_least=0)
     keep: int = option(3, help="newest checkpoints kept, besides the best", at_least=1)
     keep_every: int = option(0, help="checkpoints of steps that are multiples of this stay too; 0: none", at_least=0)

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from boceto import contract, dataset, records, strokes
+from boceto import contract, dataset, records, staging, strokes
 from boceto.errors import DataError, SettingsError
 
 
@@ -21,7 +21,7 @@ def test_what_was_written_is_read_in_any_order(make_data, encoding):
     assert (images[2] == images[3]).all()
     for row, number in enumerate(numbers):
         label = train.labels[number]
-        assert train.keys([number])[0].startswith(f"{label}-".encode())
+        assert next(train.keys([number])).startswith(f"{label}-".encode())
         assert (images[row, label * 4 : label * 4 + 4, 2:-2] == 255).all()
 
 
@@ -58,7 +58,11 @@ def test_a_flipped_byte_is_refused(make_data, tmp_path):
     content[100] ^= 1
     shard.write_bytes(content)
     with pytest.raises(DataError, match=r"train-00001-of-00002\.tfrecord is damaged"):
-        data.split("train")
+        data.split("train", verify=True)
+    train = data.split("train")
+    train.images(np.arange(12))  # Only what is read is checked.
+    with pytest.raises(DataError, match=r"train-00001-of-00002\.tfrecord is damaged: the record at byte 0"):
+        train.images(np.arange(24))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,82 @@ def test_a_flipped_byte_of_the_manifest_is_refused_wherever_it_is(make_data, tmp
             dataset.load(url)
 
 
+def _flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_start_reads_no_shard(make_data, tmp_path):
+    data = dataset.load(make_data())
+    numbers = np.arange(24)
+    labels, keys = data.split("train").labels, list(data.split("train").keys(numbers))
+    for shard in data.manifest.splits["train"].shards:
+        (tmp_path / "data" / shard.name).write_bytes(bytes(shard.bytes))
+    train = data.split("train")
+    assert (train.labels == labels).all()
+    assert list(train.keys(numbers)) == keys
+    with pytest.raises(DataError, match="00000-of-00002.tfrecord is damaged: the record at byte 0"):
+        train.images(numbers)
+
+
+def test_an_index_that_is_changed_is_refused(make_data, tmp_path):
+    data = dataset.load(make_data())
+    path = tmp_path / "data" / data.manifest.splits["train"].shards[1].index
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        _flip(path, at)
+        with pytest.raises(DataError, match="train-00001-of-00002.index is damaged"):
+            data.split("train")
+        path.write_bytes(whole)
+
+
+def _without_indexes(url, tmp_path):
+    """The data set as an older Boceto wrote it."""
+    path = tmp_path / "data" / "dataset.json"
+    manifest = json.loads(path.read_text())
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            del shard["index_bytes"], shard["index_crc32c"]
+    path.write_bytes(contract.sealed(manifest))
+    for index in path.parent.glob("*.index"):
+        index.unlink()
+    return dataset.load(url, staging.cache(str(tmp_path / "cache"), "train.cache_dir", lambda text: None))
+
+
+def test_shards_without_an_index_are_indexed_once(make_data, tmp_path):
+    url = make_data()
+    numbers = np.arange(24)
+    expected = dataset.load(url).split("train")
+    images = expected.images(numbers)
+    data = _without_indexes(url, tmp_path)
+    for _ in range(2):
+        train = data.split("train")
+        assert (train.images(numbers) == images).all()
+        assert list(train.keys(numbers)) == list(expected.keys(numbers))
+    shards = [tmp_path / "data" / shard.name for shard in data.manifest.splits["train"].shards]
+    content = [shard.read_bytes() for shard in shards]
+    for shard, whole in zip(shards, content, strict=True):
+        shard.write_bytes(bytes(len(whole)))
+    assert len(data.split("train")) == 24  # The shards are not read again.
+    kept = list((tmp_path / "cache").rglob("*.index"))
+    assert len(kept) == 2
+    _flip(kept[0], 20)
+    with pytest.raises(DataError, match="tfrecord is damaged"):
+        data.split("train")
+    for shard, whole in zip(shards, content, strict=True):
+        shard.write_bytes(whole)
+    assert (data.split("train").images(numbers) == images).all()
+
+
+def test_a_shard_without_index_that_is_not_what_its_manifest_says_is_refused(make_data, tmp_path):
+    data = _without_indexes(make_data(), tmp_path)
+    name = data.manifest.splits["train"].shards[0].name
+    _flip(tmp_path / "data" / name, 100)
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        data.split("train")
+
+
 def test_what_is_no_data_set_says_what_to_do(tmp_path, make_data):
     with pytest.raises(DataError, match=r"does not exist or is empty: there is no dataset\.json; run `boceto prepare"):
         dataset.load(str(tmp_path / "nothing"))
@@ -111,9 +191,10 @@ def test_a_missing_shard_and_an_empty_split_are_named(make_data, tmp_path):
     data = dataset.load(make_data())
     with pytest.raises(SettingsError, match="no drawings in split 'validation'; it has train, test"):
         data.split("validation")
-    (tmp_path / "data" / "test-00001-of-00002.tfrecord").unlink()
-    with pytest.raises(DataError, match="test-00001-of-00002.tfrecord is missing"):
-        data.split("test")
+    for name in ("test-00001-of-00002.index", "test-00001-of-00002.tfrecord"):
+        (tmp_path / "data" / name).unlink()
+        with pytest.raises(DataError, match=f"{name} is missing; prepare it again"):
+            data.split("test")
 
 
 def test_counts_that_are_not_the_records_are_refused(make_data, tmp_path):
@@ -128,7 +209,7 @@ def test_counts_that_are_not_the_records_are_refused(make_data, tmp_path):
 
 def test_strokes_come_back(make_data):
     train = dataset.load(make_data()).split("train")
-    label, number = map(int, train.keys([3])[0].split(b"-"))
+    label, number = map(int, next(train.keys([3])).split(b"-"))
     assert strokes.unpack(train.strokes(3))[0].tolist() == [[label, number], [9, 9]]
 
 
@@ -144,9 +225,8 @@ def test_a_byte_that_is_flipped_under_a_reader_is_refused_with_the_shards_name(m
     whole = path.read_bytes()
     found = records.index(np.frombuffer(whole, np.uint8))
     first = data.manifest.splits["train"].shards[0].records
-    # The record's own bytes and its checksum's; a frame's length has done its work when the shard was opened.
     start, length = found.frames[2].tolist()
-    for at in range(start, start + length + 4, 7):
+    for at in range(start - 12, start + length + 4, 7):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
         for read in (lambda: train.images(np.array([0, first + 2])), lambda: train.strokes(first + 2)):
             with pytest.raises(DataError, match=f"{name} is damaged.*prepare it again with --overwrite"):

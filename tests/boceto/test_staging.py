@@ -311,10 +311,10 @@ def test_a_staged_data_set_is_the_local_one(make_data, tmp_path, cache, encoding
         assert (train.labels == expected.labels).all()
         assert (train.images(np.arange(24)) == expected.images(np.arange(24))).all()
     # The test split was not asked for.
-    assert len(list((cache.folder / local.manifest.digest).iterdir())) == 2
+    assert len(list((cache.folder / local.manifest.digest).iterdir())) == 4  # Two shards, each with its index.
     storage.delete_folder(url)
     assert len(staged.split("train")) == 24
-    with pytest.raises(DataError, match="memory://.*test-0000.-of-00002.tfrecord is missing"):
+    with pytest.raises(DataError, match="memory://.*test-0000.-of-00002.(tfrecord|index) is missing"):
         staged.split("test")
 
 
@@ -328,7 +328,7 @@ def test_two_encodings_of_one_digest_do_not_meet_in_the_cache(make_data, tmp_pat
 
 def test_any_flipped_byte_of_a_data_set_is_found(make_data, tmp_path, cache):
     url = _in_memory(make_data(classes=2, train=2, test=0, shards=1), tmp_path)
-    for name in ("dataset.json", "train-00000-of-00001.tfrecord"):
+    for name in ("dataset.json", "train-00000-of-00001.tfrecord", "train-00000-of-00001.index"):
         path = storage.join(url, name)
         whole_file = storage.read_bytes(path)
         for at in range(0, len(whole_file), max(1, len(whole_file) // 150)):

@@ -117,9 +117,9 @@ def _finished(job: PrepareJob, parts: Sequence[sources.InputPart]) -> dataset.Ma
                 "though its size is the same; give another --output, or --overwrite to replace it"
             )
     sizes = {storage.relative(entry.url, settings.output): entry.size for entry in storage.list_files(settings.output)}
-    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
-        if sizes.get(shard.name) != shard.bytes:
-            raise DataError(f"{settings.output}: {shard.name} is missing or damaged; {dataset.AGAIN}")
+    for file in (file for split in manifest.splits.values() for shard in split.shards for file in shard.files):
+        if sizes.get(file.name) != file.size:
+            raise DataError(f"{settings.output}: {file.name} is missing or damaged; {dataset.AGAIN}")
     return manifest
 
 
@@ -220,8 +220,8 @@ def _names(output: str) -> list[str]:
 
 def _is_made(name: str) -> bool:
     """Returns whether a file of this name belongs to a data set or to a job's work."""
-    shard, _, suffix = name.partition(".tfrecord")
-    is_shard = bool(SHARD_NAME.fullmatch(f"{shard}.tfrecord")) and (not suffix or suffix.endswith(".partial"))
+    shard = SHARD_NAME.match(name)
+    is_shard = shard is not None and (shard[0] == name or name.endswith(".partial"))
     is_cut_off = name.startswith(f"{MANIFEST}.") and name.endswith(".partial")
     return is_shard or is_cut_off or name.startswith(f"{WORK}/") or name in {MANIFEST, REFUSED, PREVIEW}
 

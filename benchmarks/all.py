@@ -27,6 +27,7 @@ def main() -> int:
             ("encodings.py", "--input", folder),
             ("prepare.py", "--input", folder),
             ("reading.py", "--data", data),
+            ("start.py",),
             ("train_step.py", "--data", data),
             ("retrieval.py",),
             ("checkpoint.py",),

@@ -121,7 +121,7 @@ class Checks:
         records = {name: info.records for name, info in data.manifest.splits.items() if info.records}
         for name in ("train", *sorted(records.keys() - {"train"})):
             self._tell(f"checking: {data.url}, {name}")
-            data.split(name)
+            data.split(name, verify=True)
         counts = ", ".join(f"{name} {count:,}" for name, count in records.items())
         return f"{data.manifest.digest}, every byte is what its manifest says; {counts}"
 

@@ -2,11 +2,13 @@
 
 import fnmatch
 
+import numpy as np
+
 from boceto import dataset, storage
-from boceto.dataset import MANIFEST, Manifest
+from boceto.dataset import MANIFEST, Manifest, Shard
 from boceto.errors import DataError
 from boceto.inspection import Found, Link, Table, Tell
-from boceto.inspection._parts import OK, check_file
+from boceto.inspection._parts import DAMAGED, OK, check_file
 
 MARKS = (MANIFEST, *(f"{split}-*-of-*.tfrecord" for split in dataset.SPLITS), "_work/*")
 BESIDE = ("refused.jsonl", "preview.png")
@@ -14,7 +16,7 @@ _SHOWN = 20
 
 
 def look(url: str, tell: Tell) -> Found:
-    """Reads the manifest and every byte of the shards."""
+    """Reads the manifest, every byte of the shards and of their indexes, and compares each index with its shard."""
     found = Found("data set", url)
     try:
         manifest = dataset.load(url).manifest
@@ -26,7 +28,7 @@ def look(url: str, tell: Tell) -> Found:
     states = []
     for number, (_, shard) in enumerate(shards):
         tell(f"{number} of {len(shards)} shards")
-        states.append(check_file(found, storage.join(url, shard.name), shard.crc32c, shard.bytes))
+        states.append(_check_shard(found, url, shard, manifest))
     found.details = {
         "classes": manifest.classes,
         "per_class": {split: info.per_class for split, info in manifest.splits.items()},
@@ -38,11 +40,28 @@ def look(url: str, tell: Tell) -> Found:
         "refused": manifest.refused,
         "short": manifest.short,
         "sources": [vars(source) for source in manifest.sources],
-        "other_files": _others(url, {shard.name for _, shard in shards}),
+        "other_files": _others(url, {file.name for _, shard in shards for file in shard.files}),
     }
     found.tables = _tables(manifest, found.details["shards"])
     found.chain = [_sources(manifest), Link(MANIFEST, f"data set {manifest.digest}", matches=True)]
     return found
+
+
+def _check_shard(found: Found, url: str, shard: Shard, manifest: Manifest) -> str:
+    """Returns OK, MISSING or DAMAGED, for a shard and its index. Damage is noted."""
+    paths = [storage.join(url, file.name) for file in shard.files]
+    states = [check_file(found, path, file.crc32c, file.size) for path, file in zip(paths, shard.files, strict=True)]
+    if set(states) != {OK}:
+        return next(state for state in states if state != OK)
+    try:
+        index = dataset.build_index(shard, np.frombuffer(storage.read_bytes(paths[0]), np.uint8), manifest, paths[0])
+    except DataError as error:
+        found.damaged.append(str(error))
+        return DAMAGED
+    if shard.index_crc32c and storage.read_bytes(paths[1]) != index.to_bytes():
+        found.damaged.append(f"{paths[1]} is not the index of {shard.name}; {dataset.AGAIN}")
+        return DAMAGED
+    return OK
 
 
 def _facts(manifest: Manifest) -> dict[str, object]:

@@ -68,7 +68,7 @@ def _prepare_apart(*words):
 
 
 def _shards(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tfrecord"))}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*-of-*"))}
 
 
 def _resplit(source: Path, target: Path) -> Path:
@@ -86,7 +86,7 @@ def _resplit(source: Path, target: Path) -> Path:
 def test_the_same_bytes_whatever_the_workers_and_the_files(strokes_folder, tmp_path):
     assert _prepare(strokes_folder, tmp_path / "one") == 0
     expected = _shards(tmp_path / "one")
-    assert len(expected) == 5  # 60 training drawings in 4 shards of 16, 15 test drawings in one.
+    assert len(expected) == 10  # 60 training drawings in 4 shards of 16, 15 test drawings in one.
     manifest = (tmp_path / "one" / "dataset.json").read_bytes()
     for workers in (2, 8):
         done = _prepare_apart(strokes_folder, tmp_path / str(workers), "--workers", workers)
@@ -105,7 +105,10 @@ def test_the_same_bytes_where_a_worker_may_hold_little(strokes_folder, tmp_path,
     assert _shards(tmp_path / "many") == _shards(tmp_path / "one")
 
 
-@pytest.mark.parametrize("name", ["train-00000-of-00007.tfrecord", "preview.png", "_work/thesis.tex", "dataset.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["train-00000-of-00007.tfrecord", "test-00000-of-00001.index", "preview.png", "_work/thesis.tex", "dataset.json"],
+)
 def test_files_that_boceto_did_not_make_stay(strokes_folder, tmp_path, capsys, name):
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
@@ -344,7 +347,7 @@ def test_too_many_bad_lines_fail_the_job_and_a_rerun_starts_clean(strokes_folder
     (tmp_path / "data" / "train-00000-of-00009.tfrecord").write_bytes(b"left by a killed job")
     assert _prepare(strokes_folder, tmp_path / "data") == 0
     assert (tmp_path / "data" / "notes.txt").read_text() == "mine"
-    assert len(_shards(tmp_path / "data")) == 5
+    assert len(_shards(tmp_path / "data")) == 10
 
 
 def test_a_category_with_too_few_is_named_with_what_would_do(strokes_folder, tmp_path, capsys):
@@ -427,12 +430,13 @@ def test_settings_that_cannot_be_are_refused_in_one_line(strokes_folder, tmp_pat
     assert not list((tmp_path / "data").glob("*.tfrecord"))
 
 
-def test_a_damaged_finished_data_set_is_told_and_made_again_when_asked(strokes_folder, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["test-00000-of-00001.tfrecord", "test-00000-of-00001.index"])
+def test_a_damaged_finished_data_set_is_told_and_made_again_when_asked(strokes_folder, tmp_path, capsys, name):
     assert _prepare(strokes_folder, tmp_path / "data") == 0
     before = _shards(tmp_path / "data")
-    (tmp_path / "data" / "test-00000-of-00001.tfrecord").write_bytes(b"torn")
+    (tmp_path / "data" / name).write_bytes(b"torn")
     assert _prepare(strokes_folder, tmp_path / "data") == 65
-    assert "test-00000-of-00001.tfrecord is missing or damaged" in capsys.readouterr().err
+    assert f"{name} is missing or damaged" in capsys.readouterr().err
     assert _prepare(strokes_folder, tmp_path / "data", "--overwrite") == 0
     assert _shards(tmp_path / "data") == before
 

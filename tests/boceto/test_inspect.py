@@ -155,6 +155,21 @@ def test_every_damaged_and_missing_shard_is_named(data, capsys):
     assert str(shards[3]) not in said.err
 
 
+def test_an_index_that_is_not_its_shards_is_damage(data, capsys):
+    path = Path(data) / dataset.MANIFEST
+    manifest = json.loads(path.read_text())
+    shard = manifest["splits"]["train"]["shards"][0]
+    index = Path(data) / shard["name"].replace(".tfrecord", ".index")
+    flip(index, 16)  # The label of the first record.
+    shard["index_crc32c"] = storage.crc32c(index.read_bytes())
+    path.write_bytes(contract.sealed(manifest))
+    assert main([data, "--json"]) == 65
+    assert f"{index} is not the index of {shard['name']}" in capsys.readouterr().err
+    index.unlink()
+    assert main([data, "--json"]) == 65
+    assert f"{index} is missing" in capsys.readouterr().err
+
+
 def test_an_unfinished_data_set_is_one(data):
     (Path(data) / dataset.MANIFEST).unlink()
     found = look(data)

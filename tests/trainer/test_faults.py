@@ -67,7 +67,10 @@ def test_a_shard_damaged_under_a_run_ends_it_and_a_mended_one_goes_on(make_run, 
     assert f"{name} {said}" in text
     last = run.steps()[-1]
     checkpoint.load(str(run.folder), last)
-    assert run.train(*LONG)[0] == 65  # Seen before the first step now.
+    code, text = run.train(*LONG, "--verify")
+    assert code == 65
+    assert f"{shard} {'is damaged: its checksum' if damage is flip else 'has 100 bytes'}" in text
+    assert run.steps()[-1] == last  # Seen before the first step.
     shard.write_bytes(whole)
     code, text = run.train("--max-steps", str(last + 2), *LONG)
     assert code == 0
@@ -111,12 +114,13 @@ def _bucket_goes(emulator):
     bucket = f"{emulator.url}/storage/v1/b/{emulator.bucket[5:]}"
     kept = {}
     while requests.delete(bucket, timeout=60).status_code != 200:
-        for name in [item["name"] for item in requests.get(f"{bucket}/o", timeout=60).json().get("items", ())]:
-            address = f"{bucket}/o/{quote(name, safe='')}"
+        for item in requests.get(f"{bucket}/o", timeout=60).json().get("items", ()):
+            address = f"{bucket}/o/{quote(item['name'], safe='')}"
             found = requests.get(address, params={"alt": "media"}, timeout=60)
-            if found.ok:
-                kept[name] = found.content  # Of a file that is written again meanwhile, the last.
-            requests.delete(address, timeout=60)
+            # A file that was written again meanwhile is deleted in the next round.
+            gone = requests.delete(address, params={"ifGenerationMatch": item["generation"]}, timeout=60)
+            if gone.ok:
+                kept[item["name"]] = found.content
     return kept
 
 
@@ -178,7 +182,7 @@ def test_a_staged_copy_damaged_under_a_run_ends_it_and_is_replaced_by_the_next_o
     assert code == 65
     assert "train-00001-of-00002.tfrecord is damaged" in text
     assert "run the same command again with --verify" in text
-    assert run.train("--max-steps", str(run.steps()[-1] + 1), *LONG, *flags)[0] == 0
+    assert run.train("--verify", "--max-steps", str(run.steps()[-1] + 1), *LONG, *flags)[0] == 0
 
 
 @pytest.mark.parametrize("place", ["/sys/boceto", "/dev/full", "file/run"])

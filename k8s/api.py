@@ -39,8 +39,12 @@ class Unreachable(SettingsError):  # noqa: N818 - as above
     """The cluster does not answer."""
 
 
-class Unknown(SettingsError):  # noqa: N818 - as above
+class UnknownKind(SettingsError):  # noqa: N818 - as above
     """The cluster does not know this kind of objects."""
+
+
+class Refused(SettingsError):  # noqa: N818 - as above
+    """The cluster cannot take the object as it is: a field is wrong, cannot be changed, or belongs to others."""
 
 
 class OverQuota(SettingsError):  # noqa: N818 - as above
@@ -48,7 +52,7 @@ class OverQuota(SettingsError):  # noqa: N818 - as above
 
 
 class _Client(DynamicClient):
-    """The library's client. Each request has a time limit, also those of the discovery; errors are in words."""
+    """The library's client, with a time limit for each request and errors in one line."""
 
     def __init__(self, api: Any, namespace: str) -> None:
         self._host, self._namespace = api.configuration.host, namespace
@@ -76,33 +80,30 @@ class _Client(DynamicClient):
 
     def _explained(self, error: ApiException, request: str) -> SettingsError:
         try:
-            said = json.loads(error.body)["message"]
+            reason = json.loads(error.body)["message"]
         except (ValueError, KeyError, TypeError):
-            said = error.reason
-        said, where = " ".join(str(said).split()), f"namespace {self._namespace}"
-        if error.status == 404:  # noqa: PLR2004 - HTTP's own numbers
-            unknown = said in ("Not Found", "the server could not find the requested resource")
-            return (Unknown if unknown else Missing)(f"{where}: {said}")
-        if error.status == 401 or "system:anonymous" in said:  # noqa: PLR2004 - as above
-            return SettingsError(_no_login(self._host, said))
-        if error.status == 403 and "exceeded quota" in said:  # noqa: PLR2004 - as above
-            return OverQuota(
-                f"{where}: its quota is full ({said}); remove Jobs that are done, or ask for a larger quota"
-            )
-        if error.status == 403:  # noqa: PLR2004 - as above
-            return SettingsError(
-                f"{where}: not allowed ({said}); ask for the right, or give another --namespace or --context"
-            )
-        if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - as above
-            return Unreachable(f"the cluster at {self._host} answers {error.status}: {said}; try again")
-        return SettingsError(f"{where}: {request} is refused: {said}")
+            reason = error.reason
+        reason, where, status = " ".join(str(reason).split()), f"namespace {self._namespace}", error.status
+        if status == 404:  # noqa: PLR2004 - HTTP's own numbers
+            return Missing(f"{where}: {reason}")
+        if status == 401 or "system:anonymous" in reason:  # noqa: PLR2004 - as above
+            return SettingsError(_no_login(self._host, reason))
+        if status == 403 and "exceeded quota" in reason:  # noqa: PLR2004 - as above
+            advice = "remove Jobs that are done, or ask for a larger quota"
+            return OverQuota(f"{where}: its quota is full ({reason}); {advice}")
+        if status == 403:  # noqa: PLR2004 - as above
+            advice = "ask for the right, or give another --namespace or --context"
+            return SettingsError(f"{where}: not allowed ({reason}); {advice}")
+        if status == 429 or status >= 500:  # noqa: PLR2004 - as above
+            return Unreachable(f"the cluster at {self._host} answers {status}: {reason}; try again")
+        return Refused(f"{where}: {request} is refused: {reason}")
 
 
 class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, context: str, namespace: str) -> None:
-        """Reads the kubeconfig; the cluster is not asked yet.
+        """Reads the kubeconfig, without a request to the cluster.
 
         Raises:
             SettingsError: there is no kubeconfig, or it has no such context.
@@ -123,8 +124,8 @@ class Cluster:
             if not settings.host.startswith(("https://", "http://")):
                 raise ValueError(f"the server {settings.host!r} is no https://…")
         except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, ValueError) as error:
-            said = " ".join(str(error).split())
-            raise SettingsError(f"no usable kubeconfig: {said}; see `kubectl config get-contexts`") from error
+            reason = " ".join(str(error).split())
+            raise SettingsError(f"no usable kubeconfig: {reason}; see `kubectl config get-contexts`") from error
         settings.retries = 0
         if not settings.verify_ssl:  # The author of the kubeconfig knows it.
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -137,19 +138,19 @@ class Cluster:
         return _Client(self._api, self.namespace)
 
     def kind(self, api: str, kind: str) -> Any:
-        """A kind of objects in the cluster's own words: `name` is its plural, `namespaced`, `group_version`.
+        """Returns the cluster's description of a kind: `name` is its plural, `namespaced`, `group_version`.
 
         api: `v1`, `GROUP/VERSION`, or `GROUP/` for the version that the cluster prefers.
 
         Raises:
-            Unknown: the cluster does not know it.
+            UnknownKind: the cluster does not know it.
         """
         group, _, version = api.rpartition("/")
         chosen = {"api_version": version} if version else {"preferred": True}
         try:  # Without the prefix, the library would ask for the kinds of all groups.
             return self._client.resources.get(prefix="apis" if group else "api", group=group, kind=kind, **chosen)
-        except ResourceNotFoundError as error:
-            raise Unknown(
+        except (ResourceNotFoundError, Missing) as error:
+            raise UnknownKind(
                 f"the cluster knows no {kind} ({api}); install the operator that brings it, or leave it out of the "
                 "overlay (components/monitoring has PodMonitor and PrometheusRule)"
             ) from error
@@ -160,7 +161,7 @@ class Cluster:
         Raises:
             Missing: it does not exist.
         """
-        return self._call("get", api, kind, name)
+        return self._request("get", api, kind, name)
 
     def find(self, api: str, kind: str, name: str) -> Object | None:
         """Reads one object; None where it does not exist."""
@@ -168,14 +169,12 @@ class Cluster:
             return self.get(api, kind, name)
         return None
 
-    def find_like(self, wanted: Object) -> Object | None:
-        """Reads the object of the kind and name of another one; None where it does not exist."""
-        return self.find(wanted["apiVersion"], wanted["kind"], wanted["metadata"]["name"])
-
     def list(self, api: str, kind: str, labels: str = "") -> Sequence[Object]:
-        """Reads all objects of a kind that have the labels; each says its kind, which the API leaves out of lists."""
-        found = self._call("get", api, kind, label_selector=labels or None)["items"]
-        return [{**each, "apiVersion": api, "kind": kind} for each in found]
+        """Reads all objects of a kind that have the labels."""
+        found = self._request("get", api, kind, label_selector=labels or None)["items"]
+        # The API leaves version and kind out of lists.
+        version = self.kind(api, kind).group_version
+        return [{**each, "apiVersion": version, "kind": kind} for each in found]
 
     def list_readable(self, api: str, kind: str, labels: str = "") -> Sequence[Object]:
         """Does the same as `list`, but returns no object where the user may not read them."""
@@ -186,72 +185,71 @@ class Cluster:
         except SettingsError:
             return []
 
-    def rules(self) -> Sequence[Object]:
-        """Reads the rules that the Roles of this namespace give the user."""
-        return self._review("SelfSubjectRulesReview", {"namespace": self.namespace}).get("resourceRules") or []
-
-    def may(self, verb: str, group: str, resource: str, *, namespaced: bool = True) -> bool:
-        """Returns whether the user may do something with a kind of objects here."""
-        attributes = {"verb": verb, "group": group, "resource": resource}
+    def may(self, verb: str, group: str, resource: str, *, namespaced: bool) -> bool:
+        """Returns whether the user may do something with a kind of objects; resource: `pods`, or `pods/log`."""
+        resource, _, subresource = resource.partition("/")
+        attributes = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
         if namespaced:
             attributes["namespace"] = self.namespace
-        return bool(self._review("SelfSubjectAccessReview", {"resourceAttributes": attributes})["allowed"])
+        kind = "SelfSubjectAccessReview"
+        body = {"apiVersion": ACCESS, "kind": kind, "spec": {"resourceAttributes": attributes}}
+        answer = self._client.create(self.kind(ACCESS, kind), body, serializer=_as_it_is)
+        return bool(answer["status"]["allowed"])
 
-    def _review(self, kind: str, spec: Mapping[str, Any]) -> Object:
-        body = {"apiVersion": ACCESS, "kind": kind, "spec": spec}
-        answer: Object = self._client.create(self.kind(ACCESS, kind), body, serializer=_plain)
-        return answer["status"]
+    def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
+        """Makes an object, or changes the fields of it that are ours, by server-side apply; returns the result.
 
-    def apply(self, wanted: Object, *, rehearse: bool = False) -> Object:
-        """Makes an object, or changes the fields of it that are ours, by server-side apply.
-
-        rehearse: the cluster says what it would make, and makes nothing.
+        dry_run: the cluster only answers what the result would be.
         """
-        return self._call(
+        return self._request(
             "server_side_apply",
             wanted["apiVersion"],
             wanted["kind"],
             wanted["metadata"]["name"],
             body=wanted,
             field_manager=MANAGER,
-            dry_run="All" if rehearse else None,
+            dry_run="All" if dry_run else None,
             query_params=[("fieldValidation", "Strict")],
         )
 
-    def merge(self, api: str, kind: str, name: str, change: Mapping[str, Any]) -> Object:
-        """Changes some fields of an object."""
-        return self._call("patch", api, kind, name, body=change, content_type=MERGE)
+    def merge(self, found: Object, change: Mapping[str, Any]) -> Object:
+        """Changes some fields of an object that exists."""
+        return self._request(
+            "patch", found["apiVersion"], found["kind"], found["metadata"]["name"], body=change, content_type=MERGE
+        )
 
     def delete(self, found: Object) -> None:
         """Removes this very object, after the objects that it owns; does nothing where it is gone."""
         body = {"preconditions": {"uid": found["metadata"]["uid"]}, "propagationPolicy": "Foreground"}
         with contextlib.suppress(Missing):
-            self._call("delete", found["apiVersion"], found["kind"], found["metadata"]["name"], body=body)
+            self._request("delete", found["apiVersion"], found["kind"], found["metadata"]["name"], body=body)
 
     def log(self, pod: str, container: str, since: str = "") -> Sequence[tuple[str, str]]:
-        """Reads the lines of a container's log after the time `since`: (time, text) of each.
+        """Reads a container's log: (time, text) of each line, or of those after the line of the time `since`.
 
         Raises:
             SettingsError: there is no log (yet).
         """
-        query, known = [("container", container), ("timestamps", "true")], _moment(since) if since else None
-        if known:  # The API takes whole seconds; the known lines of the same second are left out below.
-            query.append(("sinceTime", known[0].strftime("%Y-%m-%dT%H:%M:%SZ")))
+        query = [("container", container), ("timestamps", "true")]
+        if since:  # The API takes whole seconds.
+            second = dt.datetime.fromisoformat(since).astimezone(dt.UTC)
+            query.append(("sinceTime", second.strftime("%Y-%m-%dT%H:%M:%SZ")))
         logs, accept = self.kind("v1", "Pod").subresources["log"], {"Accept": "*/*"}
         answer = logs.get(pod, self.namespace, query_params=query, header_params=accept, serialize=False)
         # Lines without a time are the node's, not the program's; and only \n ends a line.
-        lines = [found.groups() for line in answer.data.split(b"\n") if (found := STAMPED.fullmatch(line))]
-        read = [(time.decode(), text.decode(errors="replace").rstrip("\r")) for time, text in lines]
-        return [(time, text) for time, text in read if not known or _moment(time) > known]
+        found = [match.groups() for line in answer.data.split(b"\n") if (match := STAMPED.fullmatch(line))]
+        lines = [(time.decode(), text.decode(errors="replace").rstrip("\r")) for time, text in found]
+        known = [number for number, (time, _) in enumerate(lines, 1) if time == since]
+        return lines[known[-1] if known else 0 :]
 
-    def _call(self, verb: str, api: str, kind: str, name: str = "", **more: Any) -> Any:
+    def _request(self, verb: str, api: str, kind: str, name: str = "", **more: Any) -> Any:
         resource = self.kind(api, kind)
         if name:  # The library puts the name into the path as it is.
             more["name"] = quote(name, safe="")
-        return getattr(self._client, verb)(resource, namespace=self.namespace, serializer=_plain, **more)
+        return getattr(self._client, verb)(resource, namespace=self.namespace, serializer=_as_it_is, **more)
 
 
-def _plain(_: Any, answer: Any) -> Any:
+def _as_it_is(_: Any, answer: Any) -> Any:
     """Keeps the library from wrapping an answer."""
     return answer
 
@@ -262,7 +260,7 @@ def _no_login(host: str, why: str) -> str:
 
 @contextlib.contextmanager
 def _logged_errors() -> Iterator[list[str]]:
-    """Collects the errors that the root logger gets in the block, and hides all that it gets.
+    """Collects the errors that the root logger gets in the block, and hides everything that it gets.
 
     The library logs there why the login command of a kubeconfig has failed.
     """
@@ -281,23 +279,6 @@ def _logged_errors() -> Iterator[list[str]]:
         logger.removeFilter(collect)
 
 
-def _moment(time: str) -> tuple[dt.datetime, str]:
-    """A time of a log in a form that sorts: its second in UTC, and all digits of its fraction."""
-    whole, zone = time[:19], time[19:].lstrip(".0123456789")
-    fraction = time[19 : len(time) - len(zone)].lstrip(".")
-    return dt.datetime.fromisoformat(whole + zone).astimezone(dt.UTC), fraction.ljust(9, "0")
-
-
 def is_ours(found: Object) -> bool:
     """Returns whether `boceto submit` made an object."""
     return bool(found["metadata"].get("labels", {}).get(MANAGED) == MANAGER)
-
-
-def fits(there: Any, wanted: Any) -> bool:
-    """Returns whether an object has all fields that are wanted; other fields do not count."""
-    if isinstance(wanted, Mapping):
-        here = there or {}  # The API leaves out what is empty.
-        return isinstance(here, Mapping) and all(fits(here.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(there, list) and len(there) == len(wanted) and all(map(fits, there, wanted))
-    return bool(there == wanted)

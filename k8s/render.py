@@ -1,4 +1,4 @@
-"""Manifests as `kubectl apply -k` would make them, with settings changed and a run's name on them."""
+"""Renders manifests as `kubectl apply -k` would, with settings changed and a run's name on them."""
 
 import hashlib
 import json
@@ -30,9 +30,8 @@ PROGRAM = "app.kubernetes.io/component"
 DIGEST = "boceto.dev/digest"
 TOML = "boceto.toml"
 NO_DIGEST = f"@sha256:{'0' * 64}"
-SHARED = "shared"
-TELLS = "BOCETO_JOB"  # The variable of a program that writes on its Job.
-RIGHTS = "rbac.authorization.k8s.io"
+JOB_VARIABLE = "BOCETO_JOB"  # It gives a program the name of its Job, on which the program writes its progress.
+RBAC = "rbac.authorization.k8s.io"
 KEY = re.compile(r"[a-z_-]+")
 
 
@@ -40,24 +39,8 @@ def _overlay(name: str) -> Path:
     return OVERLAYS / name if "/" not in name and not Path(name).is_dir() else Path(name)
 
 
-def folder(overlay: str, program: str) -> Path:
-    """The folder that `kubectl apply -k` takes.
-
-    Raises:
-        SettingsError: there is none.
-    """
-    found = _overlay(overlay) / program
-    if not (found / "kustomization.yaml").is_file():
-        known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
-        raise SettingsError(
-            f"submit.overlay = {overlay}: there is no {found}/kustomization.yaml; the overlays are {known}, or give a "
-            f"folder with {', '.join(PROGRAMS)} in it"
-        )
-    return found.resolve()
-
-
 def kustomize(path: Path) -> list[Object]:
-    """The objects that `kubectl kustomize` makes of a folder.
+    """Returns the objects that `kubectl kustomize` makes of a folder.
 
     Raises:
         SettingsError: there is no kubectl, or it refuses the folder.
@@ -71,11 +54,11 @@ def kustomize(path: Path) -> list[Object]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def of_kind(objects: list[Object], kind: str) -> Object:
-    """The only object of a kind that every overlay has one of.
+def of_kind(objects: Sequence[Object], kind: str) -> Object:
+    """Returns the only object of a kind.
 
     Raises:
-        SettingsError: there is not just one.
+        SettingsError: there are none or several.
     """
     found = [each for each in objects if each["kind"] == kind]
     if len(found) != 1:
@@ -84,16 +67,16 @@ def of_kind(objects: list[Object], kind: str) -> Object:
 
 
 def maps_of(job: Object) -> list[str]:
-    """The names of the ConfigMaps that a Job's pods mount."""
+    """Returns the names of the ConfigMaps that a Job's pods mount."""
     volumes = job["spec"]["template"]["spec"].get("volumes") or []
     return [each["configMap"]["name"] for each in volumes if "configMap" in each]
 
 
-def settings_of(objects: list[Object]) -> Object:
-    """The ConfigMap with the settings that the Job reads; an overlay may bring others, with dashboards, say.
+def settings_of(objects: Sequence[Object]) -> Object:
+    """Returns the ConfigMap with the settings that the Job reads; an overlay may have others, with dashboards, say.
 
     Raises:
-        SettingsError: there is not just one.
+        SettingsError: there are none or several.
     """
     mounted = maps_of(of_kind(objects, "Job"))
     maps = [each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"] in mounted]
@@ -104,20 +87,17 @@ def settings_of(objects: list[Object]) -> Object:
 
 
 def tables(settings: Object) -> Tables:
-    """What the settings' ConfigMap says, by program."""
+    """Returns the settings in a ConfigMap, by program."""
     try:
         return tomllib.loads(settings["data"][TOML])
     except (KeyError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"ConfigMap {settings['metadata']['name']}: no readable {TOML} in it: {error}") from error
 
 
-def changed(before: Tables, name: str, net: str, assignments: Sequence[str]) -> tuple[Tables, str]:
-    """-> (the tables with what was asked for instead, the name of the run).
+def _changed(before: Tables, name: str, net: str, assignments: Sequence[str]) -> tuple[Tables, str]:
+    """Returns the tables with the user's settings, and the name of the run.
 
-    name: the run's folder gets it as its last part, "" for the folder's own; assignments: as `train.epochs=3`.
-
-    Raises:
-        SettingsError: an assignment that is none, or a name that no Job can bear.
+    name: the last part of the run's folder, "" for the folder's own; assignments: as `train.epochs=3`.
     """
     after = {table: dict(values) for table, values in before.items()}
     if name:
@@ -151,46 +131,49 @@ def _assignment(text: str) -> tuple[str, str, Any]:
 
 
 def _is_value(read: Any) -> bool:
-    """Whether a setting can have this value: TOML knows more, times and tables."""
+    """Returns whether a setting can have this value: TOML has more types, times and tables."""
     if isinstance(read, list):
         return all(isinstance(each, str) for each in read)
     return isinstance(read, str | int) or (isinstance(read, float) and math.isfinite(read))
 
 
 def to_toml(settings: Tables) -> str:
-    """Tables of plain values as TOML. JSON's texts, numbers, truths and lists are TOML's too."""
+    """Writes tables of plain values as TOML. JSON's texts, numbers, booleans and lists are TOML's too."""
     parts = []
     for table, values in settings.items():
-        lines = [f"{key} = {_json(value)}" for key, value in values.items()]
-        parts.append("\n".join([f"[{table}]", *lines]) + "\n")
+        # TOML has neither pairs of surrogates nor a bare DEL.
+        texts = {key: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for key, value in values.items()}
+        parts.append("\n".join([f"[{table}]", *(f"{key} = {text}" for key, text in texts.items())]) + "\n")
     return "\n".join(parts)
-
-
-def _json(value: Any) -> str:
-    """JSON that is TOML too, which has no pairs of surrogates, and no bare DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def render(
     overlay: str, program: str, name: str = "", net: str = "", assignments: Sequence[str] = ()
 ) -> tuple[str, list[Object]]:
-    """-> (the name of the run, its objects for one program, named after it).
+    """Returns the name of the run and its objects for one program, named after the run.
 
     Raises:
-        SettingsError: it cannot be rendered.
+        SettingsError: there is no such overlay, it cannot be rendered, or an assignment or a name is wrong.
     """
-    path = folder(overlay, program)
+    found = _overlay(overlay) / program
+    if not (found / "kustomization.yaml").is_file():
+        known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
+        raise SettingsError(
+            f"submit.overlay = {overlay}: there is no {found}/kustomization.yaml; the overlays are {known}, or give a "
+            f"folder with {', '.join(PROGRAMS)} in it"
+        )
+    path = found.resolve()
     objects = kustomize(path)
     settings = settings_of(objects)
     before = tables(settings)
-    after, run = changed(before, name, net, assignments)
+    after, run = _changed(before, name, net, assignments)
     if after != before:
         objects = _with_settings(path, settings["metadata"], after)
-    return run, named(objects, run, program)
+    return run, _named(objects, run, program)
 
 
 def _with_settings(path: Path, replaced: Mapping[str, Any], settings: Tables) -> list[Object]:
-    """The objects of a folder with other settings: kustomize names the ConfigMap after them, everywhere."""
+    """Renders a folder with other settings: kustomize names the ConfigMap after them, everywhere."""
     with tempfile.TemporaryDirectory(prefix="boceto-submit-") as made:
         top = Path(made).resolve()
         name, namespace = replaced["name"].rpartition("-")[0], replaced.get("namespace", "")
@@ -202,71 +185,34 @@ def _with_settings(path: Path, replaced: Mapping[str, Any], settings: Tables) ->
 
 
 def shared(overlay: str) -> list[Object]:
-    """What the runs of an overlay share and keep data in, none where it has no folder `shared`.
+    """Returns the objects that the runs of an overlay share; none where it has no folder `shared`.
 
     Raises:
-        SettingsError: it cannot be rendered.
+        SettingsError: the folder cannot be rendered.
     """
-    path = _overlay(overlay) / SHARED
-    if not (path / "kustomization.yaml").is_file():
-        return []
-    objects = kustomize(path.resolve())
+    path = _overlay(overlay) / "shared"
+    return _marked(kustomize(path.resolve())) if (path / "kustomization.yaml").is_file() else []
+
+
+def _marked(objects: list[Object]) -> list[Object]:
     for each in objects:
         each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
     return objects
 
 
-def named(objects: list[Object], run: str, program: str) -> list[Object]:
-    """The objects with the labels to find them by; the Job, and what is for it alone, gets the run's name."""
+def _named(objects: list[Object], run: str, program: str) -> list[Object]:
+    """Labels the objects, gives the Job the run's name, and adds the rights of a Job whose program writes on it."""
     job, settings = of_kind(objects, "Job"), settings_of(objects)
-    new = f"{run}-{program}"
-    objects += _rights(job, run, new)
-    for each in objects:
-        each["metadata"].setdefault("labels", {})[MANAGED] = MANAGER
-    job["metadata"]["name"] = new
+    job["metadata"]["name"] = f"{run}-{program}"
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
         metadata.setdefault("labels", {})[RUN] = run
-    job["metadata"].setdefault("annotations", {})[DIGEST] = digest(
-        job, tables(settings).get(program, {}), settings["metadata"]["name"]
-    )
-    return objects
+    own, name = tables(settings).get(program, {}), settings["metadata"]["name"]
+    job["metadata"].setdefault("annotations", {})[DIGEST] = _digest(job, own, name)
+    return _marked([*objects, *(_progress_rights(job, run) if writes_progress(job) else ())])
 
 
-def tells(job: Object) -> bool:
-    """Whether a Job's program writes on it."""
-    containers = job["spec"]["template"]["spec"]["containers"]
-    return any(each["name"] == TELLS for container in containers for each in container.get("env", []))
-
-
-def silence(job: Object) -> None:
-    """Has a Job's program write on it no more: it gets no token."""
-    pod = job["spec"]["template"]["spec"]
-    pod["automountServiceAccountToken"] = False
-    for container in pod["containers"]:
-        container["env"] = [each for each in container.get("env", []) if each["name"] != TELLS]
-
-
-def _rights(job: Object, run: str, new: str) -> list[Object]:
-    """The Role of a program that writes on its Job, and the binding to its account: what `k8s/rights/progress` is for
-    those who only have kubectl. The label of the run tells them from what runs share.
-    """
-    pod = job["spec"]["template"]["spec"]
-    if not tells(job):
-        return []
-    name, labels = f"{new}-progress", {RUN: run}
-    rule = {"apiGroups": ["batch"], "resources": ["jobs"], "resourceNames": [new], "verbs": ["patch"]}
-    subject = {"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": "default"}
-    role = {"kind": "Role", "rules": [rule]}
-    to = {"apiGroup": RIGHTS, "kind": "Role", "name": name}
-    binding = {"kind": "RoleBinding", "roleRef": to, "subjects": [subject]}
-    return [
-        {"apiVersion": f"{RIGHTS}/v1", **each, "metadata": {"name": name, "labels": dict(labels)}}
-        for each in (role, binding)
-    ]
-
-
-def digest(job: Object, settings: Mapping[str, Any], name: str) -> str:
-    """32 hexadecimal digits over a Job's spec, image and all, and its own program's settings.
+def _digest(job: Object, settings: Mapping[str, Any], name: str) -> str:
+    """Returns 32 hexadecimal digits over a Job's spec, image and all, and its own program's settings.
 
     name: that of the ConfigMap, which is left out: it changes with the settings of every program.
     """
@@ -274,35 +220,76 @@ def digest(job: Object, settings: Mapping[str, Any], name: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def writes_progress(job: Object) -> bool:
+    """Returns whether a Job's program writes its progress on the Job."""
+    containers = job["spec"]["template"]["spec"]["containers"]
+    return any(each["name"] == JOB_VARIABLE for container in containers for each in container.get("env", []))
+
+
+def without_progress(job: Object) -> None:
+    """Changes a Job so that its program does not write on it, and gets no token for that."""
+    pod = job["spec"]["template"]["spec"]
+    pod["automountServiceAccountToken"] = False
+    for container in pod["containers"]:
+        container["env"] = [each for each in container.get("env", []) if each["name"] != JOB_VARIABLE]
+
+
+def _progress_rights(job: Object, run: str) -> list[Object]:
+    """Returns a Role and a RoleBinding that let a Job's account write on it, as `k8s/rights/progress` does.
+
+    The label of the run tells them from the objects that runs share.
+    """
+    name = f"{job['metadata']['name']}-progress"
+    subject = {"kind": "ServiceAccount", "name": job["spec"]["template"]["spec"]["serviceAccountName"]}
+    rule = {"apiGroups": ["batch"], "resources": ["jobs"], "resourceNames": [job["metadata"]["name"]]}
+    parts: Mapping[str, Object] = {
+        "Role": {"rules": [{**rule, "verbs": ["patch"]}]},
+        "RoleBinding": {"roleRef": {"apiGroup": RBAC, "kind": "Role", "name": name}, "subjects": [subject]},
+    }
+    return [
+        {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name, "labels": {RUN: run}}, **part}
+        for kind, part in parts.items()
+    ]
+
+
+def progress_rights(objects: Sequence[Object], job: Object) -> list[Object]:
+    """Returns those of the objects that give a Job's program the right to write on the Job."""
+    name = f"{job['metadata']['name']}-progress"
+    return [each for each in objects if each["apiVersion"].startswith(RBAC) and each["metadata"]["name"] == name]
+
+
 def check_images(objects: Sequence[Object], overlay: str) -> None:
-    """Raises SettingsError where an image has a digest that is none: nobody has said yet which image it is."""
+    """Raises SettingsError where an image has the digest of a template in place of its own."""
     specs = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Job"]
     for image in [container["image"] for spec in specs for container in spec["containers"]]:
         if image.endswith(NO_DIGEST):
             raise SettingsError(
                 f"submit.overlay = {overlay}: {image.partition('@')[0]} has no digest yet; write where your images are "
-                f"and the digest that `docker push` says into `images` of {_overlay(overlay)}/common/kustomization.yaml"
+                f"and the digest that `docker push` prints into `images` of "
+                f"{_overlay(overlay)}/common/kustomization.yaml"
             )
 
 
 def namespace_of(objects: Sequence[Object]) -> str:
-    """The namespace that overlays say, "" where they say none.
+    """Returns the namespace of an overlay's objects, "" where they have none.
 
     Raises:
-        SettingsError: they say several.
+        SettingsError: they have several.
     """
     found = sorted({each["metadata"].get("namespace", "") for each in objects} - {""})
     if len(found) > 1:
         raise SettingsError(
-            f"the overlay's objects are in {len(found)} namespaces ({', '.join(found)}), and a run is in one; say "
-            "`namespace:` once, in what all its programs share, or give --namespace"
+            f"the overlay's objects are in {len(found)} namespaces ({', '.join(found)}), and a run is in one; write "
+            "`namespace:` once, in the folder that all its programs share, or give --namespace"
         )
     return "".join(found)
 
 
-def place(objects: Sequence[Object], namespace: str) -> None:
-    """Puts all objects into a namespace, and with them the accounts that a binding names."""
+def set_namespace(objects: Sequence[Object], namespace: str) -> None:
+    """Moves all objects, and the accounts that a binding names in its own namespace, into a namespace."""
     for each in objects:
+        before = each["metadata"].get("namespace", "")
         each["metadata"]["namespace"] = namespace
         for subject in each.get("subjects", []):
-            subject["namespace"] = namespace
+            if subject["kind"] == "ServiceAccount" and subject.get("namespace", "") in ("", before):
+                subject["namespace"] = namespace

@@ -1,4 +1,4 @@
-"""The settings of `boceto submit`, a class a verb of its."""
+"""The settings of `boceto submit`, a class a verb."""
 
 import re
 from dataclasses import dataclass
@@ -7,28 +7,25 @@ from boceto.errors import SettingsError
 from boceto.settings import option
 
 PROGRAMS = ("prepare", "train", "eval")
-# A Job's name is a label of its pods, 63 characters at most: this one, the program's and what tells pods apart.
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
-NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """Which cluster, and where in it."""
+    """The cluster, and a namespace in it."""
 
-    namespace: str = option("", help="namespace; empty: the context's, and for run, the overlay's if it says one")
+    namespace: str = option("", help="namespace; empty: the context's, and for run, the overlay's if it has one")
     context: str = option("", help="context of the kubeconfig; empty: the current one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ClusterSettings):
-    """What `boceto submit run` starts."""
+    """The run that `boceto submit run` starts."""
 
     overlay: str = option(
-        "local", help="name of one that comes along, or a folder with prepare/, train/ and eval/ in it"
+        "local", help="name of an overlay of k8s/overlays, or a folder with prepare/, train/ and eval/ in it"
     )
     program: str = option("train", help="program, where it is not the whole chain", choices=PROGRAMS)
-    chain: bool = option(False, help="prepare, train and eval in order, without what is done")
+    chain: bool = option(False, help="prepare, train and eval in order, without those that are done")
     name: str = option("", help="name of the run, its Jobs and its folder; empty: the last part of train.run")
     net: str = option("", help="net, instead of the overlay's")
     set: tuple[str, ...] = option((), help="setting instead of the overlay's, as train.epochs=3; may be given often")
@@ -52,23 +49,23 @@ class NamedRun(ClusterSettings):
 class ProgramSettings(NamedRun):
     """One program of a run."""
 
-    program: str = option("", help="program; empty: the one begun last", choices=("", *PROGRAMS))
+    program: str = option("", help="program; empty: the one that was started last", choices=("", *PROGRAMS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FollowSettings(ProgramSettings):
-    """One program of a run that may be stayed with."""
+    """One program of a run, and whether to follow it."""
 
     follow: bool = option(True, help="stay until it has ended")
 
 
 def check_namespace(name: str) -> str:
-    """`name`, where a namespace may be named so.
+    """Returns the name of a namespace.
 
     Raises:
-        SettingsError: it may not.
+        SettingsError: no namespace can have this name.
     """
-    if not NAMESPACE.fullmatch(name):
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
         raise SettingsError(
             f"submit.namespace = {name!r} names no namespace; use a-z, 0-9 and dashes inside, at most 63 characters"
         )
@@ -76,12 +73,12 @@ def check_namespace(name: str) -> str:
 
 
 def check_name(name: str, setting: str) -> str:
-    """`name`, where a Job may be named so.
+    """Returns the name of a run. `<name>-<program>` and a suffix name its pods, in 63 characters at most.
 
     Raises:
-        SettingsError: it may not.
+        SettingsError: no Job can have this name.
     """
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?", name):
         raise SettingsError(
             f"{setting} = {name!r} cannot name a Job; use a-z, 0-9 and dashes inside, at most 47 characters"
         )

@@ -18,7 +18,7 @@ STAMP = "2026-01-02T03:04:05.5Z"
 @pytest.fixture
 def cluster(api):
     metadata = {"name": NAME, "uid": "u", "labels": {}, "annotations": {}}
-    api.put(JOB, {"kind": "Job", "metadata": metadata, "spec": {}, "status": {}})
+    api.put(JOB, {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {}, "status": {}})
     return Cluster("", "")
 
 
@@ -49,7 +49,7 @@ def follow_through(cluster, *changes):
 
 
 def kept(api):
-    return jobs.before(api.objects[JOB])
+    return jobs.written_before(api.objects[JOB])
 
 
 def test_what_a_stop_ended_is_kept_when_its_pod_is_gone(api, cluster, capsys):
@@ -57,7 +57,7 @@ def test_what_a_stop_ended_is_kept_when_its_pod_is_gone(api, cluster, capsys):
     ended = {"exitCode": 75, "finishedAt": STAMP, "message": "stopped after step 7 of 9, saved"}
 
     def stop():
-        api.objects[JOB]["metadata"]["annotations"][jobs.STOPPED] = "asked to stop"
+        api.objects[JOB]["metadata"]["annotations"][jobs.STOP_NOTE] = "asked to stop"
         api.objects[JOB]["spec"]["suspend"] = True
         put_pod(api, "Failed", ended, deletionTimestamp=STAMP)
 
@@ -73,7 +73,7 @@ def test_a_pod_that_never_began_is_not_told_as_lost(api, cluster, capsys):
     api.objects[POD]["spec"] = {"containers": [{}]}
 
     def stop():
-        api.objects[JOB]["metadata"]["annotations"][jobs.STOPPED] = "asked to stop"
+        api.objects[JOB]["metadata"]["annotations"][jobs.STOP_NOTE] = "asked to stop"
         api.objects[JOB]["spec"]["suspend"] = True
         del api.objects[POD]
 
@@ -107,7 +107,7 @@ def test_a_silent_node_is_told_once_and_that_it_is_back(api, cluster, capsys):
     said = capsys.readouterr().err.splitlines()
     (warning,) = [line for line in said if line.startswith("warning: node one is silent")]
     assert f"since {STAMP}" in warning
-    assert said.index(warning) < said.index("its node is heard of again, or its pod is gone")
+    assert said.index(warning) < said.index("its node answers again, or its pod is gone")
 
 
 def test_the_same_memory_twice_names_the_limit_and_how_to_raise_it(api, cluster, capsys):
@@ -167,13 +167,13 @@ def test_who_may_only_read_follows_to_the_end(api, cluster, capsys):
     api.read_only = True
     follow_through(cluster, lambda: api.objects.pop(POD), lambda: None)
     said = capsys.readouterr().err
-    assert said.count("what became of its pods is not written down") == 1
+    assert said.count("the end of its pods is not written down") == 1
     assert said.count(jobs.GONE) == 1
 
 
 @pytest.mark.parametrize("text", ["x", '{"a": 1}', "[1]", "null", '[{"bogus": 1}]', '[{"code": "abc", "started": 5}]'])
 def test_what_somebody_wrote_on_the_job_by_hand_does_no_harm(api, cluster, text):
-    api.objects[JOB]["metadata"]["annotations"][jobs.BEFORE] = text
+    api.objects[JOB]["metadata"]["annotations"][jobs.ATTEMPTS_NOTE] = text
     outcome = follow_through(cluster)
     assert all(each.code is None for each in outcome.attempts)
 
@@ -195,7 +195,7 @@ def test_a_cluster_that_is_silent_for_a_while_is_told_and_missed_no_more(api, cl
     follow_through(cluster, fall_silent, lambda: None)
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if "asked again" in line or "answers again" in line] == [
-        next(line for line in said if "it is asked again" in line),
+        next(line for line in said if "the cluster is asked again" in line),
         "the cluster answers again",
     ]
 

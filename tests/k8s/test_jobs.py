@@ -72,7 +72,7 @@ def test_attempts_whose_pods_were_seen_to_go_keep_why():
 
 def test_attempts_of_which_only_the_event_is_left_are_not_made_up():
     job, _, events = _seen("disrupted")
-    del job["metadata"]["annotations"][jobs.BEFORE]
+    del job["metadata"]["annotations"][jobs.ATTEMPTS_NOTE]
     found = jobs.attempts(job, [], events)
     assert [each.why for each in found] == 3 * [jobs.GONE]
     assert [each.pod for each in found] == [each.pod for each in _attempts("disrupted")]
@@ -80,11 +80,11 @@ def test_attempts_of_which_only_the_event_is_left_are_not_made_up():
 
 def test_a_stopped_job_is_told_from_one_that_another_suspended():
     job, pods, events = _seen("stopped")
-    assert jobs.state(job) == jobs.STOPPING
+    assert jobs.state(job) == jobs.STOPPED
     assert jobs.exit_code(job, []) == 75
-    del job["metadata"]["annotations"][jobs.STOPPED]
+    del job["metadata"]["annotations"][jobs.STOP_NOTE]
     assert jobs.state(job) == jobs.SUSPENDED
-    assert '`kubectl patch job long-train -p \'{"spec":{"suspend":false}}\'` sets it going' in (
+    assert '`kubectl patch job long-train -p \'{"spec":{"suspend":false}}\'` starts it' in (
         jobs.why_waiting(job, pods, events)
     )
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"

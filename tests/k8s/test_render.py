@@ -41,7 +41,7 @@ def test_it_is_what_kubectl_would_apply_with_a_name(folder):
 def test_the_rights_of_a_run_are_those_that_kubectl_would_apply():
     _, objects = render.render("local", "train")
     made = [found for found in objects if found["kind"] in ("Role", "RoleBinding")]
-    render.place(made, "default")
+    render.set_namespace(made, "default")
     for each in made:
         del each["metadata"]["labels"]
     assert json.loads(json.dumps(made).replace("first-train", "boceto-train")) == by_kubectl(
@@ -136,7 +136,7 @@ def test_the_overlays_namespace_is_found_and_its_settings_can_be_changed(tmp_pat
     _, objects = render.render(_overlay(tmp_path, more="namespace: mine\n"), "train", assignments=["train.epochs=2"])
     assert render.namespace_of(objects) == "mine"
     assert _tables(objects)["train"]["epochs"] == 2
-    render.place(objects, "yours")
+    render.set_namespace(objects, "yours")
     assert {each["metadata"]["namespace"] for each in objects} == {"yours"}
 
 

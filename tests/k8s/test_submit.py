@@ -12,6 +12,7 @@ from manifests import K8S, of_kind
 
 from k8s import follow, jobs, render, start, verbs
 from k8s.__main__ import main
+from k8s.api import Cluster
 
 JOBS = "/apis/batch/v1/namespaces/here/jobs"
 
@@ -164,7 +165,7 @@ def test_settings_and_rights_go_with_the_job_that_they_are_for(api):
     assert len(_maps(api)) == 2
 
 
-@pytest.mark.parametrize("kind", ["roles", "configmaps", "serviceaccounts"])
+@pytest.mark.parametrize("kind", ["roles", "configmaps"])
 def test_what_could_not_be_made_anew_is_not_removed(api, capsys, kind):
     _submit()
     _end(api, "Failed")
@@ -191,6 +192,7 @@ def test_an_image_of_a_release_overlay_is_said_before_it_is_submitted(api, capsy
     assert not api.requests
 
 
+LACKING = [("roles", "create"), ("roles", "patch"), *(("rolebindings", verb) for verb in ("get", "create", "patch"))]
 EDITOR = [
     {"verbs": ["*"], "apiGroups": ["", "apps", "batch", "networking.k8s.io"], "resources": ["*"]},
     {"verbs": ["get"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"]},
@@ -200,7 +202,12 @@ EDITOR = [
 def test_who_may_give_no_rights_submits_a_job_that_needs_none(api, capsys):
     api.rights = EDITOR
     assert _submit() == 0
-    assert "does not write its progress on its Job: that needs the right to create roles" in capsys.readouterr().err
+    group = "rbac.authorization.k8s.io"
+    lacking = [f"{verb} {kind}.{group}" for kind, verb in LACKING]
+    assert (
+        f"first-train does not write its progress on its Job, which needs the right to {', '.join(lacking)};"
+        in capsys.readouterr().err
+    )
     assert not api.of_kind("Role")
     assert not api.of_kind("RoleBinding")
     pod = api.objects[f"{JOBS}/first-train"]["spec"]["template"]["spec"]
@@ -228,9 +235,24 @@ def test_all_rights_that_are_missing_are_told_at_once_and_nothing_is_made(api, c
     assert "not allowed: patch jobs.batch;" in _one_line(capsys)
 
 
-def test_where_rules_are_not_told_each_right_is_asked_for(api):
-    api.rights, api.unsaid = [], EDITOR
-    assert _submit("--program", "prepare") == 0
+def test_an_overlays_own_rights_are_never_left_out(api, tmp_path, capsys):
+    """A user who may not give them gets an error; the run is not started without them."""
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "reader"}, "rules": []}
+    overlay = _overlay(tmp_path, objects=[role])
+    api.rights = EDITOR
+    assert _submit("--overlay", overlay) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "not allowed: create roles.rbac.authorization.k8s.io, patch roles.rbac.authorization.k8s.io;" in error
+    assert not api.objects
+    api.rights = [*EDITOR, {"verbs": ["*"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"]}]
+    assert _submit("--overlay", overlay) == 0
+    assert [each["metadata"]["name"] for each in api.of_kind("Role")] == ["reader"]
+
+
+def test_objects_of_a_list_have_the_version_that_the_cluster_serves(api):
+    api.put("/apis/kueue.x-k8s.io/v1beta1/namespaces/here/workloads/one", {"kind": "Workload", "metadata": {}})
+    (found,) = Cluster("", "").list("kueue.x-k8s.io/", "Workload")
+    assert (found["apiVersion"], found["kind"]) == ("kueue.x-k8s.io/v1beta1", "Workload")
 
 
 def test_a_failed_job_is_gone_on_with_by_resume_alone(api, capsys):
@@ -323,7 +345,7 @@ def test_status_and_list_tell_where_runs_stand(api, capsys):
     _submit()
     _submit("--name", "second", "--program", "prepare")
     annotations = api.objects[f"{JOBS}/first-train"]["metadata"]["annotations"]
-    annotations |= {jobs.PROGRESS: "epoch 1/3, step 7/126", "boceto.dev/checkpoint": "step 5"}
+    annotations |= {jobs.PROGRESS_NOTE: "epoch 1/3, step 7/126", "boceto.dev/checkpoint": "step 5"}
     capsys.readouterr()
     assert main(["status", "first", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -515,7 +537,7 @@ def test_ctrl_c_in_a_chain_says_how_it_goes_on(api, capsys, monkeypatch):
 def test_a_stopped_chain_says_how_it_goes_on(api, capsys, monkeypatch):
     def stopped(*_):
         job = api.objects[f"{JOBS}/first-train"]
-        stopped = {"spec": {"suspend": True}, "metadata": {"annotations": {jobs.STOPPED: "asked to stop"}}}
+        stopped = {"spec": {"suspend": True}, "metadata": {"annotations": {jobs.STOP_NOTE: "asked to stop"}}}
         return follow.Outcome(api_server.merged(job, stopped), [], 75)
 
     for program in ("prepare", "train"):
@@ -698,7 +720,7 @@ def _failed(reason, message, *, heard):
     ],
 )
 def test_the_end_says_what_the_log_has_not_said(reason, heard, line):
-    assert follow.end_of(_failed(reason, "bad", heard=heard)) == line
+    assert verbs.end_of(_failed(reason, "bad", heard=heard)) == line
 
 
 def test_a_done_jobs_attempt_is_known_without_its_pod(api, capsys):
@@ -730,12 +752,12 @@ def test_a_failed_jobs_reason_outlives_its_pod(api, capsys):
     assert main(["status", "first"]) == 0
     assert f"data refused (exit code 65): {said}" in capsys.readouterr().err
     annotations = api.objects[f"{JOBS}/first-train"]["metadata"]["annotations"]
-    del annotations[jobs.BEFORE]
+    del annotations[jobs.ATTEMPTS_NOTE]
     entry = {"pod": "first-train-abcde", "code": 65, "message": "damaged", "ended": "2026-01-02T03:05:05Z"}
-    annotations[jobs.TOLD] = json.dumps(entry)
+    annotations[jobs.END_NOTE] = json.dumps(entry)
     assert main(["status", "first"]) == 0
     assert "data refused, its pod is gone since (exit code 65): damaged" in capsys.readouterr().err
-    del annotations[jobs.TOLD]
+    del annotations[jobs.END_NOTE]
     assert main(["status", "first"]) == 0
     assert "data refused, its pod is gone since (exit code 65)" in capsys.readouterr().err
 

@@ -91,9 +91,9 @@ class PrepareJob:
     def read_strokes(self, take: Callable[[bytes], T], name: str, first: int = 0, size: int = -1) -> T:
         """What `take` makes of `size` bytes, from `first` on, of a file of strokes."""
         try:
-            with storage.open_file(self.strokes_file(name)) as file, self.told_as_damaged(name):
-                file.seek(first)
-                return take(file.read(size))
+            data = storage.read_bytes(self.strokes_file(name), first, None if size < 0 else first + size)
+            with self.told_as_damaged(name):
+                return take(data)
         except FileNotFoundError:
             self.check_owner()
             raise

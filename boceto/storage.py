@@ -20,14 +20,13 @@ import google_crc32c
 
 from boceto import lookup, stores
 from boceto.errors import PASSING, DataError, SettingsError
-from boceto.stores import Changed, DamagedTransfer, Entry, Stat, Store, Unavailable
+from boceto.stores import Changed, Entry, Stat, Store, Unavailable
 from boceto.stores import file as local
 from boceto.stores.file import local_path
 
 __all__ = ["Changed", "Entry", "Stat", "Unavailable"]
 
 _CHUNK = 1 << 20
-_DOWNLOADS = 3  # Tries to download one object.
 
 
 @functools.cache
@@ -188,29 +187,21 @@ def upload(path: Path, url: str) -> None:
 def download(url: str, path: Path, progress: Callable[[int], None] = lambda _: None) -> None:
     """Copies an object to a local file. A copy that fails is removed.
 
-    progress: is called with the number of bytes that arrived since the last call. If it raises, the copy ends.
+    progress: is called with the number of bytes that arrived; with a negative number before they are asked again. If it
+    raises, the copy ends.
 
     Raises:
         FileNotFoundError: there is no such object.
         Unavailable: the storage does not answer, or the bytes arrived damaged three times.
-        Changed: the object was replaced three times while it was read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    reported = 0
-    for attempt in range(1, _DOWNLOADS + 1):
-        try:
-            with open_file(url) as source, path.open("wb") as target:
-                local.note_written(path)
-                while chunk := source.read(_CHUNK):
-                    target.write(chunk)
-                    progress(max(0, target.tell() - reported))
-                    reported = max(reported, target.tell())
-        except BaseException as error:
-            path.unlink(missing_ok=True)
-            if attempt == _DOWNLOADS or not isinstance(error, DamagedTransfer | Changed):
-                raise
-        else:
-            return
+    try:
+        with path.open("w+b") as file:
+            local.note_written(path)
+            _store(url).fetch(url, file, progress)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def delete(url: str) -> None:

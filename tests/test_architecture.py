@@ -80,7 +80,6 @@ def test_storage_is_opened_through_the_port():
     through_port = r"storage\.(read_bytes|write_bytes)\("
     allowed = {
         "boceto/storage.py",
-        "boceto/stores/_gs_reading.py",  # local files on their way to and from gs://
         "boceto/stores/file.py",
         "boceto/stores/gs.py",
         "boceto/stores/memory.py",

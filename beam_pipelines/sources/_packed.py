@@ -7,9 +7,7 @@ how much is missing: it counts as much as is there.
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from isal import isal_zlib
@@ -36,18 +34,13 @@ class Loss(NamedTuple):
 
 @contextlib.contextmanager
 def opened(url: str, size: int) -> Iterator[BinaryIO]:
-    """The file at `url` to read, more than once where it is packed: then one in object storage is copied first.
+    """The file at `url` to read, more than once where it is packed.
 
     Raises:
         DataError: it has gone, or has not `size` bytes.
     """
     try:
-        with contextlib.ExitStack() as stack:
-            if url.endswith(".gz") and not storage.is_local(url):
-                copy = str(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="boceto-input-")), "copy"))
-                storage.download(url, Path(copy))
-                url = copy
-            file = stack.enter_context(storage.open_file(url))
+        with storage.open_file(url) as file:
             if file.seek(0, io.SEEK_END) != size:
                 raise DataError(f"{url} has changed since the job began; run it again")
             file.seek(0)

@@ -4,6 +4,7 @@ A module whose name begins with an underscore belongs to another module.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -39,10 +40,6 @@ class Unavailable(BocetoError):  # noqa: N818 - it says how the storage is
     """The storage gave no correct answer in time. The same command may be run again."""
 
 
-class DamagedTransfer(Unavailable):
-    """The bytes that arrived are not the bytes that are stored."""
-
-
 class Store(Protocol):
     """An adapter. A reader sees the old bytes or the new bytes of an object, never a part of them.
 
@@ -56,7 +53,13 @@ class Store(Protocol):
         """Returns what the storage knows about one object, or None if it does not exist."""
 
     def open(self, url: str) -> BinaryIO:
-        """Returns a buffered reader of one object. Reading from begin to end verifies the checksum, if there is one."""
+        """Returns a buffered reader of one object, whose checksum was verified if there is one."""
+
+    def fetch(self, url: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
+        """Copies one object to an empty file, and verifies the checksum if there is one.
+
+        progress: is called with the number of bytes that arrived; with a negative number before they are asked again.
+        """
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
         """Returns the bytes from `start` to `end` (exclusive) of one object. None means its end."""

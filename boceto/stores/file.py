@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
@@ -71,6 +71,12 @@ class Store:
 
     def open(self, url: str) -> BinaryIO:
         return regular(local_path(url)).open("rb", _BUFFER)
+
+    def fetch(self, url: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
+        with self.open(url) as source:
+            while chunk := source.read(_BUFFER):
+                file.write(chunk)
+                progress(len(chunk))
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
         with self.open(url) as file:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import google_crc32c
@@ -32,6 +32,10 @@ class Store:
 
     def open(self, url: str) -> BinaryIO:
         return io.BytesIO(self._get(url)[0])
+
+    def fetch(self, url: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
+        file.write(self._get(url)[0])
+        progress(len(self._get(url)[0]))
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
         return self._get(url)[0][start:end]

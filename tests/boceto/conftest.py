@@ -3,7 +3,7 @@ import pytest
 
 from boceto import storage
 from boceto.stores import gs
-from boceto.stores._gs_connection import RetryLimits
+from boceto.stores.gs import RetryLimits
 
 QUICK = RetryLimits(deadline=30.0, first_delay=0.01, longest_delay=0.05, connect=5.0, silence=5.0)
 

@@ -11,8 +11,8 @@ from faulty_proxy import answer, delay, drop
 
 from boceto import storage
 from boceto.errors import SettingsError
-from boceto.stores import _gs_connection, gs
-from boceto.stores._gs_connection import RetryLimits
+from boceto.stores import gs
+from boceto.stores.gs import RetryLimits
 
 QUICK = RetryLimits(deadline=8.0, first_delay=0.01, longest_delay=0.05, connect=1.0, silence=5.0)
 HASTY = RetryLimits(deadline=0.3, first_delay=0.01, longest_delay=0.05, connect=0.3, silence=0.3)
@@ -53,9 +53,8 @@ def metadata(monkeypatch, tmp_path, proxy):
     """A proxy before a metadata server: gs:// asks there who it is, though the storage is an emulator."""
     from google.auth.compute_engine import _metadata
 
-    def connect(url, endpoint, link):
-        credentials = _gs_connection._credentials(url, link.limits)
-        return _gs_connection._connection(credentials, endpoint, link.limits, link.granted)
+    def connect(url, endpoint, limits):
+        return gs.connection_with(gs.credentials_of_machine(url, limits), endpoint, limits)
 
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST", "NO_GCE_CHECK"):
         monkeypatch.delenv(name, raising=False)
@@ -70,6 +69,7 @@ def metadata(monkeypatch, tmp_path, proxy):
         monkeypatch.setenv("GCE_METADATA_IP", address)
         monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", address)
         monkeypatch.setattr(gs, "connect", connect)
+        monkeypatch.setattr(gs, "detect_gce_residency_linux", lambda: True)
         yield before
 
 
@@ -170,15 +170,11 @@ def test_a_bucket_whose_readers_pay_is_told_who_can(metadata, proxy, url, monkey
     storage.delete(url)
 
 
-def test_an_emulator_is_found_without_a_scheme(emulator, monkeypatch):
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator.url.removeprefix("http://"))
-    storage.write_bytes(f"{emulator.bucket}/a", b"here")
-    assert storage.read_bytes(f"{emulator.bucket}/a") == b"here"
-    for address in ("nonsense", "localhost:", "1.2.3.4:5:6"):
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        storage._of_scheme.cache_clear()
-        with pytest.raises(SettingsError, match=f"STORAGE_EMULATOR_HOST = {address} is no address; write http://host"):
-            storage.stat("gs://bucket/a")
+@pytest.mark.parametrize("address", ["nonsense", "localhost:", "localhost:4443", "1.2.3.4:5:6"])
+def test_an_emulator_whose_address_has_no_scheme_is_told(emulator, monkeypatch, address):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    with pytest.raises(SettingsError, match="STORAGE_EMULATOR_HOST must be http://host:port"):
+        storage.read_bytes(f"{emulator.bucket}/a")
 
 
 @pytest.mark.parametrize("bucket", ["My-Bucket", "a", "ab", "bucket:80", "-bucket", "bucket.", "b cket", "b%20cket"])

@@ -11,7 +11,7 @@ from faulty_proxy import FaultyProxy, answer
 
 from boceto import checkpoint, storage
 from boceto.stores import gs
-from boceto.stores._gs_connection import RetryLimits
+from boceto.stores.gs import RetryLimits
 from trainer import batches
 
 LONG = ("--epochs", "4000")  # More than it takes to be hit; were it not, the run would end with 0.

@@ -3,16 +3,20 @@
 The folder is the registry: a new file is a new kind. Nothing here changes or removes anything.
 """
 
+import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any
 
-from boceto import lookup, storage
-from boceto.errors import SettingsError
+from boceto import checkpoint, dataset, lookup, storage
+from boceto import run as runs
+from boceto.errors import BocetoError, DataError, SettingsError
 
 # `Console.progress`: (text), or (text, done, total, unit).
 Tell = Callable[..., None]
+OK, MISSING, DAMAGED = "ok", "missing", "DAMAGED"
+NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,64 @@ class Found:
     chain: list[Link] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
+    def check_file(self, path: str, crc32c: str, size: int | None = None) -> str:
+        """Returns OK, MISSING or DAMAGED for a file whose checksum (and size) a manifest has, and notes damage."""
+        try:
+            there = storage.checksum(path)
+        except NOT_THERE:
+            self.damaged.append(f"{path} is missing")
+            return MISSING
+        if there == (there[0] if size is None else size, crc32c):
+            return OK
+        expected = f"crc32c {crc32c}" if size is None else f"{size} bytes with crc32c {crc32c}"
+        self.damaged.append(f"{path} has {there[0]} bytes with crc32c {there[1]}, its manifest says {expected}")
+        return DAMAGED
 
-class Kind(Protocol):
-    """A module of this folder."""
+    def must_match(self, link: Link) -> None:
+        """Adds a link between files that only the trainer writes, together: where they differ, one was changed."""
+        self.chain.append(link)
+        if link.matches is False:
+            self.damaged.append(f"{link.here} does not fit {link.there}: {link.said}")
 
-    MARKS: Sequence[str]
+    def compare(self, here: str, digest: str, settings: Mapping[str, Any], run: Mapping[str, Any] | None) -> None:
+        """Compares the data set and the settings that `here` names with those of `run.json`, if it can be read."""
+        if run is None:
+            return
+        same, theirs = digest == run["data_digest"], run["hyperparameters"]
+        said = f"{runs.DESCRIPTION} says" + ("" if same else f" {run['data_digest']}")
+        self.must_match(Link(here, f"data set {digest}", same, said))
+        self.damaged += [
+            f"{here} does not fit {runs.DESCRIPTION}: {name} is {value!r} and {theirs[name]!r}"
+            for name, value in settings.items()
+            if name in theirs and theirs[name] != value
+        ]
 
-    def look(self, url: str, tell: Tell) -> Found:
-        """Reads everything at `url`."""
+
+def run_of(run: str) -> Mapping[str, Any] | None:
+    """Returns `run.json` of the folder `run`, or None if there is none that can be read."""
+    try:
+        return runs.read(run)
+    except DataError:
+        return None
 
 
-def kinds() -> dict[str, Kind]:
-    """The modules, by name."""
-    return {name: cast("Kind", module) for name, module in lookup.modules(__name__).items()}
+def data_link(here: str, digest: str, made: Mapping[str, Any] | None) -> Link:
+    """Says whether the data set `digest` is still at the place that the settings in `made` name."""
+    path = (made or {}).get("settings", {}).get("data", "")
+    if not path:
+        return Link(here, f"data set {digest}", None, "where it is, nothing here says")
+    try:
+        there = dataset.load(path).manifest.digest
+    except (BocetoError, OSError):
+        return Link(here, f"data set {digest}", None, f"not at {path} any more, or not readable from here")
+    same = there == digest
+    return Link(here, f"data set {digest}", same, f"at {path}" if same else f"{path} is {there}")
+
+
+def checkpoint_link(here: str, run: str, step: int) -> Link:
+    """Says whether the checkpoint of `step` is still there; the others go in time."""
+    there = checkpoint.is_committed([entry.url for entry in storage.list_files(checkpoint.folder_of(run, step))])
+    return Link(here, f"checkpoint {step}", True if there else None, "" if there else "not kept")
 
 
 def look(url: str, tell: Tell) -> Found:
@@ -77,11 +126,12 @@ def look(url: str, tell: Tell) -> Found:
     names = [storage.relative(entry.url, url) for entry in entries]
     is_file = len(entries) == 1 and entries[0].url.rpartition("/")[2] == url.rpartition("/")[2]
     folder = storage.parent(url) if is_file else url  # A file stands for its folder.
-    every = kinds()
-    for kind in every.values():
+    kinds = lookup.modules(__name__)
+    for kind in kinds.values():
         if any(fnmatch.fnmatch(name, mark) for name in names for mark in kind.MARKS):
-            return kind.look(folder, tell)
-    marks = "; ".join(f"{name.replace('_', ' ')}: {', '.join(kind.MARKS)}" for name, kind in every.items())
+            found: Found = kind.look(folder, tell)
+            return found
+    marks = "; ".join(f"{name.replace('_', ' ')}: {', '.join(kind.MARKS)}" for name, kind in kinds.items())
     there = (
         "is another file" if is_file else f"holds {len(names)} other files" if names else "does not exist or is empty"
     )
@@ -89,7 +139,7 @@ def look(url: str, tell: Tell) -> Found:
 
 
 def as_json(found: Found) -> Mapping[str, Any]:
-    """All of it."""
+    """Returns all of it for programs."""
     return {
         "kind": found.kind,
         "path": found.url,
@@ -97,7 +147,5 @@ def as_json(found: Found) -> Mapping[str, Any]:
         "damaged": found.damaged,
         **found.facts,
         **found.details,
-        "chain": [
-            {"here": link.here, "there": link.there, "matches": link.matches, "said": link.said} for link in found.chain
-        ],
+        "chain": [dataclasses.asdict(link) for link in found.chain],
     }

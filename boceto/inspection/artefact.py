@@ -2,18 +2,9 @@
 
 from boceto import artefact, saved_model, storage
 from boceto import run as runs
-from boceto.artefact import DESCRIPTION, MODEL, Artefact
+from boceto.artefact import DESCRIPTION, MODEL
 from boceto.errors import DataError
-from boceto.inspection import Found, Table, Tell
-from boceto.inspection._parts import (
-    check_file,
-    check_settings,
-    checkpoint_link,
-    data_link,
-    digest_link,
-    must_match,
-    run_of,
-)
+from boceto.inspection import Found, Table, Tell, checkpoint_link, data_link, run_of
 
 MARKS = (DESCRIPTION, f"{MODEL}/*")
 
@@ -31,7 +22,7 @@ def look(url: str, tell: Tell) -> Found:
     for file, expected in files.items():
         name = storage.relative(file, storage.join(url, MODEL))
         tell(name)
-        states[name] = check_file(found, file, expected)
+        states[name] = found.check_file(file, expected)
     found.facts = {
         "net": described.net,
         "parameters": described.parameters,
@@ -45,7 +36,12 @@ def look(url: str, tell: Tell) -> Found:
     found.details = {"classes": described.classes, "settings": described.settings, "files": states}
     found.tables = [Table("files", ["file", "state"], [[name, state] for name, state in states.items()], 2)]
     _look_at_graph(found)
-    _link(found, described)
+    folder = storage.parent(url)
+    run = run_of(folder)
+    found.chain.append(data_link(DESCRIPTION, described.data_digest, run))
+    found.chain.append(checkpoint_link(DESCRIPTION, folder, described.step))
+    found.compare(DESCRIPTION, described.data_digest, described.settings, run)
+    found.damaged += runs.misfits(run or {}, described)
     return found
 
 
@@ -60,21 +56,3 @@ def _look_at_graph(found: Found) -> None:
         outside = f"unknown: {error}"
     known = "no op known to reach files, the network or Python; still, load none of somebody you do not trust"
     found.facts["program"] = f"REACHES OUTSIDE by {outside}: do not load it" if outside else known
-
-
-def _link(found: Found, described: Artefact) -> None:
-    """Where it comes from, as far as the run around it tells."""
-    folder = storage.parent(found.url)
-    run = run_of(folder)
-    found.chain.append(data_link(DESCRIPTION, described.data_digest, run))
-    found.chain.append(checkpoint_link(DESCRIPTION, folder, described.step))
-    if run is None:
-        return
-    must_match(found, digest_link(DESCRIPTION, described.data_digest, run))
-    check_settings(found, DESCRIPTION, described.settings, run)
-    found.damaged += runs.misfits(run, described)
-
-
-def at(run: str) -> str:
-    """The folder of the artefact of a run."""
-    return storage.join(run, artefact.FOLDER)

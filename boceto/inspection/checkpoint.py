@@ -3,10 +3,9 @@
 import dataclasses
 
 from boceto import checkpoint, storage
-from boceto.checkpoint import COMMIT, Commit
+from boceto.checkpoint import COMMIT
 from boceto.errors import DataError, SettingsError
-from boceto.inspection import Found, Table, Tell
-from boceto.inspection._parts import check_settings, data_link, digest_link, must_match, run_of
+from boceto.inspection import Found, Table, Tell, data_link, run_of
 from boceto.tensors import Arrays
 
 MARKS = (COMMIT, "arrays-*.safetensors*")
@@ -16,7 +15,7 @@ def look(url: str, tell: Tell) -> Found:
     """Reads `COMMIT` and every byte of the arrays.
 
     Raises:
-        SettingsError: it is not where a run has its checkpoints, so that nobody knows its step.
+        SettingsError: it is not where a run has its checkpoints, so its step is unknown.
     """
     top, name = storage.parent(url), url.rstrip("/").rpartition("/")[2]
     if not name.isdecimal() or not top.endswith(checkpoint.FOLDER):
@@ -41,7 +40,9 @@ def look(url: str, tell: Tell) -> Found:
     }
     found.details = {"settings": commit.settings, "progress": dataclasses.asdict(commit.progress)}
     found.tables = [_groups(arrays)]
-    _link(found, run, commit)
+    description = run_of(run)
+    found.chain.append(data_link(COMMIT, commit.data_digest, description))
+    found.compare(COMMIT, commit.data_digest, commit.settings, description)
     return found
 
 
@@ -52,11 +53,3 @@ def _groups(arrays: Arrays) -> Table:
         group[:] = group[0] + 1, group[1] + array.size, group[2] + array.nbytes
     rows = [[name, *(f"{value:,}" for value in group)] for name, group in sizes.items()]
     return Table("arrays", ["group", "arrays", "values", "bytes"], rows)
-
-
-def _link(found: Found, folder: str, commit: Commit) -> None:
-    run = run_of(folder)
-    found.chain.append(data_link(COMMIT, commit.data_digest, run))
-    if run is not None:
-        must_match(found, digest_link(COMMIT, commit.data_digest, run))
-        check_settings(found, COMMIT, commit.settings, run)

@@ -7,8 +7,7 @@ import numpy as np
 from boceto import dataset, storage
 from boceto.dataset import MANIFEST, Manifest, Shard
 from boceto.errors import DataError
-from boceto.inspection import Found, Link, Table, Tell
-from boceto.inspection._parts import DAMAGED, OK, check_file
+from boceto.inspection import DAMAGED, OK, Found, Link, Table, Tell
 
 MARKS = (MANIFEST, *(f"{split}-*-of-*.tfrecord" for split in dataset.SPLITS), "_work/*")
 BESIDE = ("refused.jsonl", "preview.png")
@@ -50,7 +49,7 @@ def look(url: str, tell: Tell) -> Found:
 def _check_shard(found: Found, url: str, shard: Shard, manifest: Manifest) -> str:
     """Returns OK, MISSING or DAMAGED, for a shard and its index. Damage is noted."""
     paths = [storage.join(url, file.name) for file in shard.files]
-    states = [check_file(found, path, file.crc32c, file.size) for path, file in zip(paths, shard.files, strict=True)]
+    states = [found.check_file(path, file.crc32c, file.size) for path, file in zip(paths, shard.files, strict=True)]
     if set(states) != {OK}:
         return next(state for state in states if state != OK)
     try:

@@ -1,24 +1,22 @@
-"""A run: its description, checkpoints, history and lease, its artefact and its scores."""
+"""A run: its description, checkpoints, history and lease, its artefact and its scores, and whether they agree."""
 
 import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from boceto import artefact as artefacts
 from boceto import checkpoint, contract, lease, storage
 from boceto import run as runs
+from boceto.checkpoint import Progress
 from boceto.console import clock_time
 from boceto.errors import DataError
-from boceto.inspection import Found, Link, Table, Tell, artefact, scores
-from boceto.inspection._agreement import compare, compare_left
-from boceto.inspection._parts import check_settings, data_link, digest_link, must_match
+from boceto.inspection import NOT_THERE, Found, Link, Table, Tell, artefact, data_link, scores
 
 MARKS = (runs.DESCRIPTION, f"{checkpoint.FOLDER}/*", lease.NAME, runs.HISTORY)
-
-
 _LOOKS = 3
 _ATTEMPT = {"pod": str, "started": str, "ended": str, "code": int, "message": str}
-_SHOWN, _WIDE = 5, 80  # Attempts, and letters of what one said.
+_SHOWN, _WIDE = 5, 80  # Attempts, and letters of a message.
 
 
 def look(url: str, tell: Tell) -> Found:
@@ -38,24 +36,33 @@ def _look(url: str, tell: Tell) -> Found:
     run = _description(found)
     rows = [_checkpoint(found, run, step, urls, tell) for step, urls in checkpoint.files(url).items()]
     newest = _mark(found, rows)
-    lines = _history(found)
-    found.details |= {"checkpoints": rows, "lease": _lease(found), "history_lines": len(lines or ())}
-    found.details["seconds"] = found.details["lease"].get("seconds") or (run or {}).get("seconds") or {}
+    lines: list[runs.Line] = []
+    try:
+        lines = runs.history(url) or []
+    except ValueError as error:
+        found.damaged.append(f"{storage.join(url, runs.HISTORY)} is damaged: {error}")
+    found.details |= {"checkpoints": rows, "lease": _lease(found), "history_lines": len(lines)}
+    found.details["seconds"] = found.details["lease"].get("seconds") or run.get("seconds") or {}
     found.details["attempts"] = _attempts(found)
     found.tables = _tables(found.details)
     _below(found, tell)
-    compare(found, run, newest, lines)
-    compare_left(found)
+    _compare_checkpoints(found, run, newest, lines)
+    progress = checkpoint.commit(url, newest).progress if newest else None
+    if progress:
+        _compare_history(found, progress, lines, finished=bool(run.get("result")))
+    if run.get("result"):
+        _compare_result(found, run["result"], progress, lines)
+    _compare_left(found)
     return found
 
 
-def _description(found: Found) -> Mapping[str, Any] | None:
-    """What `run.json` says."""
+def _description(found: Found) -> Mapping[str, Any]:
+    """Returns what `run.json` says; nothing if there is none that can be read."""
     try:
-        run = runs.read(found.url)
+        run = runs.read(found.url) or {}
     except DataError as error:
         found.damaged.append(str(error))
-        return None
+        return {}
     found.facts["description"] = runs.DESCRIPTION if run else f"no {runs.DESCRIPTION}"
     if run:
         result = run.get("result") or {}
@@ -67,13 +74,13 @@ def _description(found: Found) -> Mapping[str, Any] | None:
             "boceto": (run.get("versions") or {}).get("boceto"),
             "ledger": result.get("ledger"),
         }
-        found.details |= {"settings": run.get("settings"), "versions": run.get("versions"), "result": run.get("result")}
+        found.details |= {name: run.get(name) for name in ("settings", "versions", "result")}
         found.chain.append(data_link(runs.DESCRIPTION, run["data_digest"], run))
     return run
 
 
-def _checkpoint(found: Found, run: Mapping[str, Any] | None, step: int, urls: list[str], tell: Tell) -> dict[str, Any]:
-    """One checkpoint's row."""
+def _checkpoint(found: Found, run: Mapping[str, Any], step: int, urls: list[str], tell: Tell) -> dict[str, Any]:
+    """Returns the row of a checkpoint."""
     tell(f"checkpoint {step}")
     state, why = checkpoint.state(found.url, step, urls)
     size = sum(entry.size for entry in storage.list_files(checkpoint.folder_of(found.url, step)))
@@ -83,39 +90,30 @@ def _checkpoint(found: Found, run: Mapping[str, Any] | None, step: int, urls: li
     if state != checkpoint.WHOLE:
         return row
     commit = checkpoint.commit(found.url, step)
-    if run is not None:
-        here = f"checkpoint {step}"
-        must_match(found, digest_link(here, commit.data_digest, run))
-        check_settings(found, here, commit.settings, run)
+    found.compare(f"checkpoint {step}", commit.data_digest, commit.settings, run or None)
     return row | {"ledger": commit.progress.ledger, "best_step": commit.progress.best_step}
 
 
 def _mark(found: Found, rows: list[dict[str, Any]]) -> int:
-    """Marks the newest whole checkpoint, whose step it returns (0: none), and the best one by it; nothing whole, where
-    there should be, is damage.
-    """
-    whole = [row for row in rows if row["state"] == checkpoint.WHOLE]
+    """Marks the newest whole checkpoint and the best one by it, and returns the newest's step; 0 if none is whole."""
+    whole = {row["step"]: row for row in rows if row["state"] == checkpoint.WHOLE}
     if not whole:
         if len(rows) > 1:
-            found.damaged.append(
-                f"{storage.join(found.url, checkpoint.FOLDER)}: none of {len(rows)} checkpoints is whole"
-            )
+            folder = storage.join(found.url, checkpoint.FOLDER)
+            found.damaged.append(f"{folder}: none of {len(rows)} checkpoints is whole")
         return 0
-    whole[-1]["marks"].append("newest")
-    best = whole[-1]["best_step"]
-    for row in whole:
-        if row["step"] == best:
-            row["marks"].append("best")
-    if best:
-        there = best in [row["step"] for row in whole]
-        said = "" if there else "it is not whole any more"
-        must_match(found, Link(f"checkpoint {whole[-1]['step']}", f"the best, {best}", there, said))
-    newest: int = whole[-1]["step"]
+    newest: int = max(whole)
+    whole[newest]["marks"].append("newest")
+    if best := whole[newest]["best_step"]:
+        if best in whole:
+            whole[best]["marks"].append("best")
+        said = "" if best in whole else "it is not whole any more"
+        found.must_match(Link(f"checkpoint {newest}", f"the best, {best}", best in whole, said))
     return newest
 
 
 def _lease(found: Found) -> dict[str, Any]:
-    """Who trains the run, or did."""
+    """Returns which process trains the run, or trained it last."""
     path = storage.join(found.url, lease.NAME)
     holder, version = lease.read(path)
     if holder is None:
@@ -124,9 +122,8 @@ def _lease(found: Found) -> dict[str, Any]:
         return {"state": "unreadable" if version else "none"}
     age = time.time() - holder.renewed
     silent = "is silent, and may be dead" if age > holder.term else "holds it"
-    state = "released" if holder.released else "its process is gone" if holder.is_gone else silent
     return {
-        "state": state,
+        "state": "released" if holder.released else "its process is gone" if holder.is_gone else silent,
         "holder": str(holder),
         "seconds_since_renewal": round(age, 1),
         "term": holder.term,
@@ -137,17 +134,8 @@ def _lease(found: Found) -> dict[str, Any]:
     }
 
 
-def _history(found: Found) -> list[runs.Line] | None:
-    """The lines of the history; None where it has none that can be read."""
-    try:
-        return runs.history(found.url)
-    except ValueError as error:
-        found.damaged.append(f"{storage.join(found.url, runs.HISTORY)} is damaged: {error}")
-        return None
-
-
 def _attempts(found: Found) -> list[dict[str, Any]]:
-    """How the attempts at the run ended, as far as it is written down."""
+    """Returns how the attempts at the run ended, as far as it is written down."""
     path = storage.join(found.url, runs.ATTEMPTS)
     attempts: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -169,27 +157,98 @@ def _tables(details: Mapping[str, Any]) -> list[Table]:
     tables = [Table("checkpoints", ["step", "state", "bytes", "ledger", ""], rows)]
     seconds = details["seconds"]
     total = max(1e-9, sum(seconds.values()))
-    spent = [[name, clock_time(value), f"{value / total:.1%}"] for name, value in seconds.items()]
-    if spent:
+    if spent := [[name, clock_time(value), f"{value / total:.1%}"] for name, value in seconds.items()]:
         tables.append(Table("time over all sessions", ["activity", "time", "share"], spent))
     if attempts := details["attempts"][-_SHOWN:]:
         title = f"last {len(attempts)} of {len(details['attempts'])} attempts"
         ends = [[str(value).partition("\n")[0][:_WIDE] for value in attempt.values()] for attempt in attempts]
         tables.append(Table(title, list(_ATTEMPT), ends, len(_ATTEMPT)))
-    lease = [[name.replace("_", " "), str(value)] for name, value in details["lease"].items()]
-    tables.append(Table("lease", ["of", "is"], [row for row in lease if row[0] not in {"seconds", "left"}], 2))
-    return tables
+    lease = [
+        [name.replace("_", " "), str(value)]
+        for name, value in details["lease"].items()
+        if name not in {"seconds", "left"}
+    ]
+    return [*tables, Table("lease", ["of", "is"], lease, 2)]
 
 
 def _below(found: Found, tell: Tell) -> None:
     """Adds the artefact and the scores in the run's folder."""
-    parts = []
-    if storage.list_files(artefact.at(found.url)):
-        parts.append(artefact.look(artefact.at(found.url), tell))
-    top = storage.join(found.url, scores.FOLDER)
+    export, top = storage.join(found.url, artefacts.FOLDER), storage.join(found.url, scores.FOLDER)
+    parts = [artefact.look(export, tell)] if storage.list_files(export) else []
     folders = {storage.relative(entry.url, top).partition("/")[0] for entry in storage.list_files(top)}
     parts += [scores.look(storage.join(top, name), tell) for name in sorted(folders)]
     for part in parts:
         found.damaged += part.damaged
         found.chain += part.chain
     found.details["parts"] = [{"kind": part.kind, "path": part.url, **part.facts} for part in parts]
+
+
+def _compare_checkpoints(found: Found, run: Mapping[str, Any], newest: int, lines: list[runs.Line]) -> None:
+    """Compares the checkpoints that there are with those that description and lease name."""
+    for name in (runs.DESCRIPTION, lease.NAME):
+        if not storage.exists(storage.join(found.url, name)) and (newest or lines or run):
+            found.damaged.append(f"{storage.join(found.url, name)} is missing")
+    kept = run.get("checkpoints", [])
+    states = {row["step"]: row["state"] for row in found.details["checkpoints"]}
+    for step in kept:
+        if states.get(step) in {None, checkpoint.TORN}:
+            what = f"has no {checkpoint.COMMIT}" if step in states else "is missing"
+            folder = checkpoint.folder_of(found.url, step)
+            found.damaged.append(f"{folder} {what}: {runs.DESCRIPTION} says that it is kept")
+    saved = found.details["lease"].get("saved", 0)
+    if saved > newest:
+        found.damaged.append(f"{checkpoint.folder_of(found.url, saved)} is not whole: {lease.NAME} says it was saved")
+    elif saved > max(kept, default=saved):
+        path = storage.join(found.url, runs.DESCRIPTION)
+        found.damaged.append(f"{path} is an older one: {lease.NAME} says that step {saved} was saved since")
+
+
+def _compare_history(found: Found, progress: Progress, lines: list[runs.Line], *, finished: bool) -> None:
+    """Looks for the line that the newest checkpoint says was the last then; "" where that could not be written."""
+    path, here = storage.join(found.url, runs.HISTORY), f"checkpoint {progress.step}"
+    chains = [runs.EMPTY, *(line.chain for line in lines)]
+    if progress.history and progress.history not in chains:
+        found.damaged.append(f"{path} {'lacks lines' if lines else 'is missing'}: {here} says that they are there")
+    elif progress.history and finished:
+        beyond = lines[chains.index(progress.history) :]  # The end of a run logs and validates once more.
+        if any(line.step != progress.step for line in beyond):
+            found.damaged.append(f"{path} has lines beyond {here}, with which the run was finished")
+
+
+def _compare_result(found: Found, result: Mapping[str, Any], progress: Progress | None, lines: list[runs.Line]) -> None:
+    """Compares the result of a finished run with its newest checkpoint, its history and its export."""
+    export = storage.join(found.url, artefacts.FOLDER)
+    if not storage.list_files(export):
+        path = storage.join(export, artefacts.DESCRIPTION)
+        found.damaged.append(f"{path} is missing: {runs.DESCRIPTION} says that the run was finished")
+    if lines and lines[-1].step > result["step"]:
+        found.damaged.append(
+            f"{runs.DESCRIPTION} does not fit {runs.HISTORY}: finished at {result['step']}, which goes on to "
+            f"{lines[-1].step}"
+        )
+    if not progress:
+        return
+    said = {name: getattr(progress, name) for name in ("step", "ledger", "train_accuracy")}
+    if not progress.window.steps:  # Else the end has logged once more, and knows more of the speed.
+        said["images_per_second"] = progress.images_per_second
+    if progress.best_step and progress.best_step == result.get("exported_step"):
+        said["validation_accuracy"] = progress.best_accuracy
+    for name, value in said.items():
+        if name in result and result[name] != value:
+            found.damaged.append(
+                f"{runs.DESCRIPTION} does not fit checkpoint {progress.step}: its result's {name} is {result[name]}, "
+                f"not {value}"
+            )
+
+
+def _compare_left(found: Found) -> None:
+    """Compares what the last trainer left with what is there; what is damaged by itself is named already."""
+    for name, expected in found.details["lease"].pop("left", {}).items():
+        path = storage.below(found.url, name)
+        if any(path in what for what in found.damaged):
+            continue
+        try:
+            if storage.checksum(path)[1] != expected:
+                found.damaged.append(f"{path} is not as the last trainer left it, by {lease.NAME}")
+        except NOT_THERE:
+            found.damaged.append(f"{path} is missing: the last trainer left it, by {lease.NAME}")

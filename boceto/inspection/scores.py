@@ -6,8 +6,7 @@ from typing import Any
 
 from boceto import artefact, contract, storage
 from boceto.errors import DataError
-from boceto.inspection import Found, Link, Tell
-from boceto.inspection._parts import check_file, data_link
+from boceto.inspection import Found, Link, Tell, data_link
 
 SCORES = "scores.json"
 FORMAT = "boceto-scores"
@@ -37,7 +36,7 @@ def look(url: str, tell: Tell) -> Found:
         found.damaged.append(f"{path} is damaged: {error}; run `boceto eval` again")
         return found
     for name in beside:
-        check_file(found, storage.join(url, name), files[name])
+        found.check_file(storage.join(url, name), files[name])
     digest = found.facts["data_digest"]
     if not url.rstrip("/").endswith(f"/{digest}"):
         found.damaged.append(f"{path} says it is of data set {digest}, its folder says otherwise")

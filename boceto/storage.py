@@ -97,7 +97,7 @@ def list_files(url: str, *, linked: bool = False) -> list[Entry]:
 
     linked: follow links to folders of this machine, for programs that only read.
     """
-    return local.list_linked(url) if linked and is_local(url) and url else _store(url).list(url)
+    return local.Store().list(url, linked=True) if linked and url and is_local(url) else _store(url).list(url)
 
 
 def stat(url: str) -> Stat | None:

@@ -1,7 +1,6 @@
 """The files and folders of this machine."""
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -17,7 +16,6 @@ from boceto.errors import SettingsError
 from boceto.stores import Changed, Entry, Stat
 
 _BUFFER = 1 << 18
-_HERE, _NEW = -100, 1  # AT_FDCWD and RENAME_NOREPLACE of rename(2)
 # The errors of a file system without an operation.
 _LACKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 # The folders that this process, or its parent before a fork, has written to.
@@ -54,13 +52,16 @@ def regular(path: Path) -> Path:
 class Store:
     """The adapter. It writes a file under a temporary name in the same folder, flushes it, and renames it."""
 
-    def list(self, url: str) -> list[Entry]:
+    def list(self, url: str, *, linked: bool = False) -> list[Entry]:
+        """Returns the files below a folder. linked: links to folders are followed."""
         folder = local_path(url)
         if folder.is_file():
             return [Entry(str(folder), folder.stat().st_size)]
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             regular(folder)
-        return sorted(Entry(path, size) for path in _files(str(folder)) if (size := _size(path)) is not None)
+        return sorted(
+            Entry(path, size) for path in _files(str(folder), linked=linked) if (size := _size(path)) is not None
+        )
 
     def stat(self, url: str) -> Stat | None:
         try:
@@ -101,10 +102,7 @@ class Store:
         with partial_file(path) as (partial, file):
             file.write(data)
             _to_disk(file)
-            try:
-                _make_new(partial, path)
-            except FileExistsError:
-                raise FileExistsError(f"{path} is there already") from None
+            _make_new(partial, path)
             partial.unlink(missing_ok=True)
             _folder_to_disk(path.parent)
         return _version(data)
@@ -159,8 +157,7 @@ def was_written(path: str | bytes | int) -> bool:
 def _make_new(partial: Path, path: Path) -> None:
     """Gives the whole file `partial` the name `path`, if that name is free. Of several processes, one succeeds.
 
-    The first choice is a hard link. A file system without links gets a rename that replaces nothing. A file system
-    without either gets a lock, which only the processes of this machine see.
+    A file system without hard links gets a lock, which only the processes of this machine see.
 
     Raises:
         FileExistsError: the name is taken.
@@ -168,26 +165,12 @@ def _make_new(partial: Path, path: Path) -> None:
     try:
         os.link(partial, path)
     except FileExistsError:
-        raise
+        raise FileExistsError(f"{path} is there already") from None
     except OSError:
-        if _renamed_new(partial, path):
-            return
         with _locked(path.parent):
             if os.path.lexists(path):
-                raise FileExistsError from None
+                raise FileExistsError(f"{path} is there already") from None
             partial.replace(path)
-
-
-def _renamed_new(partial: Path, path: Path) -> bool:
-    """Calls renameat2(2). Returns False if the system or the file system lacks it."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "renameat2"):
-        return False
-    if library.renameat2(_HERE, os.fsencode(partial), _HERE, os.fsencode(path), _NEW) == 0:
-        return True
-    if ctypes.get_errno() == errno.EEXIST:
-        raise FileExistsError
-    return False
 
 
 def lock(descriptor: int, path: Path, *, wait: bool = True) -> None:
@@ -210,10 +193,16 @@ def lock(descriptor: int, path: Path, *, wait: bool = True) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lets one process at a time run the block."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with _descriptor(folder) as descriptor:
         lock(descriptor, folder)
         yield
+
+
+@contextlib.contextmanager
+def _descriptor(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -225,11 +214,8 @@ def _to_disk(file: BinaryIO) -> None:
 
 def _folder_to_disk(folder: Path) -> None:
     """Flushes a folder. A new name is lasting only after that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with _descriptor(folder) as descriptor:
         _sync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sync(descriptor: int) -> None:
@@ -240,27 +226,17 @@ def _sync(descriptor: int) -> None:
             raise
 
 
-def list_linked(url: str) -> list[Entry]:
-    """As `Store.list`, and follows links to folders. Each folder is listed once, so loops of links end."""
-    folder = local_path(url)
-    if not folder.is_dir():
-        return Store().list(url)
-    return sorted(Entry(path, size) for path in _files(str(folder), linked=True) if (size := _size(path)) is not None)
-
-
-def _files(folder: str, *, linked: bool = False) -> Iterator[str]:
-    """Yields the paths of the files below `folder`."""
-    tops, seen = [folder], set()
-    for top in tops:  # The list grows in the loop.
-        for root, folders, names in os.walk(top, onerror=_not_gone):
-            if linked:
-                tops += sorted(filter(os.path.islink, (os.path.join(root, name) for name in folders)))  # noqa: PTH118
-                found = os.stat(root)  # noqa: PTH116
-                if (found.st_dev, found.st_ino) in seen:
-                    folders.clear()
-                    continue
-                seen.add((found.st_dev, found.st_ino))
-            yield from (os.path.join(root, name) for name in names)  # noqa: PTH118
+def _files(folder: str, *, linked: bool) -> Iterator[str]:
+    """Yields the paths of the files below `folder`. linked: each folder is read once, so that loops of links end."""
+    seen = set()
+    for root, folders, names in os.walk(folder, onerror=_not_gone, followlinks=linked):
+        found = os.stat(root)  # noqa: PTH116 - a Path a file costs more than the call
+        if linked and (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        folders.sort()
+        yield from (os.path.join(root, name) for name in names)  # noqa: PTH118 - the same
 
 
 def _not_gone(error: OSError) -> None:

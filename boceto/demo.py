@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boceto import contract, process, storage, telemetry
-from boceto.console import Console, clock_time, run_program, table
+from boceto.console import Console, clock_time, run_program
 from boceto.errors import BocetoError, DataError, SettingsError
 from boceto.settings import option, parse
 
@@ -18,23 +18,18 @@ RESULT = "demo.json"
 # A folder without this file in it was not made by the chain: (a run's, a data set's).
 _MARKS = ("run.json", "dataset.json")
 SIZE, WIDTH = 32, 0.25
-PREPARE = ("--source", "synthetic", "--size", str(SIZE), "--line-width", "1.5", "--seed", "0")
-COUNTS = ("--train-per-class", "60", "--test-per-class", "20")
-TRAIN = (
-    "--width-multiplier",
-    str(WIDTH),
-    "--epochs",
-    "12",
-    "--batch-size",
-    "64",
-    "--warmup-steps",
-    "20",
-    "--schedule",
-    "cosine",
-)
+PREPARE = f"--source synthetic --size {SIZE} --line-width 1.5 --seed 0 --train-per-class 60 --test-per-class 20".split()
+TRAIN = f"--width-multiplier {WIDTH} --epochs 12 --batch-size 64 --warmup-steps 20 --schedule cosine".split()
+COLUMNS = {
+    "parameters": (",", "parameters"),
+    "train_accuracy": (".3f", "train accuracy"),
+    "test_accuracy": (".3f", "test accuracy"),
+    "map": (".3f", "mAP"),
+    "images_per_second": (",.0f", "images/s"),
+}
 
 
-class StepFailed(BocetoError):  # noqa: N818 - it is told, not handled
+class StepFailed(BocetoError):  # noqa: N818 - it is reported, not handled
     """A program of the chain failed; it has said why itself."""
 
     def __init__(self, verb: str, code: int) -> None:
@@ -55,13 +50,13 @@ class Settings:
 
 
 def ports(first: int) -> dict[tuple[str, str], int]:
-    """The port of each program, by (folder, verb)."""
+    """Returns the port of each program, by (folder, verb)."""
     programs = [("data", "prepare"), *((net, verb) for net in NETS for verb in ("train", "eval"))]
     return {program: first + number for number, program in enumerate(programs)}
 
 
 def _program(verb: str, *words: str) -> dict[str, Any]:
-    """Runs one program of the chain as people do; its progress goes to standard error, its result comes back."""
+    """Runs one program of the chain as people do, with its progress on standard error; returns its result."""
     command = [sys.executable, "-m", "boceto", verb, *words, "--json"]
     with process.child(command, subprocess.Popen.terminate, stdout=subprocess.PIPE) as child:
         said, _ = child.communicate()
@@ -82,9 +77,7 @@ def _chain(settings: Settings, console: Console) -> dict[str, Any]:
         return ["--metrics-port", str(ports(settings.metrics_port)[folder, verb]), *linger]
 
     console.line("1/3 drawing and recording: boceto prepare")
-    results: dict[str, Any] = {
-        "data": _program("prepare", "--output", data, *PREPARE, *COUNTS, *watched("data", "prepare"))
-    }
+    results: dict[str, Any] = {"data": _program("prepare", "--output", data, *PREPARE, *watched("data", "prepare"))}
     for net in NETS:
         run = storage.join(output, net)
         console.line(f"2/3 training {net}: boceto train")
@@ -95,26 +88,11 @@ def _chain(settings: Settings, console: Console) -> dict[str, Any]:
     return results
 
 
-def _table(results: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            net,
-            f"{results[net]['parameters']:,}",
-            f"{results[net]['train_accuracy']:.3f}",
-            f"{results[net]['test_accuracy']:.3f}",
-            f"{results[net]['map']:.3f}",
-            f"{results[net]['images_per_second']:,.0f}",
-        )
-        for net in NETS
-    ]
-    return table(("net", "parameters", "train accuracy", "test accuracy", "mAP", "images/s"), rows)
-
-
 def _remove(output: str) -> None:
     """Removes what an earlier demo made.
 
     Raises:
-        SettingsError: there is a folder of such a name, and nothing says that a demo made it.
+        SettingsError: there is a folder of such a name, but no result of a demo.
     """
     there = [name for name in ("data", *NETS) if storage.exists(storage.join(output, name, _MARKS[name == "data"]))]
     if there and not storage.exists(storage.join(output, RESULT)):
@@ -126,20 +104,6 @@ def _remove(output: str) -> None:
     storage.delete(storage.join(output, RESULT))
 
 
-def _finished(path: str) -> dict[str, Any] | None:
-    """The result of the last demo, or None where there is none that has ended.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    try:
-        return contract.decode(storage.read_bytes(path)) or None
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}; use --fresh") from error
-
-
 def demo(settings: Settings, console: Console) -> dict[str, Any]:
     """Runs the chain, or shows the result of the last time; returns each net's scores."""
     storage.check_lasting(settings.output, "demo.output")
@@ -147,7 +111,12 @@ def demo(settings: Settings, console: Console) -> dict[str, Any]:
     if settings.fresh:
         _remove(settings.output)
     started = time.monotonic()
-    results = _finished(path)
+    try:
+        results = contract.decode(storage.read_bytes(path))
+    except FileNotFoundError:
+        results = {}
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}; use --fresh") from error
     if results:
         console.line(f"{settings.output} holds a finished demo already; `make demo FRESH=1` or --fresh starts afresh")
     else:
@@ -157,14 +126,15 @@ def demo(settings: Settings, console: Console) -> dict[str, Any]:
         storage.write_bytes(path, json.dumps(results).encode())
         console.line(f"the whole chain took {clock_time(time.monotonic() - started)}")
     try:
-        classes, shown = results["data"]["classes"], _table(results)
-    except (KeyError, TypeError) as error:
+        classes = results["data"]["classes"]
+        rows = [[net, *(format(results[net][name], form) for name, (form, _) in COLUMNS.items())] for net in NETS]
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged; use --fresh") from error
     console.line(
         f"\nBoth nets, small: {WIDTH} of their width, {SIZE}x{SIZE} pixels, {classes} classes of synthetic drawings;"
         f" a net that guesses has accuracy {1 / classes:.3f}.\n"
     )
-    console.line(shown)
+    console.table(["net", *(title for _, title in COLUMNS.values())], rows)
     for net in NETS:
         console.line(f"\n{net}: test drawings and their nearest neighbours: {results[net]['picture']}")
     return results

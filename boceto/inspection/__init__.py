@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from boceto import checkpoint, dataset, lookup, storage
+from boceto import dataset, lookup, storage
 from boceto import run as runs
 from boceto.errors import BocetoError, DataError, SettingsError
 
@@ -108,12 +108,6 @@ def data_link(here: str, digest: str, made: Mapping[str, Any] | None) -> Link:
         return Link(here, f"data set {digest}", None, f"not at {path} any more, or not readable from here")
     same = there == digest
     return Link(here, f"data set {digest}", same, f"at {path}" if same else f"{path} is {there}")
-
-
-def checkpoint_link(here: str, run: str, step: int) -> Link:
-    """Says whether the checkpoint of `step` is still there; the others go in time."""
-    there = checkpoint.is_committed([entry.url for entry in storage.list_files(checkpoint.folder_of(run, step))])
-    return Link(here, f"checkpoint {step}", True if there else None, "" if there else "not kept")
 
 
 def look(url: str, tell: Tell) -> Found:

@@ -1,10 +1,10 @@
 """An artefact: `artefact.json` and the SavedModel beside it."""
 
-from boceto import artefact, saved_model, storage
+from boceto import artefact, checkpoint, saved_model, storage
 from boceto import run as runs
 from boceto.artefact import DESCRIPTION, MODEL
 from boceto.errors import DataError
-from boceto.inspection import Found, Table, Tell, checkpoint_link, data_link, run_of
+from boceto.inspection import Found, Link, Table, Tell, data_link, run_of
 
 MARKS = (DESCRIPTION, f"{MODEL}/*")
 
@@ -39,7 +39,9 @@ def look(url: str, tell: Tell) -> Found:
     folder = storage.parent(url)
     run = run_of(folder)
     found.chain.append(data_link(DESCRIPTION, described.data_digest, run))
-    found.chain.append(checkpoint_link(DESCRIPTION, folder, described.step))
+    kept = checkpoint.is_committed(checkpoint.files(folder).get(described.step, []))  # The others go in time.
+    there = f"checkpoint {described.step}"
+    found.chain.append(Link(DESCRIPTION, there, True, "") if kept else Link(DESCRIPTION, there, None, "not kept"))
     found.compare(DESCRIPTION, described.data_digest, described.settings, run)
     found.damaged += runs.misfits(run or {}, described)
     return found

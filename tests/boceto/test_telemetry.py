@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from boceto import metrics_server, telemetry
+from boceto import exposition, telemetry
 from boceto.errors import DataError, SettingsError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import METRICS
@@ -92,7 +92,7 @@ def test_a_machine_that_has_no_more_files_is_no_taken_port(port, monkeypatch):
     def fails(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(metrics_server, "MetricsServer", fails)
+    monkeypatch.setattr(exposition, "MetricsServer", fails)
     with serving("train", port, 0) as tell, pytest.raises(OSError, match="Too many open files"):
         tell.serve()
 
@@ -107,17 +107,17 @@ def test_silent_connections_keep_nobody_out(port):
     with serving("train", port, 0) as tell, contextlib.ExitStack() as stack:
         tell.serve()
         before = threading.active_count()
-        silent = [stack.enter_context(ask(port)) for _ in range(3 * metrics_server.MOST)]
+        silent = [stack.enter_context(ask(port)) for _ in range(3 * exposition.MOST)]
         assert "boceto_train_steps_total 0.0" in metrics(port)
         assert silent[0].recv(1) == b""  # The oldest had to make room.
         until = time.monotonic() + 120
-        while threading.active_count() > before + metrics_server.MOST and time.monotonic() < until:
+        while threading.active_count() > before + exposition.MOST and time.monotonic() < until:
             time.sleep(0.05)
-        assert threading.active_count() <= before + metrics_server.MOST
+        assert threading.active_count() <= before + exposition.MOST
 
 
 def test_who_asks_a_byte_at_a_time_is_ended_in_the_end(port, monkeypatch):
-    monkeypatch.setattr(metrics_server, "PATIENCE", 1.0)
+    monkeypatch.setattr(exposition, "PATIENCE", 1.0)
     with serving("train", port, 0) as tell, contextlib.ExitStack() as stack:
         tell.serve()
         slow = stack.enter_context(ask(port, b"GET /metrics HTTP/1.1\r\n"))

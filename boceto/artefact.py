@@ -48,12 +48,12 @@ class Artefact:
 
 
 def path(run: str) -> str:
-    """The URL of the description of the artefact of the run folder `run`, which is written last."""
+    """Returns the URL of `artefact.json`, which is written last, in the run folder `run`."""
     return storage.join(run, FOLDER, DESCRIPTION)
 
 
 def load(run: str) -> Artefact:
-    """The description of the artefact of the run folder `run`.
+    """Returns the description of the artefact of the run folder `run`.
 
     Raises:
         DataError: the run has none, or it is damaged or of another version.
@@ -62,7 +62,7 @@ def load(run: str) -> Artefact:
 
 
 def read(url: str) -> Artefact:
-    """The description of the artefact in the folder `url`: a run's, or one that was moved.
+    """Returns the description of the artefact in the folder `url`: a run's, or one that was moved.
 
     Raises:
         DataError: as `load`.
@@ -79,10 +79,10 @@ def read(url: str) -> Artefact:
 
 
 def listed(url: str, description: Artefact) -> dict[str, str]:
-    """The URLs of the SavedModel's files of the artefact in the folder `url`, all below it, and their checksums.
+    """Returns the URLs of the SavedModel's files of the artefact in the folder `url`, and their checksums.
 
     Raises:
-        DataError: one is not, or there is no SavedModel among them.
+        DataError: a name is not below the folder, or there is no SavedModel among them.
     """
     model = storage.join(url, MODEL)
     if "saved_model.pb" not in description.files:
@@ -94,7 +94,7 @@ def check_own(run: str) -> None:
     """Refuses an `export` that is a link or holds other files: the folder is replaced whole.
 
     Raises:
-        SettingsError: it is, or it does.
+        SettingsError: it is a link, or holds such a file.
     """
     url = storage.join(run, FOLDER)
     if storage.is_link(url):
@@ -108,65 +108,43 @@ def check_own(run: str) -> None:
 
 
 def verify(run: str, description: Artefact) -> str:
-    """Checks the SavedModel's files against `artefact.json`; returns its URL. Where the storage keeps checksums, they
-    are believed.
+    """Checks the SavedModel's files against `artefact.json`, and returns its URL. A checksum that the storage keeps is
+    believed.
 
     Raises:
         DataError: a file is missing or changed, or none is listed.
     """
-    return _verify(storage.join(run, FOLDER), description)
-
-
-def _verify(url: str, description: Artefact) -> str:
-    for path, expected in listed(url, description).items():
-        with _there(storage.parent(url), path):
-            _, found = storage.checksum(path)
-        _check(storage.parent(url), path, found, expected)
-    return storage.join(url, MODEL)
+    for path, expected in listed(storage.join(run, FOLDER), description).items():
+        _check(run, path, expected)
+    return storage.join(run, FOLDER, MODEL)
 
 
 @contextlib.contextmanager
 def verified(url: str, description: Artefact) -> Iterator[Path]:
-    """The SavedModel of the artefact in the folder `url`, checked, on this machine: a copy goes with the block.
+    """Yields the SavedModel of the artefact in the folder `url`, checked, on this machine: a copy goes with the block.
 
     Raises:
         DataError: as `verify`.
     """
-    if storage.is_local(url):
-        with _plainly_named(storage.local_folder(_verify(url, description))) as folder:
-            yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as folder:
-        for path, expected in listed(url, description).items():
-            copy = Path(folder, storage.relative(path, storage.join(url, MODEL)))
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with _there(storage.parent(url), path):
-                storage.download(path, copy)
-            _check(storage.parent(url), path, storage.checksum(str(copy))[1], expected)
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _plainly_named(folder: Path) -> Iterator[Path]:
-    """`folder`, or a link to it for TensorFlow, which takes some signs in a path for a pattern of many."""
-    if not set("*?[]\\") & set(str(folder)):
-        yield folder
-        return
+    model = storage.join(url, MODEL)
     with tempfile.TemporaryDirectory(prefix="boceto-artefact-") as temporary:
-        link = Path(temporary, MODEL)
-        link.symlink_to(folder.absolute())
-        yield link
+        folder = Path(temporary, MODEL)
+        for path, expected in listed(url, description).items():
+            copy = None if storage.is_local(url) else folder / storage.relative(path, model)
+            _check(storage.parent(url), path, expected, copy)
+        if storage.is_local(url):  # TensorFlow takes some signs in a path for a pattern, so it gets a link.
+            folder.symlink_to(storage.local_folder(model).absolute())
+        yield folder
 
 
-@contextlib.contextmanager
-def _there(run: str, path: str) -> Iterator[None]:
+def _check(run: str, path: str, expected: str, copy: Path | None = None) -> None:
+    """Checks one file of a SavedModel, or a copy of it that is made first."""
     try:
-        yield
+        if copy:
+            storage.download(path, copy)
+        _, found = storage.checksum(str(copy or path))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DataError(f"{path} is missing; {_again(run)}") from error
-
-
-def _check(run: str, path: str, found: str, expected: str) -> None:
     if found != expected:
         raise DataError(f"{path} has crc32c {found}, {DESCRIPTION} says {expected}; {_again(run)}")
 

@@ -6,7 +6,6 @@ The token is the writer's own, so that two writers never touch each other's file
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -117,7 +116,7 @@ class Commit:
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """32 hexadecimal digits over the settings."""
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return contract.digest(json.dumps(settings, sort_keys=True).encode())
 
 
 def folder_of(run: str, step: int) -> str:

@@ -132,21 +132,11 @@ def _amounts(done: float, total: float, unit: str, rate: float) -> str:
     return ", ".join(words)
 
 
-class _Warnings(logging.Handler):
-    """Shows what the storage logs as a console's warnings."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.warning(record.getMessage())
-
-
 @contextlib.contextmanager
 def _logs_to(console: Console) -> Iterator[None]:
-    """What is logged under `boceto` in the block goes to the console, and nowhere else."""
-    logger, handler = logging.getLogger("boceto"), _Warnings(console)
+    """Shows what is logged under `boceto` in the block as the console's warnings, and nowhere else."""
+    logger, handler = logging.getLogger("boceto"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: console.warning(record.getMessage())  # type: ignore[method-assign]
     before, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
@@ -158,25 +148,20 @@ def _logs_to(console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what native code writes to standard error in the block: importing TensorFlow tells of the processor there,
-    whatever the log level. Python's exceptions are raised as ever, but for KeyboardInterrupt: what is imported may take
-    it for a failure of its own, so a signal that would raise it ends the program at once.
+    """Hides what native code writes to standard error in the block, as TensorFlow does when it is imported.
+
+    A signal that would raise KeyboardInterrupt ends the program at once: an imported module may take the exception for
+    a failure of its own.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-
-    def leave(*_: object) -> None:
-        process.leave_at_once("stopped")
-
-    raising = [number for number in process.SIGNALS if signal.getsignal(number) is signal.default_int_handler]
-    if threading.current_thread() is not threading.main_thread():
-        raising = []
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    is_main = threading.current_thread() is threading.main_thread()
+    raising = [n for n in process.SIGNALS if is_main and signal.getsignal(n) is signal.default_int_handler]
     try:
         process.last_word.descriptor = kept
         os.dup2(nowhere, 2)
         for number in raising:
-            signal.signal(number, leave)
+            signal.signal(number, lambda *_: process.leave_at_once("stopped"))
         yield
     finally:
         for number in raising:
@@ -188,19 +173,19 @@ def quiet() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """`text` without what would command a terminal: names and messages may come from anywhere."""
+    """Returns `text` without the control characters that command a terminal: names and messages come from anywhere."""
     return text.translate(CONTROLS)
 
 
 def clock_time(seconds: float) -> str:
-    """`mm:ss`, or `h:mm:ss` from an hour on."""
+    """Returns `mm:ss`, or `h:mm:ss` from an hour on."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> str:
-    """A text table of at most `width` columns: the first `left` columns stand to the left, the others to the right."""
+    """Returns a table of at most `width` characters a line. The first `left` columns are aligned to the left."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console as Terminal
     from rich.table import Table
@@ -218,7 +203,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, w
 
 @contextlib.contextmanager
 def _interrupted() -> Iterator[None]:
-    """Kubernetes asks with SIGTERM what people ask with Ctrl-C. In another thread than the main one, callers decide."""
+    """Makes SIGTERM, which Kubernetes sends, the same as Ctrl-C, in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -231,11 +216,11 @@ def _interrupted() -> Iterator[None]:
         cause: BaseException | None = error
         while cause:
             cause = cause.__cause__ or cause.__context__
-            if isinstance(cause, KeyboardInterrupt):  # Libraries make errors of their own of it.
+            if isinstance(cause, KeyboardInterrupt):  # A library has made an error of its own of it.
                 raise KeyboardInterrupt from error
         raise
     finally:
-        for number, handler in before.items():  # A command's work is over, and nothing but its end is left.
+        for number, handler in before.items():  # A command's work is over; only its end is left.
             signal.signal(number, signal.SIG_IGN if handler is process.leave else handler)
 
 

@@ -56,7 +56,7 @@ def decode(text: bytes) -> dict[str, Any]:
         ValueError: the text is no JSON object, or an object in it has a name twice.
     """
     try:
-        entry = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_distinct)
+        entry = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_distinct)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     found: dict[str, Any] = check(dict[str, Any], entry, "it")
@@ -165,8 +165,8 @@ def within(lowest: float, highest: float, /, **values: float) -> None:
 
 def _finite(text: str) -> float:
     number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{reprlib.repr(text)} is too large")
+    if not math.isfinite(number):
+        raise ValueError(f"{reprlib.repr(text)} is no finite number")
     return number
 
 
@@ -176,7 +176,3 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
     return entry
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")

@@ -41,11 +41,6 @@ def report(found: Found, columns: int | None = None) -> str:
     return "\n".join([*lines, "", *verdict])
 
 
-def _more(found: Found) -> str:
-    count = len(found.damaged) - 1
-    return f"; and {count} more, above" if count else ""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs `boceto inspect` with these words; returns the exit code."""
 
@@ -53,7 +48,10 @@ def main(argv: Sequence[str]) -> int:
         invocation = parse(Settings, "inspect", argv, DESCRIPTION)
         found = inspection.look(invocation.settings.path, console.progress)
         console.line(report(found, console.width))
-        wrong = DataError(f"{found.url} is damaged: {found.damaged[0]}{_more(found)}") if found.damaged else None
-        return inspection.as_json(found), invocation.json, wrong
+        if not found.damaged:
+            return inspection.as_json(found), invocation.json, None
+        first, *others = found.damaged
+        more = f"; and {len(others)} more, above" if others else ""
+        return inspection.as_json(found), invocation.json, DataError(f"{found.url} is damaged: {first}{more}")
 
     return run_program("inspect", work)

@@ -55,7 +55,7 @@ def test_what_is_wrong_is_named(change, message):
         (b"[" * 100_000, "nested too deeply"),
         (b"[]", r"it is \[\], not an object"),
         (b"\xff", "invalid start byte"),
-        (b'{"format": NaN}', "NaN is no JSON"),
+        (b'{"format": NaN}', "'NaN' is no finite number"),
         (b'{"parts": [{"a": 1, "b": 2, "a": 1}]}', "it has 'a' twice"),
         (b'{"format": "f", "version": 2}', "its format is 'f' version 2, not 'f' version 1"),
         (b"{}", "its format is None"),

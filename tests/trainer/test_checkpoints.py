@@ -280,5 +280,5 @@ def test_a_sealed_commit_with_impossible_numbers_is_damaged(checkpoints, run, lo
 
 @pytest.mark.parametrize("number", ["1e400", "-1e999", "NaN", "Infinity"])
 def test_no_number_in_a_document_is_too_large_for_the_next_one(number):
-    with pytest.raises(ValueError, match=r"is too large|is no JSON"):
+    with pytest.raises(ValueError, match="is no finite number"):
         contract.decode(f'{{"result": {{"accuracy": {number}}}}}'.encode())

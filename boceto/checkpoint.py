@@ -76,10 +76,10 @@ class Progress:
             raise ValueError(f"ledger is {self.ledger!r}")
 
     def covers(self, step: int, *, validation: bool) -> bool:
-        """Whether a log point, or a validation, after `step` is of what was done up to here.
+        """Returns whether a log point, or a validation, after `step` belongs to the steps up to here.
 
-        Where a run ends between two log points or validations, it has one more of each after its last step; a run that
-        goes on from there has not.
+        A run that ends between two log points or validations has one more of each after its last step. A run that goes
+        on from there does not have them.
         """
         if step != self.step:
             return step < self.step
@@ -97,7 +97,7 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
-    """What `COMMIT` says. `position` counts records."""
+    """The content of `COMMIT`. position: the number of records used."""
 
     arrays: File
     step: int
@@ -110,22 +110,22 @@ class Commit:
     version: int = VERSION
 
     def to_json(self) -> bytes:
-        """The bytes of `COMMIT`."""
+        """Returns the bytes of `COMMIT`."""
         return contract.sealed(dataclasses.asdict(self))
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits over the settings."""
+    """Returns a digest of the settings: 32 hexadecimal digits."""
     return contract.digest(json.dumps(settings, sort_keys=True).encode())
 
 
 def folder_of(run: str, step: int) -> str:
-    """The URL of the checkpoint of `step`."""
+    """Returns the URL of the checkpoint of `step`."""
     return storage.join(run, FOLDER, f"{step:010}")
 
 
 def files(run: str) -> dict[int, list[str]]:
-    """The files in each step's folder, by step, in rising order."""
+    """Returns the URLs of the files in each step's folder, by step, in rising order."""
     top = storage.join(run, FOLDER)
     found: dict[int, list[str]] = {}
     for entry in storage.list_files(top):
@@ -136,20 +136,20 @@ def files(run: str) -> dict[int, list[str]]:
 
 
 def is_own(url: str) -> bool:
-    """Whether a file out of `files` is Boceto's, by its name."""
+    """Returns whether a file out of `files` is Boceto's, by its name."""
     return bool(_OWN.fullmatch(url))
 
 
 def is_committed(urls: list[str]) -> bool:
-    """Whether a step's files, out of `files`, have a `COMMIT` among them."""
+    """Returns whether a step's files, out of `files`, have a `COMMIT` among them."""
     return any(url.endswith(f"/{COMMIT}") for url in urls)
 
 
 def commit(run: str, step: int) -> Commit:
-    """What the `COMMIT` of a step says.
+    """Returns the content of the `COMMIT` of a step.
 
     Raises:
-        DataError: it is missing, damaged or of another version.
+        DataError: the file is missing, damaged or of another version.
     """
     path = storage.join(folder_of(run, step), COMMIT)
     try:
@@ -169,7 +169,7 @@ def commit(run: str, step: int) -> Commit:
 
 
 def load(run: str, step: int) -> tuple[Commit, Arrays]:
-    """The checkpoint of one step, every byte of it checked.
+    """Returns the checkpoint of one step. Every byte of it is checked.
 
     Raises:
         DataError: it is torn, damaged, or of another version.
@@ -190,7 +190,7 @@ def load(run: str, step: int) -> tuple[Commit, Arrays]:
 
 
 def state(run: str, step: int, urls: list[str]) -> tuple[str, str]:
-    """-> (WHOLE, TORN or CORRUPT; why, or ""), for a step and its files out of `files`."""
+    """Returns (WHOLE, TORN or CORRUPT; the reason, or "") for a step and its files out of `files`."""
     if not is_committed(urls):
         return TORN, f"it has no {COMMIT}"
     try:

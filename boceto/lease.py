@@ -1,4 +1,4 @@
-"""The lease of a run, `RUN/lease.json`: who trains it, or trained it last."""
+"""The lease of a run, `RUN/lease.json`: the process that trains the run, or trained it last."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from boceto.checkpoint import MOST_SECONDS
 NAME = "lease.json"
 FORMAT = "boceto-lease"
 VERSION = 2
-LONGEST_TERM = 3600.0  # Seconds; who dies without a word keeps a run from others for so long.
+LONGEST_TERM = 3600.0  # Seconds; a process that dies without a release keeps the run from others for so long.
 UNREADABLE = "someone whose lease cannot be read"
 _DEAD = (b"Z", b"X")
 _BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
@@ -19,8 +19,10 @@ _BEGUN = 19  # proc_pid_stat(5): field 22, counted from the third.
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Where the run stood when the lease was renewed: its step, its seconds by activity, how many sessions it has had,
-    the holder's included, and the step of its newest checkpoint (0: none).
+    """The state of the run when the lease was renewed.
+
+    seconds: wall time by activity. sessions: of the run so far, with the holder's. saved: the step of the newest
+    checkpoint, 0 if there is none.
     """
 
     step: int = 0
@@ -35,9 +37,11 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Holder:
-    """What `lease.json` says. term: seconds without renewal after which it is over. machine: of the kernel and the
-    process namespace, "" where there is none; begun: when the process began, by that kernel's count. left: the checksum
-    (crc32c) of each file that the trainer left when it released the lease, by its name in the run's folder.
+    """The content of `lease.json`.
+
+    term: seconds without renewal after which the lease is over. machine: of the kernel and the process namespace, "" if
+    unknown. begun: the start of the process, by that kernel's count. left: the checksum (crc32c) of each file that the
+    trainer left when it released the lease, by its name in the run's folder.
     """
 
     token: str
@@ -61,17 +65,17 @@ class Holder:
         return f"process {self.process} on {self.host}"
 
     def to_json(self) -> bytes:
-        """The bytes of `lease.json`, sealed."""
+        """Returns the bytes of `lease.json`, sealed."""
         return contract.sealed(dataclasses.asdict(self))
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is a process of this machine that has ended."""
+        """Returns whether the holder is a process of this machine that has ended."""
         return self._is_ours and begun(self.process) != self.begun
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this machine that still runs."""
+        """Returns whether the holder is a process of this machine that still runs."""
         return self._is_ours and begun(self.process) == self.begun
 
     @property
@@ -80,7 +84,7 @@ class Holder:
 
 
 def read(path: str) -> tuple[Holder | None, str]:
-    """-> (the holder, or None where it cannot be read; its version, or "" where there is no lease)."""
+    """Returns the holder, None if it cannot be read, and the version of the file, "" if there is no lease."""
     try:
         data, version = storage.read_versioned(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +98,7 @@ def read(path: str) -> tuple[Holder | None, str]:
 
 
 def machine() -> str:
-    """What tells this kernel's process namespace from all others; "" where there is no such thing."""
+    """Returns the name of this kernel's process namespace, different from all others; "" if it has none."""
     try:
         kernel = storage.read_bytes("/proc/sys/kernel/random/boot_id").decode().strip()
         return f"{kernel}/{Path('/proc/self/ns/pid').readlink()}"
@@ -103,7 +107,7 @@ def machine() -> str:
 
 
 def begun(process: int) -> str:
-    """When a process of this machine began, in the kernel's ticks; "" where there is none, or only its exit status."""
+    """Returns the start of a process of this machine, in the kernel's ticks; "" if it does not run."""
     try:
         fields = storage.read_bytes(f"/proc/{process}/stat").rpartition(b")")[2].split()
     except OSError:

@@ -34,7 +34,7 @@ _LINE = re.compile(r'(\{.+), "chain": "([0-9a-f]{32})"\}')
 
 
 class Description:
-    """What `run.json` says, in the hands of the trainer that holds the run: `before` is what it said at the start."""
+    """Writes `run.json` for the trainer that holds the run. before: what the file said at the start."""
 
     def __init__(self, run: str, before: Mapping[str, Any] | None) -> None:
         self._run = run
@@ -42,17 +42,17 @@ class Description:
 
     @property
     def begun(self) -> bool:
-        """Whether there is one."""
+        """Returns whether the run has a `run.json`."""
         return bool(self._entry)
 
     def begin(self, entry: Mapping[str, Any], step: int) -> None:
-        """Writes it anew, for the session that goes on after `step`, with the checkpoints up to there."""
+        """Writes the file for a session that goes on after `step`, with the checkpoints up to that step."""
         kept = {*self._entry.get("checkpoints", ()), step} - {0}
         self._entry = {**entry, "checkpoints": sorted(each for each in kept if each <= step)}
         write(self._run, self._entry)
 
     def add(self, **more: Any) -> None:
-        """Writes it with these fields besides; nothing happens where the run has not begun."""
+        """Adds fields to the file, if the run has begun."""
         if self.begun:
             self._entry |= more
             write(self._run, self._entry)
@@ -65,10 +65,10 @@ def write(run: str, description: Mapping[str, Any]) -> None:
 
 
 def read(run: str) -> dict[str, Any] | None:
-    """What `run.json` says, with the types of `FIELDS`, and a step where it has a result; None where the run has none.
+    """Returns what `run.json` says, or None if there is none. The fields of `FIELDS` have their types.
 
     Raises:
-        DataError: it is damaged, was changed, or is of another version.
+        DataError: the file is damaged, was changed, or is of another version.
     """
     path = storage.join(run, DESCRIPTION)
     try:
@@ -88,11 +88,7 @@ def read(run: str) -> dict[str, Any] | None:
 
 
 def check_files(run: str) -> None:
-    """Refuses a folder in the place of a file of the run.
-
-    Raises:
-        SettingsError: there is one.
-    """
+    """Raises SettingsError if there is a folder in the place of a file of the run."""
     if not storage.is_local(run):  # Object storage has no folders.
         return
     for name in (DESCRIPTION, HISTORY, METRICS, ATTEMPTS, lease.NAME):
@@ -108,7 +104,7 @@ def check_files(run: str) -> None:
 
 
 def left(run: str) -> dict[str, str]:
-    """The checksums (crc32c) of the files of a trainer that others lean on, by their names in the run's folder."""
+    """Returns the checksum (crc32c) of each file that a trainer vouches for, by its name in the run's folder."""
     names = {DESCRIPTION, HISTORY, METRICS, f"{artefact.FOLDER}/{artefact.DESCRIPTION}"}
     found = {storage.relative(entry.url, run): entry.url for entry in storage.list_files(run)}
     commits = f"{checkpoint.FOLDER}/*/{checkpoint.COMMIT}"
@@ -120,9 +116,9 @@ def left(run: str) -> dict[str, str]:
 
 
 def misfits(run: Mapping[str, Any], described: Artefact) -> list[str]:
-    """Where the artefact is not the one that the result of a finished run tells of, in words."""
+    """Returns the differences between an artefact and the result of its finished run, in words."""
     result = run.get("result")
-    if not result:  # The run goes on, and the artefact is of the time before.
+    if not result:  # The run goes on; the artefact is an earlier one.
         return []
     said = {
         "exported_step": (described.step, result),
@@ -146,23 +142,23 @@ class Line(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The step that it tells of."""
+        """Returns the step of the log point."""
         step: int = self.entry["step"]
         return step
 
 
 def line(before: str, entry: Mapping[str, Any]) -> Line:
-    """`entry` as the line behind the one whose chain is `before`."""
+    """Returns `entry` as the line that follows the line with the chain `before`."""
     text = json.dumps(entry, allow_nan=False)
     chain = contract.digest((before + text).encode())
     return Line(f'{text[:-1]}, "chain": "{chain}"}}', entry, chain)
 
 
 def history(run: str) -> list[Line] | None:
-    """The lines of `history.jsonl`, each of them checked; None where there is no such file.
+    """Returns the lines of `history.jsonl`, each of them checked, or None if there is no such file.
 
     Raises:
-        ValueError: a line is damaged or of an older version, or one was changed, removed or added.
+        ValueError: a line is damaged or of an older version, or a line was changed, removed or added.
     """
     try:
         *texts, rest = storage.read_bytes(storage.join(run, HISTORY)).split(b"\n")
@@ -188,7 +184,10 @@ def history(run: str) -> list[Line] | None:
 
 
 class History:
-    """The lines of `history.jsonl` as a trainer writes them, each with a `step`, in rising order of it."""
+    """Writes `history.jsonl` for a trainer: lines with a `step`, in rising order.
+
+    alert: reports a write that failed. confirm: raises an error if the run belongs to another trainer now.
+    """
 
     def __init__(
         self,
@@ -201,18 +200,19 @@ class History:
         self._path = storage.join(run, HISTORY)
         self._clock = clock
         self._alert = alert
-        self._confirm = confirm  # Raises where the run is no longer ours.
+        self._confirm = confirm
         self._behind = False
         self._flushed = clock()
         self._lines: list[str] = []
         self._chain = EMPTY
 
     def resume(self, progress: Progress) -> None:
-        """Takes up the lines up to the one that `progress` says was the last; where that could not be written, those of
-        what was done by then. What lies beyond belongs to steps that are done again.
+        """Keeps the lines up to the line that was the last at `progress`. Later lines belong to repeated steps.
+
+        If that last line could not be written then, the lines of finished steps are kept.
 
         Raises:
-            DataError: a line was changed, or there is none with that chain: lines were removed.
+            DataError: a line was changed, or lines were removed.
         """
         step, head = progress.step, progress.history if progress.step else EMPTY
         try:
@@ -235,11 +235,11 @@ class History:
 
     @property
     def head(self) -> str:
-        """The chain of the last line, for the checkpoint that is saved now; "" where the file is behind."""
+        """Returns the chain of the last line, for the checkpoint that is saved now; "" if the last write failed."""
         return "" if self._behind else self._chain
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Adds a line; it reaches the file within seconds, or with the next `offer` or `flush`."""
+        """Adds a line. It reaches the file within seconds, or with the next `offer` or `flush`."""
         added = line(self._chain, entry)
         self._lines.append(added.text)
         self._chain = added.chain
@@ -247,7 +247,7 @@ class History:
             self.offer()
 
     def offer(self) -> None:
-        """As `flush`, but where it fails, it is told, and the lines go with the next one."""
+        """Writes the file, as `flush` does. A failure is reported, and the lines go with the next write."""
         try:
             self.flush()
         except (OSError, MemoryError, storage.Unavailable) as error:
@@ -256,7 +256,7 @@ class History:
             self._alert(f"{self._path} was not written: {error or type(error).__name__}; it is tried again")
 
     def settle(self) -> None:
-        """Makes up for an `offer` that failed."""
+        """Writes the file if the last `offer` failed."""
         if self._behind:
             self.flush()
 

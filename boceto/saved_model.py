@@ -1,4 +1,4 @@
-"""What a SavedModel would do outside of its own tensors, read off its graph; nothing of it is loaded or run.
+"""Finds the ops of a SavedModel that reach files, the network or Python. Nothing of the model is loaded or run.
 
 The numbers are those of fields in TensorFlow's saved_model.proto, meta_graph.proto, graph.proto, function.proto,
 node_def.proto, attr_value.proto and saved_object_graph.proto; the wire format is that of protobuf.dev.
@@ -17,11 +17,12 @@ _VARINT, _LONG, _BYTES, _SHORT = 0, 1, 2, 5
 
 
 def reaches_outside(model: bytes) -> list[str]:
-    """The ops that reach files, the network or Python, out of all that a `saved_model.pb` runs when TensorFlow 2 loads
-    and calls it: those of the functions of its objects, and of what these call. The saver's functions are not run.
+    """Returns the ops that reach files, the network or Python, in a `saved_model.pb` that TensorFlow 2 loads and calls.
+
+    It calls the functions of the model's objects, and the functions that these call, but not the saver's functions.
 
     Raises:
-        ValueError: it is no SavedModel, or one without objects, which runs otherwise.
+        ValueError: it is no SavedModel, or a SavedModel without objects.
     """
     graphs = list(_at(memoryview(model), 2))
     functions: dict[str, list[memoryview]] = {}
@@ -48,7 +49,7 @@ def _text(name: memoryview) -> str:
 
 
 def _at(message: memoryview, number: int, *below: int) -> Iterator[memoryview]:
-    """Every field of that number, of the wire type of texts and messages; of those below it, and so on."""
+    """Yields each text or message in the field `number`, or in the fields `below` these messages."""
     at = 0
     while at < len(message):
         key, at = _number(message, at)
@@ -68,7 +69,7 @@ def _at(message: memoryview, number: int, *below: int) -> Iterator[memoryview]:
 
 
 def _number(message: memoryview, at: int) -> tuple[int, int]:
-    """-> (the number there, where it ends)."""
+    """Returns the varint at a place, and the place where it ends."""
     value = 0
     for place, byte in enumerate(message[at : at + 10]):
         value |= (byte & 0x7F) << (7 * place)

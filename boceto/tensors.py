@@ -27,7 +27,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the header says of one array."""
+    """The header's entry of one array."""
 
     dtype: str
     shape: list[int]
@@ -35,7 +35,7 @@ class _Entry:
 
 
 def write(file: BinaryIO, arrays: Arrays) -> tuple[int, str]:
-    """Writes `arrays` to `file`; returns how many bytes that were, and their crc32c (hex)."""
+    """Writes `arrays` to `file`. Returns the number of bytes, and their crc32c (hex)."""
     checksum = google_crc32c.Checksum()
     size = 0
     for chunk in _chunks(arrays):
@@ -61,7 +61,7 @@ def _chunks(arrays: Arrays) -> Iterator[bytes]:
 
 
 def read(data: memoryview) -> dict[str, NDArray[Any]]:
-    """The arrays in the bytes of a whole file, as read-only views of them.
+    """Returns the arrays in the bytes of a whole file, as read-only views of the bytes.
 
     Raises:
         ValueError: the header is broken, or does not fit the bytes.

@@ -1,58 +1,41 @@
-"""Columns of equal length as one run of bytes, for the files between the stages. They hold data and nothing else: no
-byte of them is ever run, whoever wrote it.
+"""Rows as one run of bytes, for the files between the stages: an Arrow stream behind its crc32c.
+
+The files hold data and nothing else: no byte of them is ever run. Source: https://arrow.apache.org/docs/format/Columnar.html.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
-import orjson
+import pyarrow as pa
 
-Column = Sequence[Any]  # of bytes, of texts, of whole numbers, or of lists of texts
-
-_SIZE, _CHECKSUM = 8, 4
+_CHECKSUM = 4
 
 
-def pack(columns: Mapping[str, Column]) -> bytes:
-    """Named columns -> bytes."""
-    sizes = {name: [len(value) for value in values] for name, values in columns.items() if _is_binary(values)}
-    plain = {name: values for name, values in columns.items() if name not in sizes}
-    head = orjson.dumps({"plain": plain, "sizes": sizes})
-    body = b"".join([len(head).to_bytes(_SIZE, "little"), head, *(b"".join(columns[name]) for name in sizes)])
+def pack(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> bytes:
+    """Rows, each with the values of `schema` in order -> bytes."""
+    columns = [pa.array([row[at] for row in rows], field.type) for at, field in enumerate(schema)]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as stream:
+        stream.write_batch(pa.record_batch(columns, schema=schema))
+    body = sink.getvalue().to_pybytes()
     return google_crc32c.value(body).to_bytes(_CHECKSUM, "little") + body
 
 
-def _is_binary(values: Column) -> bool:
-    return bool(values) and isinstance(values[0], bytes)
-
-
-def unpack(data: bytes, kinds: Mapping[str, type]) -> dict[str, list[Any]]:
-    """Bytes -> the columns of `kinds`: name -> the type of its values (a list holds texts).
+def unpack(data: bytes, schema: pa.Schema) -> list[tuple[Any, ...]]:
+    """The opposite of `pack`. Lists come out as lists.
 
     Raises:
-        ValueError: the bytes are none of these, or damaged.
+        ValueError: the bytes are damaged, or rows of another schema.
     """
     body = data[_CHECKSUM:]
-    if not body or int.from_bytes(data[:_CHECKSUM], "little") != google_crc32c.value(body):
-        raise ValueError("its checksum is another")
-    at = _SIZE + int.from_bytes(body[:_SIZE], "little")
+    if int.from_bytes(data[:_CHECKSUM], "little") != google_crc32c.value(body) or not body:
+        raise ValueError("its checksum is wrong")
     try:
-        head = orjson.loads(body[_SIZE:at])
-        found = dict(head["plain"])
-        for name, sizes in head["sizes"].items():
-            ends = list(itertools.accumulate(sizes, initial=at))
-            found[name] = [body[begin:end] for begin, end in itertools.pairwise(ends)]
-            at = ends[-1]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"it holds no columns: {error}") from error
-    columns = {name: found.get(name) for name in kinds}
-    for name, kind in kinds.items():
-        values = columns[name]
-        if not isinstance(values, list) or not set(map(type, values)) <= {kind}:
-            raise ValueError(f"its column {name!r} is no list of {kind.__name__}")
-        if kind is list and not set(map(type, itertools.chain.from_iterable(values))) <= {str}:
-            raise ValueError(f"its column {name!r} holds more than texts")
-    if at != len(body) or len({len(values) for values in columns.values() if values is not None}) > 1:
-        raise ValueError("its columns are cut off or differ in length")
-    return columns  # type: ignore[return-value]
+        with pa.ipc.open_stream(body) as stream:
+            table = stream.read_all()
+    except OSError as error:
+        raise ValueError(f"it is no Arrow stream: {error}") from error
+    if table.schema != schema:
+        raise ValueError(f"it has the columns {', '.join(table.schema.names)}, not {', '.join(schema.names)}")
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))

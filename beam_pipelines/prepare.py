@@ -15,10 +15,11 @@ from typing import Any
 import apache_beam as beam
 
 from beam_pipelines import select, sources
-from beam_pipelines.pipeline import OWNER, PROBLEM, REFUSED, WORK, PrepareJob, build
+from beam_pipelines.pipeline import OWNER, PROBLEM, WORK, PrepareJob, build
 from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.progress import watching
 from beam_pipelines.settings import Settings
+from beam_pipelines.verdict import REFUSED
 from boceto import contract, dataset, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
@@ -315,8 +316,7 @@ def _raise_cause(error: BaseException, output: str) -> None:
 def _raise_problem(job: PrepareJob) -> None:
     path = job.work_file(PROBLEM)
     if storage.exists(path):
-        problem = json.loads(storage.read_bytes(path))
-        raise DataError(problem["message"])
+        raise DataError(storage.read_bytes(path).decode())
 
 
 def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -> dict[str, Any]:

@@ -10,15 +10,15 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
-from beam_pipelines import columns
+import pyarrow as pa
+
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Drawing, deflated
 from boceto import storage
 from boceto.errors import SettingsError
 
-T = TypeVar("T")
 ID_BYTES = 16
 # Candidates kept beyond those wanted, to stand in for drawings that turn out to belong to another class.
 SPARE_SHARE, SPARE_LEAST = 0.05, 32
@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
     content_id: bytes
     strokes: bytes
     pixels: bytes
-    keys: tuple[str, ...]
+    keys: list[str]
     times: int
     probe: bytes = b""
 
@@ -52,6 +52,15 @@ class Candidate(NamedTuple):
     def key(self) -> str:
         """The smallest of its keys; without any, the hash of its content."""
         return self.keys[0] if self.keys else self.content_id.hex()
+
+
+# The candidates of a part, in a file.
+SCHEMA = pa.schema(
+    {
+        "rank": pa.binary(), "content_id": pa.binary(), "strokes": pa.binary(), "pixels": pa.binary(),
+        "keys": pa.list_(pa.string()), "times": pa.int64(), "probe": pa.binary(),
+    }
+)  # fmt: skip
 
 
 class Drawer(Protocol):
@@ -64,9 +73,8 @@ class Drawer(Protocol):
         """Returns PROBE_BYTES for each candidate, which are equal if the pixels are, and seldom else. It is cheaper."""
 
 
-def _keyed(seed: int, category: str, data: bytes) -> bytes:
-    key = hashlib.blake2b(f"{seed}/{category}".encode(), digest_size=32).digest()
-    return hashlib.blake2b(data, digest_size=ID_BYTES, key=key).digest()
+def _key(seed: int, category: str) -> bytes:
+    return hashlib.blake2b(f"{seed}/{category}".encode(), digest_size=32).digest()
 
 
 def reasons(rows: Sequence[Candidate], drawer: Drawer) -> list[str]:
@@ -96,7 +104,7 @@ class Smallest:
 
     def __init__(self, keep: int, seed: int, category: str, drawer: Drawer) -> None:
         self._keep = keep
-        self._key = hashlib.blake2b(f"{seed}/{category}".encode(), digest_size=32).digest()
+        self._key = _key(seed, category)
         self._drawer = drawer
         self._found: dict[bytes, Candidate] = {}
         self._bound = b"\xff" * (ID_BYTES + 1)
@@ -110,7 +118,7 @@ class Smallest:
         rank = hashlib.blake2b(content_id, digest_size=ID_BYTES, key=self._key).digest()
         if rank < self._bound:
             pixels = b"" if drawing.image is None else deflated(drawing.image)
-            self.add(Candidate(rank, content_id, drawing.strokes, pixels, (drawing.key,) if drawing.key else (), 1))
+            self.add(Candidate(rank, content_id, drawing.strokes, pixels, [drawing.key] if drawing.key else [], 1))
         else:
             self._full = True
 
@@ -121,11 +129,11 @@ class Smallest:
             return
         there = self._found.get(candidate.rank)
         if there is not None:
-            keys = there.keys
-            if candidate.keys != keys:
-                keys = tuple(sorted({*keys, *candidate.keys}))[:MOST_KEYS]
-            probe = there.probe or candidate.probe
-            candidate = candidate._replace(keys=keys, times=there.times + candidate.times, probe=probe)
+            candidate = candidate._replace(
+                keys=sorted({*there.keys, *candidate.keys})[:MOST_KEYS],
+                times=there.times + candidate.times,
+                probe=there.probe or candidate.probe,
+            )
         self._found[candidate.rank] = candidate
         if len(self._found) >= self._room:
             # A little more than is kept: a drawing that is still to come may make two candidates one.
@@ -165,28 +173,6 @@ class Candidates(NamedTuple):
 
     full: bool
     rows: list[Candidate]
-
-    def pack(self) -> bytes:
-        """One value, for a file between the stages."""
-        fields = enumerate(Candidate._fields)
-        return bytes([self.full]) + columns.pack({name: [row[at] for row in self.rows] for at, name in fields})
-
-
-_KINDS = {
-    "rank": bytes, "content_id": bytes, "strokes": bytes, "pixels": bytes, "keys": list, "times": int, "probe": bytes,
-}  # fmt: skip
-
-
-def unpack(data: bytes) -> Candidates:
-    """The opposite of `Candidates.pack`.
-
-    Raises:
-        ValueError: the bytes are no packed candidates.
-    """
-    found = columns.unpack(data[1:], _KINDS)
-    found["keys"] = list(map(tuple, found["keys"]))
-    rows = list(map(Candidate, *(found[name] for name in Candidate._fields)))
-    return Candidates(bool(data[0]) and bool(rows), rows)
 
 
 def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str, drawer: Drawer) -> Candidates:
@@ -254,16 +240,6 @@ def count(rows: Sequence[Candidate], whys: Sequence[str], last: int) -> dict[str
     return found
 
 
-def deal(candidates: Sequence[T], per_class: Mapping[str, int]) -> dict[str, Sequence[T]]:
-    """Splits a class's candidates, smallest rank first: the test drawings stay the same when training takes more."""
-    dealt = {}
-    first = 0
-    for split, count in per_class.items():
-        dealt[split] = candidates[first : first + count]
-        first += count
-    return dealt
-
-
 def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
     """The names of the classes, sorted: a number of them by the seed, a list, a file of names, or all.
 
@@ -279,7 +255,11 @@ def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
             raise SettingsError(
                 f"prepare.classes = {count}, but the input has {len(there)} categories; use 1 to {len(there)}"
             )
-        return sorted(sorted(there, key=lambda name: (_keyed(settings.seed, name, b"category"), name))[:count])
+        ranks = {
+            name: hashlib.blake2b(b"category", digest_size=ID_BYTES, key=_key(settings.seed, name)).digest()
+            for name in there
+        }
+        return sorted(sorted(there, key=lambda name: (ranks[name], name))[:count])
     names = [given] if given in there else _listed(given)
     if not names:
         raise SettingsError(

@@ -11,7 +11,7 @@ STAR = synthetic.draw(5, "star", 0)
 
 
 def _candidate(ink=b"", image=None):
-    return Candidate(b"", b"", ink, b"" if image is None else deflated(image), (), 1)
+    return Candidate(b"", b"", ink, b"" if image is None else deflated(image), [], 1)
 
 
 @pytest.mark.parametrize("ink", ["white", "black"])

@@ -20,7 +20,6 @@ import tensorflow as tf
 
 from beam_pipelines import columns, prepare
 from beam_pipelines.__main__ import main
-from beam_pipelines.select import Candidates
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import synthetic
 from boceto import contract, dataset, storage, strokes
@@ -116,18 +115,6 @@ def test_files_that_boceto_did_not_make_stay(strokes_folder, tmp_path, capsys, n
     assert _prepare(strokes_folder, tmp_path / "out", "--overwrite") == 2
     assert f"holds {name}, and nothing says that Boceto made it; give another folder" in capsys.readouterr().err
     assert path.read_text() == '{"name": "mine"}'
-
-
-def test_what_the_imports_leave_out_can_be_imported_later(strokes_folder, tmp_path):
-    script = (
-        "import sys\n"
-        "from beam_pipelines.__main__ import main\n"
-        "assert main(sys.argv[1:]) == 0 and 'bson' not in sys.modules\n"
-        "import bson, requests, google.cloud.storage\n"
-    )
-    words = ["--input", strokes_folder, "--output", tmp_path / "data", "--train-per-class", 2, "--test-per-class", 1]
-    done = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
@@ -244,36 +231,35 @@ def test_what_stands_in_a_work_file_is_never_run(strokes_folder, tmp_path, monke
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "was run"),)
 
-    for data in (pickle.dumps(Hostile()), b"\1" + pickle.dumps(Hostile()), b"", b"\1{}"):
+    for data in (pickle.dumps(Hostile()), b"", b"\1{}"):
         with monkeypatch.context() as patch:
-            patch.setattr(Candidates, "pack", lambda _, data=data: data)
+            patch.setattr(columns, "pack", lambda *_, data=data: data)
             assert _prepare(strokes_folder, tmp_path / "data") == 65
         assert re.search(r"strokes-\w+-\w+ is damaged: .*; run the same command again", capsys.readouterr().err)
     assert not (tmp_path / "was run").exists()
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "why"),
-    [
-        ("labels", len(CLASSES), "a label is none of the classes"),
-        ("labels", -1, "a label is none of the classes"),
-        ("strokes", b"\xff\xff", "a stroke is cut off"),
-        ("keys", 7, "its column 'keys' is no list of str"),
-    ],
-)
-def test_a_damaged_file_between_deal_and_write_is_told_in_words(  # noqa: PLR0913, PLR0917
-    strokes_folder, tmp_path, monkeypatch, capsys, column, value, why
-):
+def test_a_damaged_file_between_deal_and_write_is_told_in_words(strokes_folder, tmp_path, monkeypatch, capsys):
     pack = columns.pack
 
-    def harmed(rows):
-        return pack({**rows, column: (value, *rows[column][1:])} if "labels" in rows else rows)
+    def harmed(rows, schema):
+        packed = bytearray(pack(rows, schema))
+        packed[-9] ^= "label" in schema.names
+        return bytes(packed)
 
     monkeypatch.setattr(columns, "pack", harmed)
     assert _prepare(strokes_folder, tmp_path / "data") == 65
     error = capsys.readouterr().err
-    assert re.search(rf"/_work/strokes-\w+-\w+ is damaged: {why}; run the same command again", error)
+    assert re.search(r"/_work/strokes-\w+-\w+ is damaged: its checksum is wrong; run the same command again", error)
     assert "Traceback" not in error
+
+
+def test_the_test_drawings_stay_when_training_takes_more(strokes_folder, tmp_path):
+    for name, count in (("small", 10), ("large", 20)):
+        assert _prepare(strokes_folder, tmp_path / name, "--train-per-class", count, "--no-preview") == 0
+    small, large = ({name: data for name, data in _shards(tmp_path / folder).items() if name.startswith("test")}
+                    for folder in ("small", "large"))  # fmt: skip
+    assert small == large
 
 
 def test_tensorflow_reads_the_records(strokes_folder, tmp_path):

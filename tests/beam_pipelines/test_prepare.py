@@ -265,7 +265,7 @@ def test_the_test_drawings_stay_when_training_takes_more(strokes_folder, tmp_pat
 def test_tensorflow_reads_the_records(strokes_folder, tmp_path):
     assert _prepare(strokes_folder, tmp_path / "data") == 0
     split = dataset.load(str(tmp_path / "data")).split("train")
-    paths = sorted(str(path) for path in (tmp_path / "data").glob("train-*"))
+    paths = sorted(str(path) for path in (tmp_path / "data").glob("train-*.tfrecord"))
     for number, record in enumerate(tf.data.TFRecordDataset(paths).as_numpy_iterator()):
         features = tf.train.Example.FromString(record).features.feature
         assert sorted(features) == sorted(

@@ -1,4 +1,4 @@
-"""Measures what a training takes: a child process trains one call of the compiled function, saves and exports."""
+"""Measures the memory and disk that a training takes: a child process trains one call, saves and exports."""
 
 import dataclasses
 import math
@@ -46,32 +46,27 @@ class Footprint(NamedTuple):
 
 
 class _Watch:
-    """Reads the memory of a child in a thread, and kills a child that takes more than `most` bytes of it."""
+    """Reads the memory of a child, and kills a child that takes more than `most` bytes of it.
 
-    def __init__(self, most: int | None, gpus: list[int]) -> None:
-        self._most = most
-        self._gpus = gpus
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
+    free: bytes free on each GPU before. host, gpu: the highest memory of the child and of the fullest GPU.
+    """
+
+    def __init__(self, most: int | None, free: list[int]) -> None:
+        self._most, self._free = most, free
         self.host = self.gpu = 0
+        self.over = threading.Event()
 
     def begin(self, child: subprocess.Popen[str]) -> None:
-        self._thread = threading.Thread(target=self._look, args=(child,))
-        self._thread.start()
-
-    def end(self) -> None:
-        self._done.set()
-        if self._thread:
-            self._thread.join()
+        threading.Thread(target=self._look, args=(child,), daemon=True).start()
 
     def _look(self, child: subprocess.Popen[str]) -> None:
         looks = 0
-        while not self._done.wait(_LOOK_SECONDS):
+        while not self.over.wait(_LOOK_SECONDS):
             self.host = max(self.host, limits.peak(child.pid))
             if self._most is not None and self.host > self._most and child.poll() is None:
                 child.kill()
-            if self._gpus and looks % _LOOKS_A_GPU_LOOK == 0:
-                taken = [before - now for before, now in zip(self._gpus, limits.gpu_memory(), strict=False)]
+            if self._free and looks % _LOOKS_A_GPU_LOOK == 0:
+                taken = [before - now for before, now in zip(self._free, limits.gpu_memory(), strict=False)]
                 self.gpu = max(self.gpu, *taken)
             looks += 1
 
@@ -100,7 +95,7 @@ def measure(settings: Settings, manifest: Manifest, free: Memory | None, *, gpu:
         try:
             session = kills.run([*kills.COMMAND, *to_flags(trial)], begun=watch.begin)
         finally:
-            watch.end()
+            watch.over.set()
         if session.status == -signal.SIGKILL:
             there = f", {size(free.free)} free of {free.of}" if free else ""
             raise SettingsError(f"over {size(watch.host)} needed{there}; {REMEDY}, or more memory")

@@ -28,8 +28,8 @@ class Kill(NamedTuple):
 
 @dataclass
 class Session:
-    """What one child process did. restored: the step of the checkpoint that it went on from, 0 for none. killed:
-    whether we sent SIGKILL while it lived. lines: its log's last. points: (step, time.monotonic()) of each log point.
+    """One child process. restored: the step of the checkpoint that it went on from, 0 for none. killed: whether our
+    SIGKILL was sent while it lived. lines: the last of its log. points: (step, time.monotonic()) of each log point.
     """
 
     status: int = 0
@@ -45,24 +45,38 @@ class Session:
 
     @property
     def was_killed(self) -> bool:
-        """Whether our SIGKILL ended it: the signal was sent, and the exit status says so."""
+        """Whether our SIGKILL ended it: the signal was sent, and the exit status is that of a SIGKILL."""
         return self.killed and self.status == -signal.SIGKILL
+
+    def read(self, line: str) -> None:
+        """Adds a line of the log."""
+        self.lines = [*self.lines, line.rstrip()][-_LAST_LINES:]
+        try:
+            entry = contract.decode(line.encode())
+            self.lines[-1] = str(entry.get("message", line))
+            step = contract.field(entry, "step", int)
+        except ValueError:  # Not every line is JSON, or has a step.
+            return
+        if entry.get("message") == "progress":
+            self.points.append((step, time.monotonic()))
+        elif not self.points:
+            self.restored = self.restored or step
 
 
 class ChildFailed(BocetoError):  # noqa: N818 - it is reported, not handled
-    """A training ended by itself before it was done. Its own exit code is ours where it says what to do: 2 or 65."""
+    """A training ended by itself before it was done. Its exit codes 2 and 65 are passed on; others are a fault."""
 
     def __init__(self, session: Session) -> None:
-        said = " / ".join(session.lines) or "no log"
-        super().__init__(f"a training ended with exit status {session.status}, so nothing is shown: {said}")
+        log = " / ".join(session.lines) or "no log"
+        super().__init__(f"a training ended with exit status {session.status}, so nothing is shown: {log}")
         self.exit_code = session.status if session.status in {EXIT_SETTINGS, EXIT_DATA} else EXIT_FAULT
 
 
 def done(session: Session) -> Session:
-    """Returns `session`, which ended well.
+    """Returns `session`, whose exit status is 0.
 
     Raises:
-        ChildFailed: it did not.
+        ChildFailed: the exit status is another.
     """
     if session.status:
         raise ChildFailed(session)
@@ -74,9 +88,8 @@ def plan(kills: int, points: Sequence[tuple[int, float]], seed: int) -> list[Kil
 
     points: (step, time) of the log points of that run, at least two. No kill comes later than the last but one of them.
     """
-    moments = np.sort(np.random.default_rng(seed).uniform(0, len(points) - 1, kills))
     found = []
-    for moment in moments.tolist():
+    for moment in sorted(np.random.default_rng(seed).uniform(0, len(points) - 1, kills).tolist()):
         number = int(moment)
         (step, begun), (_, ended) = points[number : number + 2]
         found.append(Kill(step, (moment - number) * (ended - begun)))
@@ -100,7 +113,7 @@ def run(command: Sequence[str], kill: Kill | None = None, begun: Callable[[Proce
         try:
             begun(child)
             for line in child.stderr or ():
-                _read(line, session)
+                session.read(line)
                 if kill and not timers and session.last >= kill.step:
                     timers.append(threading.Timer(kill.seconds, shoot, (child,)))
                     timers[0].start()
@@ -113,18 +126,3 @@ def run(command: Sequence[str], kill: Kill | None = None, begun: Callable[[Proce
                 timer.join()
     session.status = child.returncode
     return session
-
-
-def _read(line: str, session: Session) -> None:
-    """Adds one line of the log to `session`."""
-    session.lines = [*session.lines, line.rstrip()][-_LAST_LINES:]
-    try:
-        entry = contract.decode(line.encode())
-        session.lines[-1] = str(entry.get("message", line))
-        step = contract.field(entry, "step", int)
-    except ValueError:  # Not every line is JSON, or has a step.
-        return
-    if entry.get("message") == "progress":
-        session.points.append((step, time.monotonic()))
-    elif not session.points:
-        session.restored = session.restored or step

@@ -172,11 +172,9 @@ class TrainingLoop:
         with self.meter.aside("saving"):
             self.history.offer()  # First: a run that goes on from this step must find its lines.
             self.meter.update(seconds=self.meter.seconds, history=self.history.head)
+            self.saver.save(wait=wait)
             if wait:
-                self.saver.save_for_sure()
                 self.history.settle()
-            else:
-                self.saver.save()
 
     def _finish(self) -> Progress:
         """Logs the steps since the last log point, and validates the last step. No checkpoint holds either: a run that

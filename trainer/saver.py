@@ -1,12 +1,10 @@
-"""Saves beside the loop: the loop waits for a copy of the state into host memory, a thread does the rest."""
+"""Saves checkpoints beside the loop: the loop waits for a copy of the state into host memory, a thread writes it."""
 
 import errno
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from boceto import storage, telemetry
 from boceto.checkpoint import Commit, Progress
@@ -15,6 +13,9 @@ from boceto.telemetry import Telemetry
 from boceto.tensors import Arrays
 from trainer.checkpoints import Checkpoints, Damaged
 from trainer.log import Log
+
+if TYPE_CHECKING:
+    from trainer.state import Variables
 
 # Errors that may pass: a full disk may be cleared, a storage may answer again.
 PASSING = (OSError, MemoryError, storage.Unavailable, storage.Changed, Damaged)
@@ -28,19 +29,6 @@ def reason(error: BaseException) -> str:
     return next((name for kind, name in kinds.items() if isinstance(error, kind)), "storage")
 
 
-class Variables(Protocol):
-    """The variables of a run: `trainer.state.Variables`, which alone needs TensorFlow."""
-
-    def buffers(self) -> dict[str, NDArray[Any]]:
-        """Memory for `copy_to`."""
-
-    def copy_to(self, arrays: Arrays) -> None:
-        """Copies everything into `buffers`."""
-
-    def restore(self, arrays: Arrays) -> None:
-        """Sets everything from arrays."""
-
-
 @dataclass
 class TrainState:
     """All that a resumed run needs. A Saver writes it to a checkpoint, and `restore` reads it back.
@@ -49,7 +37,7 @@ class TrainState:
     running sums, the history's last line, and the wall time by activity.
     """
 
-    variables: Variables
+    variables: "Variables"
     progress: Progress = field(default_factory=Progress)
 
     def restore(self, commit: Commit, arrays: Arrays) -> None:
@@ -62,60 +50,54 @@ class TrainState:
         self.progress = commit.progress
 
 
-class SaveFailed(BocetoError):  # noqa: N818 - it says what happened
+class SaveFailed(BocetoError):  # noqa: N818 - a name of what happened
     """Too many saves in a row have failed."""
 
 
 class Saver:
-    """At most one save is under way; the next one waits for it.
+    """Saves the state of a run. At most one save is under way; the next save waits for it.
 
-    most_failed: saves in a row that may fail before the run ends.
+    most_failed: saves in a row that may fail before the run ends. saved: the step of the newest checkpoint.
     """
 
     def __init__(
         self, checkpoints: Checkpoints, state: TrainState, log: Log, telemetry: Telemetry, most_failed: int
     ) -> None:
+        self.saved = state.progress.step
         self._checkpoints = checkpoints
         self._state = state
         self._log = log
         self._telemetry = telemetry
         self._most_failed = most_failed
-        self._failed = 0
-        self.saved = state.progress.step  # The step of the newest checkpoint.
+        self._failed = 0  # Saves in a row.
         self._arrays = state.variables.buffers()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._under_way: tuple[Progress, Future[float]] | None = None
-        self._missed: Progress | None = None
+        self._missed: Progress | None = None  # Of the last save that failed; its arrays are still in the buffers.
 
-    def save(self) -> None:
-        """Begins to save the state as it is now.
+    def save(self, *, wait: bool = False) -> None:
+        """Begins to save the state as it is now; `wait` waits until it is durable.
 
-        Where the save of what is still the best step failed, its copy is saved first, since no later state makes up for
-        it. While that fails, the state of now has to wait: it is not saved in this turn.
+        Where the save of the best step failed, its copy is saved first, since no later state makes up for it. If that
+        fails again, the state of now is not saved, unless `wait` is true.
 
         Raises:
             SaveFailed: too many saves in a row have failed.
-            BocetoError: what an earlier save found that no later one could mend.
+            BocetoError: an earlier save failed for a reason that does not pass.
         """
         progress = self._state.progress
         self.settle()
-        if self._made_up(progress):
-            self._state.variables.copy_to(self._arrays)
-            self._begin(progress)
-
-    def save_for_sure(self) -> None:
-        """As `save`, and waits until it is durable."""
-        progress = self._state.progress
-        self.settle()
-        while not self._made_up(progress):
-            pass  # SaveFailed ends it.
+        while self._missed and self._missed.step == progress.best_step:
+            self._begin(self._missed)
+            if not self.settle() and not wait:
+                return
         self._state.variables.copy_to(self._arrays)
         self._begin(progress)
-        while not self.settle():
+        while wait and not self.settle():
             self._begin(progress)
 
     def settle(self) -> bool:
-        """Waits for the save under way; returns whether it went well, or there was none."""
+        """Waits for the save under way; returns False where it failed. It raises as `save` does."""
         if not self._under_way:
             return True
         progress, future = self._under_way
@@ -123,9 +105,9 @@ class Saver:
         try:
             seconds = future.result()
         except PASSING as error:
-            self._telemetry.add(telemetry.SAVES, result=reason(error))
             self._missed = progress
             self._failed += 1
+            self._telemetry.add(telemetry.SAVES, result=reason(error))
             self._telemetry.set(telemetry.FAILED_SAVES, self._failed, result=reason(error))
             what = f"the save of step {progress.step} failed: {error or type(error).__name__}"
             if self._failed >= self._most_failed:
@@ -135,14 +117,12 @@ class Saver:
                 ) from error
             self._log.alert(f"{what} ({self._failed} in a row); it is tried again")
             return False
-        self._failed = 0
-        self._missed = None
-        self._saved(progress, seconds)
-        self.saved = progress.step
+        self._failed, self._missed, self.saved = 0, None, progress.step
+        self._report(progress.step, seconds)
         return True
 
     def poll(self) -> None:
-        """Checks whether the save under way has ended; raises as `save` does."""
+        """Settles the save under way if it has ended. It raises as `save` does."""
         if self._under_way and self._under_way[1].done():
             self.settle()
 
@@ -150,28 +130,20 @@ class Saver:
         """Waits for the end of the save under way."""
         self._pool.shutdown(wait=True)
 
-    def _made_up(self, progress: Progress) -> bool:
-        """Returns whether the best step of `progress` is saved; a save of it that failed is tried again first."""
-        if self._missed is None or self._missed.step != progress.best_step:
-            return True
-        self._begin(self._missed)
-        return self.settle()
-
     def _begin(self, progress: Progress) -> None:
         self._under_way = progress, self._pool.submit(self._save, progress)
 
     def _save(self, progress: Progress) -> float:
-        """Saves, and returns how many seconds that took."""
+        """Returns the seconds that the save took."""
         started = time.monotonic()
         self._checkpoints.save(self._arrays, progress)
         return time.monotonic() - started
 
-    def _saved(self, progress: Progress, seconds: float) -> None:
-        tell = self._telemetry
-        tell.add(telemetry.SAVES, result=telemetry.SAVED)
+    def _report(self, step: int, seconds: float) -> None:
+        self._telemetry.add(telemetry.SAVES, result=telemetry.SAVED)
         for result in telemetry.FAILED_SAVES.labels["result"]:
-            tell.set(telemetry.FAILED_SAVES, 0, result=result)
-        tell.observe(telemetry.SAVE_SECONDS, seconds)
-        tell.now(telemetry.CHECKPOINT)
-        tell.set(telemetry.CHECKPOINT_STEP, progress.step)
-        tell.set(telemetry.CHECKPOINT_BYTES, sum(array.nbytes for array in self._arrays.values()))
+            self._telemetry.set(telemetry.FAILED_SAVES, 0, result=result)
+        self._telemetry.observe(telemetry.SAVE_SECONDS, seconds)
+        self._telemetry.now(telemetry.CHECKPOINT)
+        self._telemetry.set(telemetry.CHECKPOINT_STEP, step)
+        self._telemetry.set(telemetry.CHECKPOINT_BYTES, sum(array.nbytes for array in self._arrays.values()))

@@ -94,7 +94,7 @@ class NothingShown(SettingsError):  # noqa: N818 - it is what was found
 
 
 class Hit(NamedTuple):
-    """A kill, and the steps of the checkpoints that it left, by their state."""
+    """A kill, and the steps of the checkpoints that it left, whole and torn."""
 
     kill: Kill
     session: Session
@@ -130,7 +130,7 @@ def verify(
 ) -> tuple[dict[str, Any], BocetoError | None]:
     """Trains the two runs and compares them. `command` is the trainer's, without its flags.
 
-    Returns the result for `--json`, and what is wrong where the runs differ.
+    Returns the result for `--json`, and an error where the runs differ.
 
     Raises:
         NothingShown: a training was done before all kills, or none went on from a checkpoint.
@@ -154,8 +154,7 @@ def verify(
         session = kills.done(kills.run(reference[0]))
         if len(session.points) <= 1:
             raise NothingShown("the undisturbed run has too few log points, so nothing is shown; give more --steps")
-        plan = kills.plan(settings.kills, session.points, seed)
-        hits = _kill(killed, runs[1], plan, console)
+        hits = _kill(killed, runs[1], kills.plan(settings.kills, session.points, seed), console)
         last = kills.done(kills.run(killed[len(hits) % len(killed)]))
         resumed = sum(session.restored > 0 for session in (*(hit.session for hit in hits), last))
         if not resumed:
@@ -164,8 +163,8 @@ def verify(
                 "--save-every"
             )
         parts, differences = sameness.compare(runs[0], runs[1], settings.steps)
-        work.finished = not differences
-    console.line(_report(hits, resumed, parts, differences))
+        work.kept = bool(differences) or settings.keep_work
+    _show(console, hits, resumed, parts, differences)
     console.line(f"took {clock_time(time.monotonic() - started)}")
     result = {
         "equal": not differences,
@@ -203,16 +202,15 @@ def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], con
 
 @dataclass
 class Work:
-    """The folder of the two runs. finished: whether nobody needs them any more; kept: whether they are still there."""
+    """The folder of the two runs. kept: whether it stays after the block."""
 
     url: str
-    finished: bool = False
     kept: bool = True
 
 
 @contextlib.contextmanager
 def _work(settings: Settings, console: Console) -> Iterator[Work]:
-    """An empty folder. It is removed behind the block where the runs are equal, or the block was interrupted."""
+    """An empty folder, which is removed after the block unless it is kept."""
     if settings.work:
         storage.check_lasting(settings.work, "verify-resume.work")
         if storage.list_files(settings.work):
@@ -224,26 +222,28 @@ def _work(settings: Settings, console: Console) -> Iterator[Work]:
         work.kept = False  # Half a run is of no use, and the same command needs an empty folder.
         raise
     finally:
-        work.kept = work.kept and not (work.finished and not settings.keep_work)
         if work.kept:
             console.line(f"the two runs are in {work.url}")
         else:
             storage.delete_folder(work.url)
 
 
-def _report(hits: Sequence[Hit], resumed: int, parts: Sequence[sameness.Part], differences: Sequence[str]) -> str:
-    """Tables of the kills and of the digests, and the verdict."""
+def _show(
+    console: Console, hits: Sequence[Hit], resumed: int, parts: Sequence[sameness.Part], differences: Sequence[str]
+) -> None:
+    """Shows tables of the kills and of the digests, and the verdict."""
+    killed = ["killed with SIGKILL", "went on after step", "exit status", "newest whole", "torn"]
+    console.line("\n" + table(killed, [hit.row for hit in hits]))
     digests = [
         [part.name, f"{part.arrays or '-'}", part.first, part.second, "equal" if part.same else "NOT EQUAL"]
         for part in parts
     ]
-    shown = f"{len(hits)} of {len(hits)} kills hit a living process, {resumed} sessions went on from a checkpoint"
+    console.line("\n" + table(["after the last step", "arrays", "undisturbed", "killed", ""], digests))
     verdict = f"NOT EQUAL: {'; '.join(differences)}" if differences else "EQUAL to the bit"
-    killed = table(
-        ["killed with SIGKILL", "went on after step", "exit status", "newest whole", "torn"], [hit.row for hit in hits]
+    console.line(
+        f"\n{len(hits)} of {len(hits)} kills hit a living process, {resumed} sessions went on from a checkpoint. "
+        f"The two runs are {verdict}."
     )
-    compared = table(["after the last step", "arrays", "undisturbed", "killed", ""], digests)
-    return "\n".join(["", killed, "", compared, "", f"{shown}. The two runs are {verdict}."])
 
 
 def main(argv: Sequence[str]) -> int:

@@ -142,7 +142,7 @@ def test_a_flipped_byte_and_a_missing_data_set_are_told(look, tmp_path):
     code, checks, _ = look("--data", str(tmp_path / "nowhere"))
     assert code == 65
     assert "run `boceto prepare" in failed(checks)["data set"]
-    assert unchecked(checks) == ["memory", "disk", "save"]
+    assert unchecked(checks) == ["checkpoints", "memory", "disk", "save"]
 
 
 def test_a_run_folder_that_cannot_be_written(look, tmp_path):

@@ -58,10 +58,10 @@ class Checkpoints:
         self.saved.append((progress.step, float(arrays["a"][0])))
 
 
-def save(saver, *, surely=False, **progress):
+def save(saver, *, wait=False, **progress):
     """Saves a state with this progress."""
     saver._state.progress = Progress(**progress)
-    (saver.save_for_sure if surely else saver.save)()
+    saver.save(wait=wait)
 
 
 @pytest.fixture
@@ -137,11 +137,11 @@ def test_too_many_failures_in_a_row_end_the_run(make):
 
 def test_the_last_save_is_tried_until_it_is_durable_or_hopeless(make):
     saver, checkpoints, *_ = make(OSError("disk"), MemoryError())
-    save(saver, surely=True, step=9)
+    save(saver, wait=True, step=9)
     assert checkpoints.saved == [(9, 0.0)]
     saver, checkpoints, *_ = make(*[OSError("disk")] * 5)
     with pytest.raises(SaveFailed):
-        save(saver, surely=True, step=9)
+        save(saver, wait=True, step=9)
     assert checkpoints.saved == []
 
 
@@ -174,16 +174,16 @@ def test_a_step_that_is_the_best_no_more_is_not_made_up_for(make):
     saver, checkpoints, state, *_ = make(OSError("disk"))
     save(saver, step=4, best_step=4)
     state.value = 6.0
-    save(saver, surely=True, step=6, best_step=6)
+    save(saver, wait=True, step=6, best_step=6)
     assert checkpoints.saved == [(6, 6.0)]
 
 
 def test_the_last_save_makes_up_for_the_best_one_or_ends_the_run(make):
     saver, checkpoints, *_ = make(OSError("disk"), OSError("disk"))
     save(saver, step=4, best_step=4)
-    save(saver, surely=True, step=9, best_step=4)
+    save(saver, wait=True, step=9, best_step=4)
     assert [step for step, _ in checkpoints.saved] == [4, 9]
     saver, *_ = make(*[OSError("disk")] * 5)
     save(saver, step=4, best_step=4)
     with pytest.raises(SaveFailed, match="step 4 failed"):
-        save(saver, surely=True, step=9, best_step=4)
+        save(saver, wait=True, step=9, best_step=4)

@@ -54,7 +54,7 @@ def _toy(job):
             progress = dataclasses.replace(progress, step=step, ledger=rolled)
             if step % 2 == 0:
                 kept.progress = progress
-                saver.save_for_sure()
+                saver.save(wait=True)
             if step in stops:
                 raise Stopped("stopped")
     return _export(job, progress)

@@ -18,6 +18,7 @@ from eval_jobs.__main__ import main as evaluate
 from trainer import cluster, nets, state
 from trainer.batches import TrainingSet
 from trainer.nets import Spec
+from trainer.saver import Saver
 from trainer.settings import Settings, check_groups
 
 # Everything random or remembered at once, so that one comparison covers them all. 48 records are 6 steps an epoch.
@@ -244,7 +245,9 @@ def test_it_learns_validates_and_stops_when_it_gets_no_better(make_run):
 def test_a_run_that_ends_by_patience_waits_for_its_last_checkpoint(make_run, monkeypatch):
     run = make_run(train=20)
     monkeypatch.setattr("trainer.train.validate", lambda *_: (1.0, 0.5))  # Never better than the first.
-    monkeypatch.setattr("trainer.saver.Saver.save", lambda *_: None)  # Those that nobody waits for come too late.
+    save = Saver.save
+    # A save that is not waited for comes too late.
+    monkeypatch.setattr(Saver, "save", lambda self, *, wait: wait and save(self, wait=True))
     code, said = run.train("--validation-share", "0.2", "--patience", "2", "--epochs", "60")
     assert code == 0
     assert "no better validation in 2 of them" in said

@@ -197,11 +197,11 @@ def test_a_child_does_not_outlive_an_error(monkeypatch):
     script += "print(json.dumps({'message': 'progress', 'step': os.getpid()}), file=sys.stderr)\ntime.sleep(600)"
     seen = []
 
-    def fails(line, _):
+    def fails(_, line):
         seen.append(json.loads(line)["step"])
         raise DataError("no")
 
-    monkeypatch.setattr(kills, "_read", fails)
+    monkeypatch.setattr(kills.Session, "read", fails)
     with pytest.raises(DataError):
         kills.run((sys.executable, "-c", script))
     assert not Path(f"/proc/{seen[0]}").exists()

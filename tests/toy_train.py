@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import faulty_store
 import numpy as np
 
-from boceto import ledger
+from boceto import checkpoint, ledger
 from boceto import run as runs
 from boceto.console import Console, run_program
 from boceto.telemetry import Telemetry
@@ -81,7 +81,7 @@ class Scalars:
 class TrainingSet:
     """Records without pixels."""
 
-    batch: int = BATCH
+    batch_size: int = BATCH
 
     def __len__(self):
         return BATCH * EPOCH
@@ -155,7 +155,7 @@ def train(stopping, log, asked):
         loop = TrainingLoop(schedule, steps, batches, meter, saver, reports, history, log, validate, stopping)
         with contextlib.closing(saver):
             progress = loop.run()
-        chosen = loop.choose(lambda step: checkpoints.load(step)[1], lambda: variables.values)
+        chosen = loop.choose(lambda step: checkpoint.load(run, step)[1], lambda: variables.values)
         digest = hashlib.blake2b(b"".join(chosen.arrays[name].tobytes() for name in sorted(chosen.arrays))).hexdigest()
         result = {"step": progress.step, "ledger": progress.ledger, "exported_step": chosen.step, "exported": digest}
         described.add(result={**result, "validation_accuracy": chosen.accuracy})

@@ -7,7 +7,7 @@ import tensorflow as tf
 from trainer.settings import Settings
 
 HALF = 0.5  # The share of drawings that are mirrored.
-PARAMETERS = 5  # mirror, rotation, shift in x, shift in y, scale
+PARAMETERS = 5  # Of a record: mirror, rotation, shift in x, shift in y, scale.
 
 
 def parameters(settings: Settings) -> int:
@@ -16,7 +16,10 @@ def parameters(settings: Settings) -> int:
 
 
 def _transforms(parameters: tf.Tensor, settings: Settings, height: int, width: int) -> tf.Tensor:
-    """float32[B, 5] parameters in [0, 1) -> float32[B, 8], from output to input pixels, about the image's middle."""
+    """Parameters float32[B, 5] in [0, 1) -> float32[B, 8]: the affine maps from output to input pixels.
+
+    The maps turn and scale about the middle of the image.
+    """
     mirror, turn, right, down, grow = tf.unstack(parameters, axis=1)
     angle = (2 * turn - 1) * (settings.rotation * math.pi / 180)
     zoom = 1 + (2 * grow - 1) * settings.scale
@@ -31,7 +34,10 @@ def _transforms(parameters: tf.Tensor, settings: Settings, height: int, width: i
 
 
 def augmented(images: tf.Tensor, parameters: tf.Tensor, settings: Settings) -> tf.Tensor:
-    """uint8[B, H, W, 1] and its records' parameters float32[B, 5] -> uint8[B, H, W, 1]; what moves in is black."""
+    """Images uint8[B, H, W, C] and their parameters float32[B, 5] in [0, 1) -> uint8[B, H, W, C], C = 1 or 3.
+
+    Pixels from outside of the image are black.
+    """
     height, width = images.shape[1:3]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),

@@ -47,7 +47,7 @@ class TrainingSet:
     split: Split
     numbers: NDArray[np.int64] | None
     seed: int
-    batch: int
+    batch_size: int
     augmentation: int = 0
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class TrainingSet:
 
     def epoch(self, step: int) -> int:
         """The epoch that the first record of `step` belongs to."""
-        return step * self.batch // len(self)
+        return step * self.batch_size // len(self)
 
     def ends_epoch(self, step: int) -> bool:
         """Whether step `step` uses the last record of an epoch."""
@@ -63,19 +63,19 @@ class TrainingSet:
 
     def steps(self, epochs: int) -> int:
         """The steps that use every record in each of `epochs`; the last one's rest is the next epoch's first."""
-        return -(-epochs * len(self) // self.batch)
+        return -(-epochs * len(self) // self.batch_size)
 
     def read(self, steps: StepRange) -> Batches:
         """Reads the batches of these steps: a pure function of the seed and the steps."""
-        epochs, rows = order.rows(self.seed, steps.first * self.batch, steps.last * self.batch, len(self))
+        epochs, rows = order.rows(self.seed, steps.first * self.batch_size, steps.last * self.batch_size, len(self))
         records = rows if self.numbers is None else self.numbers[rows]
-        shape = (steps.last - steps.first, self.batch)
+        shape = (steps.last - steps.first, self.batch_size)
         images = self.split.images(records)
         # TensorFlow keeps int32 in the host's memory, where a GPU would have to fetch it in every step.
         labels = self.split.labels[records].astype(np.int64)
         augmentation = order.uniform(self.seed, epochs, records, self.augmentation)
         keys = list(self.split.keys(records.tolist()))
-        digests = [ledger.digest(keys[at : at + self.batch]) for at in range(0, len(keys), self.batch)]
+        digests = [ledger.digest(keys[at : at + self.batch_size]) for at in range(0, len(keys), self.batch_size)]
         images = images.reshape(*shape, *images.shape[1:])
         return Batches(images, labels.reshape(shape), augmentation.reshape(*shape, -1), digests)
 

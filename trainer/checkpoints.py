@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,18 @@ BACK = "put the checkpoints back from a backup, or start again in another --run,
 REMEDY = "try a lower --learning-rate, --warmup-steps, --clip-norm 1, or --precision float32"
 
 
-class NotFinite(DataError):  # noqa: N818 - it says what was found
+class NotFinite(DataError):  # noqa: N818 - the name of a state
     """A loss or a weight is not a finite number."""
 
 
-class Damaged(BocetoError):  # noqa: N818 - it says what was found
-    """What was written does not read back as it was."""
+class Damaged(BocetoError):  # noqa: N818 - the name of a state
+    """A file does not read back as it was written."""
 
 
 def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays] | None:
-    """The newest whole checkpoint of a run; None where it has none at all, or only the torn one of a first save.
+    """Returns the newest whole checkpoint of a run; None where it has none, or only the torn one of a first save.
 
-    Tells of each that is skipped. Changes nothing.
+    It reports each checkpoint that it skips to `alert`, and changes nothing.
 
     Raises:
         DataError: there are checkpoints, and none is whole; or there is none, and the run has had one.
@@ -46,13 +47,16 @@ def newest_whole(run: str, alert: Callable[[str], None]) -> tuple[Commit, Arrays
         raise DataError(
             f"{storage.join(run, checkpoint.FOLDER)} has {len(files)} checkpoints and none is whole; {BACK}"
         )
-    if had := _has_had_one(run):
-        raise DataError(f"{storage.join(run, checkpoint.FOLDER)} has no whole checkpoint, but {had}; {BACK}")
+    if trace := _trace(run):
+        raise DataError(f"{storage.join(run, checkpoint.FOLDER)} has no whole checkpoint, but {trace}; {BACK}")
     return None
 
 
-def _has_had_one(run: str) -> str:
-    """What says that the run has had a checkpoint, or "". A torn one in a first save is no loss, the same later is."""
+def _trace(run: str) -> str:
+    """Returns in words which file shows that the run has had a checkpoint; "" where none does.
+
+    A torn checkpoint is no loss in the first save of a run, and a loss later.
+    """
     described = runs.read(run)
     if (described or {}).get("result"):
         return f"{runs.DESCRIPTION} says that the run was finished"
@@ -63,13 +67,13 @@ def _has_had_one(run: str) -> str:
         return f"{lease.NAME} says that step {holder.heartbeat.saved} was saved"
     if storage.exists(storage.join(run, artefact.FOLDER, artefact.DESCRIPTION)):
         return f"{artefact.FOLDER}/ holds what it exported"
-    if described is None and storage.exists(storage.join(run, runs.HISTORY)):  # Which is written later than run.json.
+    if described is None and storage.exists(storage.join(run, runs.HISTORY)):  # It is written later than run.json.
         return f"{runs.HISTORY} is there, and {runs.DESCRIPTION} is gone too"
     return ""
 
 
 def _begun(run: str) -> dict[int, list[str]]:
-    """The files of each step, by step, without steps that hold nothing, or cut off or foreign files only."""
+    """The files by step, of the steps that have a file of ours that was not cut off."""
     return {
         step: urls
         for step, urls in checkpoint.files(run).items()
@@ -92,71 +96,60 @@ def check_fits(commit: Commit, data_digest: str, settings: Settings) -> None:
     check_same(commit.settings, settings)
 
 
+@dataclass
 class Checkpoints:
     """The checkpoints of one run.
 
-    data_digest, settings: what they belong to. batch: records a step. keep, keep_every: the newest `keep` stay, those
-    whose step is a multiple of `keep_every` (0: none), and the best. confirm: raises where the run is no longer ours.
-    note: is called with the steps of those that stay, before the others go. alert: reports what is not as it should be.
+    settings: the hyperparameters. keep, keep_every: the newest `keep` stay, those whose step is a multiple of
+    `keep_every` (0: none), and the best. confirm: raises where another trainer has taken the run. note: is called with
+    the steps of the checkpoints that stay, before the others are removed. alert: takes warnings.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a COMMIT says, and what is kept
-        self,
-        run: str,
-        data_digest: str,
-        settings: Mapping[str, Any],
-        batch: int,
-        keep: int,
-        keep_every: int = 0,
-        confirm: Callable[[], None] = lambda: None,
-        note: Callable[[list[int]], None] = lambda _: None,
-        alert: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._run = run
-        self._data_digest = data_digest
-        self._settings = settings
-        self._batch = batch
-        self._keep = keep
-        self._keep_every = keep_every
-        self._confirm = confirm
-        self._note = note
-        self._alert = alert
-        self._foreign: set[int] = set()  # Steps whose foreign files have been reported.
-        self._token = secrets.token_hex(4)
+    run: str
+    data_digest: str
+    settings: Mapping[str, Any]
+    batch_size: int
+    keep: int
+    keep_every: int = 0
+    confirm: Callable[[], None] = lambda: None
+    note: Callable[[list[int]], None] = lambda _: None
+    alert: Callable[[str], None] = lambda _: None
+    _foreign: set[int] = field(default_factory=set)  # Steps whose foreign files have been reported.
+    _token: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def save(self, arrays: Arrays, progress: Progress) -> None:
-        """Writes the checkpoint of `progress.step`, reads it back, and only then removes what is not kept.
+        """Writes the checkpoint of `progress.step`, reads it back, and then removes the checkpoints that do not stay.
 
-        What lies beyond that step is removed too: it is of steps that are done again.
+        Checkpoints of later steps are removed too: their steps are done again.
 
         Raises:
-            NotFinite: a value is not finite: such a state would restore as a run that can only fail.
-            Damaged: it does not read back as it was written; all that was there is still there.
+            NotFinite: a value is not finite. A run that went on from it could only fail.
+            Damaged: it does not read back as it was written; all earlier checkpoints are still there.
         """
         broken = [name for name, array in arrays.items() if not _is_finite(array)]
         if broken:
             raise NotFinite(f"step {progress.step}: {broken[0]} is not finite, so nothing was saved; {REMEDY}")
-        folder = checkpoint.folder_of(self._run, progress.step)
+        folder = checkpoint.folder_of(self.run, progress.step)
         name = f"arrays-{self._token}.safetensors"
         try:
             written = self._write(storage.join(folder, name), arrays)
             commit = Commit(
                 File(name, *written),
                 progress.step,
-                progress.step * self._batch,
-                self._data_digest,
-                checkpoint.settings_digest(self._settings),
-                self._settings,
+                progress.step * self.batch_size,
+                self.data_digest,
+                checkpoint.settings_digest(self.settings),
+                self.settings,
                 progress,
             )
-            self._confirm()
+            self.confirm()
             self._commit(storage.join(folder, COMMIT), commit.to_json())
         except BaseException:
             with contextlib.suppress(Exception):
                 if not storage.exists(storage.join(folder, COMMIT)):
                     storage.delete(storage.join(folder, name))
             raise
-        self._confirm()
+        self.confirm()
         self._prune(progress.step, name, progress.best_step)
 
     @staticmethod
@@ -173,42 +166,34 @@ class Checkpoints:
         try:
             storage.create_bytes(path, text)
         except FileExistsError:
-            # The run is ours: this is a damaged one that restoring skipped, or of one that had the run before us.
-            self._confirm()
+            # The run is ours: this COMMIT is a damaged one that restoring skipped, or of a trainer before us.
+            self.confirm()
             storage.replace_bytes(path, text, storage.read_versioned(path)[1])
         if storage.read_bytes(path) != text:
             raise Damaged(f"{path} does not read as it was written; is the disk sound?")
 
     def newest(self, log: Log) -> tuple[Commit, Arrays] | None:
-        """The newest whole checkpoint; None where the run has none at all. One that is not whole is skipped and told.
+        """Returns the newest whole checkpoint, as `newest_whole`; None where the run has none at all.
 
-        A single folder without COMMIT is what a kill in the run's first save leaves: nothing was saved yet. It is
-        removed, so that a second kill in a first save, of another step, leaves a single one again.
+        A single folder without COMMIT is what a kill in the first save of the run leaves. It is removed, so that a
+        second kill in a first save, of another step, leaves a single folder again.
 
         Raises:
             DataError: there are checkpoints, and none is whole.
         """
-        found = newest_whole(self._run, log.alert)
+        found = newest_whole(self.run, log.alert)
         if not found:
-            for step, urls in _begun(self._run).items():
-                self._confirm()
+            for step, urls in _begun(self.run).items():
+                self.confirm()
                 self._remove(step, urls)
         return found
 
-    def load(self, step: int) -> tuple[Commit, Arrays]:
-        """The checkpoint of one step.
-
-        Raises:
-            DataError: it is torn, damaged, or of another version.
-        """
-        return checkpoint.load(self._run, step)
-
     def _prune(self, saved: int, name: str, best: int) -> None:
-        files = checkpoint.files(self._run)
+        files = checkpoint.files(self.run)
         earlier = [step for step, urls in files.items() if step <= saved and checkpoint.is_committed(urls)]
-        every = {step for step in earlier if self._keep_every and step % self._keep_every == 0}
-        kept = {*earlier[-self._keep :], *every, best} & {*earlier}
-        self._note(sorted(kept))
+        every = {step for step in earlier if self.keep_every and step % self.keep_every == 0}
+        kept = {*earlier[-self.keep :], *every, best} & {*earlier}
+        self.note(sorted(kept))
         for step in files.keys() - kept:
             self._remove(step, files[step])
         for url in files.get(saved, []):
@@ -216,8 +201,8 @@ class Checkpoints:
                 storage.delete(url)  # Of a save of the same step that was cut off.
 
     def _remove(self, step: int, urls: list[str]) -> None:
-        """Removes a checkpoint. COMMIT goes first: what is half removed is torn, never wrong. Foreign files stay."""
-        folder = checkpoint.folder_of(self._run, step)
+        """Removes a checkpoint, COMMIT first: half removed, it is torn and never wrong. Foreign files stay."""
+        folder = checkpoint.folder_of(self.run, step)
         storage.delete(storage.join(folder, COMMIT))
         foreign = [url for url in urls if not checkpoint.is_own(url)]
         if not foreign:
@@ -227,7 +212,7 @@ class Checkpoints:
             storage.delete(url)
         if step not in self._foreign:
             self._foreign.add(step)
-            self._alert(f"{foreign[0]} is no file of Boceto's: it stays, its checkpoint is removed")
+            self.alert(f"{foreign[0]} is no file of Boceto's: it stays, its checkpoint is removed")
 
 
 def _is_finite(array: NDArray[Any]) -> bool:

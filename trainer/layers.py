@@ -1,4 +1,4 @@
-"""Blocks that the nets share, and facts about the layers of any net."""
+"""Blocks of layers that the nets share; the parameters and multiply-accumulates of any net."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ def image(spec: Spec) -> tuple[keras.KerasTensor, keras.KerasTensor]:
 
 
 def conv(x: keras.KerasTensor, name: str, channels: int, spec: Spec) -> keras.KerasTensor:
-    """float[B, H, W, C] -> float[B, H, W, D]: 3x3, stride 1, no bias, batch norm, ReLU.
+    """x[B, H, W, C] -> [B, H, W, D], in the precision of `spec`: convolution 3x3 without bias, batch norm, ReLU.
 
     D is `channels` times the width multiplier.
     """
@@ -35,19 +35,20 @@ def conv(x: keras.KerasTensor, name: str, channels: int, spec: Spec) -> keras.Ke
 
 
 def pool(x: keras.KerasTensor, name: str, spec: Spec) -> keras.KerasTensor:
-    """float[B, H, W, C] -> float[B, ceil(H / 2), ceil(W / 2), C]: max over 3x3, stride 2."""
+    """x[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C]: maximum over 3x3, stride 2."""
     return keras.layers.MaxPooling2D(3, 2, padding="same", dtype=_policy(spec), name=name)(x)
 
 
 def add(x: keras.KerasTensor, y: keras.KerasTensor, name: str, spec: Spec) -> keras.KerasTensor:
-    """The sum of two tensors of one shape."""
+    """x[B, H, W, C], y[B, H, W, C] -> [B, H, W, C]: their sum."""
     return keras.layers.Add(dtype=_policy(spec), name=name)([x, y])
 
 
 def classifier(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
-    """The end of both nets: flatten, fc_1 with ReLU (the embedding), dropout, and fc_2, which is linear.
+    """Ends a net: images uint8[B, H, W, C] and its last features x[B, h, w, c] -> `logits` float32[B, classes] and
+    `embedding` float32[B, D], by flatten, fc_1 with ReLU (the embedding), dropout, and fc_2, which is linear.
 
-    fc_2 computes in float32 under every precision, so that logits and loss do.
+    fc_2 computes in float32 under every precision, so that logits and loss are float32.
     """
     policy = _policy(spec)
     x = keras.layers.Flatten(dtype=policy, name="flatten")(x)
@@ -59,7 +60,7 @@ def classifier(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: 
 
 
 def every_layer(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """All layers inside a layer or a net, with their paths: their names, joined by slashes."""
+    """Yields (path, layer) of all layers inside a layer or a net. A path is the names from the top, with slashes."""
     for inner in layer._flatten_layers(include_self=False, recursive=False):  # noqa: SLF001 - there is no public way
         name = f"{path}/{inner.name}"
         yield name, inner
@@ -71,7 +72,7 @@ def parameters(model: keras.Model) -> int:
     return sum(int(variable.shape.num_elements()) for variable in model.trainable_variables)
 
 
-# Layers without weights that cost no multiplication worth counting.
+# Layers whose multiplications are few enough to leave out.
 _FREE = (
     "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling2D",
     "BatchNormalization", "Concatenate", "Cropping2D", "Dropout", "ELU", "Flatten", "GaussianDropout",

@@ -179,10 +179,10 @@ class Meter:
 
     def _advance(self, step: int, loss: float, correct: int, norm: float, digest: bytes) -> None:
         old = self.progress
-        hits, records = old.epoch_correct + correct, old.epoch_records + self._training_set.batch
+        hits, records = old.epoch_correct + correct, old.epoch_records + self._training_set.batch_size
         ends = self._training_set.ends_epoch(step)
         # The accuracy over a whole epoch; within the first one, over what it has seen.
-        first = step * self._training_set.batch < len(self._training_set)
+        first = step * self._training_set.batch_size < len(self._training_set)
         self.update(
             step=step + 1,
             epoch_correct=0 if ends else hits,
@@ -202,7 +202,7 @@ class Meter:
 
     def peek(self) -> Window | None:
         """Returns the window so far, without what is under way; None where it has no step."""
-        sums, step, batch = self.progress.window, self.progress.step, self._training_set.batch
+        sums, step, batch = self.progress.window, self.progress.step, self._training_set.batch_size
         if not sums.steps:
             return None
         spent = {name: now - self._seconds_before[name] for name, now in self._timer.seconds().items()}

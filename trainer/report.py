@@ -59,7 +59,7 @@ class Report:
 
     def write(self, kind: str, step: int, **more: Any) -> None:
         """Reports an event of this kind after `step`, with more fields of Event."""
-        epoch, epochs = (done * self._training_set.batch / len(self._training_set) for done in (step, self._total))
+        epoch, epochs = (done * self._training_set.batch_size / len(self._training_set) for done in (step, self._total))
         place = f"epoch {math.ceil(epoch)}/{math.ceil(epochs)}, step {step}/{self._total}"
         event = Event(kind, step, self._total, epoch, place, **more)
         for writer in self._writers:
@@ -69,7 +69,7 @@ class Report:
         """Reports how far the run is, without waiting for what is under way."""
         window = meter.peek()
         if window and window.timed:
-            step, batch = meter.progress.step, self._training_set.batch
+            step, batch = meter.progress.step, self._training_set.batch_size
             left = (self._total - step) * batch / window.images_per_second
             self.write(PROGRESS, step, window=window, seconds_left=left)
 
@@ -78,7 +78,7 @@ class Report:
         self._loss = window.loss
         point = {
             "step": step,
-            "epoch": round(step * self._training_set.batch / len(self._training_set), 4),
+            "epoch": round(step * self._training_set.batch_size / len(self._training_set), 4),
             "loss": window.loss,
             "accuracy": window.accuracy,
             "learning_rate": learning_rate,

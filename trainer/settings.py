@@ -11,38 +11,14 @@ from boceto.errors import SettingsError
 from boceto.settings import fixed, option
 from trainer import losses, nets
 
-# What may differ between the parts of one run: it changes how the run goes on, not what a step computes.
-FREE = frozenset(
-    {
-        "data",
-        "run",
-        "init",
-        "cache_dir",
-        "epochs",
-        "max_steps",
-        "replicas",
-        "xla",
-        "deterministic",
-        "steps_per_execution",
-        "validate_every",
-        "patience",
-        "save_every",
-        "keep",
-        "keep_every",
-        "max_failed_saves",
-        "grace",
-        "lease",
-        "log_every",
-        "log_format",
-        "metrics_port",
-        "metrics_linger",
-        "tensorboard",
-        "readers",
-        "verify",
-        "wait",
-    }
-)
-# What decides when a run is finished.
+# These may differ between the sessions of a run: no step computes with them.
+FREE = frozenset({
+    "data", "run", "init", "cache_dir", "epochs", "max_steps", "replicas", "xla", "deterministic",
+    "steps_per_execution", "validate_every", "patience", "save_every", "keep", "keep_every", "max_failed_saves",
+    "grace", "lease", "log_every", "log_format", "metrics_port", "metrics_linger", "tensorboard", "readers", "verify",
+    "wait",
+})  # fmt: skip
+# These decide when a run is finished.
 STOP_CRITERION = ("epochs", "max_steps", "patience")
 
 
@@ -56,7 +32,7 @@ class Settings:
     init: str = option(
         "", help="folder of a run or of an artefact, whose weights a new run starts from; empty: from random weights"
     )
-    init_digest: str = fixed("")  # Of those weights.
+    init_digest: str = fixed("")  # Over the weights of `init`.
     net: str = option("sknet", help="net", choices=nets.names())
     width_multiplier: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
     embedding: int = option(1024, help="size of the embedding", at_least=1)
@@ -122,13 +98,13 @@ class Settings:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """What a step computes depends on these. The cosine schedule ends with the run: there, epochs belong to it."""
+        """The settings that a step computes with. A cosine schedule ends with the last epoch, so it needs `epochs`."""
         free = FREE - {"epochs"} if self.schedule == "cosine" else FREE
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
 
     @property
     def stop_criterion(self) -> dict[str, Any]:
-        """When the run is finished."""
+        """The settings that decide when the run is finished."""
         return {name: getattr(self, name) for name in STOP_CRITERION}
 
 
@@ -158,10 +134,10 @@ def check_same(before: Mapping[str, Any], settings: Settings) -> None:
 
 
 def check_patience(settings: Settings, manifest: Manifest) -> None:
-    """Refuses to wait for a better validation where there is none at all.
+    """Refuses `patience` in a run without validations.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: it has patience, and no validation.
     """
     validation = manifest.splits.get("validation")
     if not settings.patience or (settings.validate_every and settings.validation_share):
@@ -175,10 +151,10 @@ def check_patience(settings: Settings, manifest: Manifest) -> None:
 
 
 def check_last(step: int, last: int, settings: Settings) -> None:
-    """Refuses to end before a step that the run has gone beyond.
+    """Refuses settings that end the run with step `last`, before the step that it has come to.
 
     Raises:
-        SettingsError: it has.
+        SettingsError: `last` is before `step`.
     """
     if step > last:
         flag, value = ("max_steps", last) if settings.max_steps == last else ("epochs", settings.epochs)
@@ -188,11 +164,11 @@ def check_last(step: int, last: int, settings: Settings) -> None:
         )
 
 
-def check_groups(batch: int, groups: int, replicas: int) -> None:
+def check_groups(batch_size: int, groups: int, replicas: int) -> None:
     """Checks that a batch divides over the groups, and the groups over the replicas.
 
     Raises:
-        SettingsError: one does not; the message says which numbers do.
+        SettingsError: one of them does not divide; the message names numbers that do.
     """
     for name, number in (("replicas", replicas), ("groups", groups)):
         if number & (number - 1):
@@ -202,7 +178,7 @@ def check_groups(batch: int, groups: int, replicas: int) -> None:
         raise SettingsError(
             f"train.groups = {groups} do not divide over {replicas} replicas; use --replicas {groups} or fewer"
         )
-    if batch % groups:
-        below = batch // groups * groups
+    if batch_size % groups:
+        below = batch_size // groups * groups
         sizes = f"{below} or {below + groups}" if below else str(groups)
-        raise SettingsError(f"train.batch_size = {batch} does not divide over {groups} groups; use {sizes}")
+        raise SettingsError(f"train.batch_size = {batch_size} does not divide over {groups} groups; use {sizes}")

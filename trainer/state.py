@@ -1,4 +1,4 @@
-"""Everything a run changes as it learns, mirrored over the replicas, and its way to and from arrays."""
+"""The variables of a run, mirrored over the replicas, as arrays and back."""
 
 import functools
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ LOSS = "loss"
 
 
 def is_seed(variable: keras.Variable) -> bool:
-    """Returns whether a variable is a seed of Keras, which is no state of a run: each step sets it anew."""
+    """Returns whether a variable is a seed of Keras. It is no state of a run, since each step sets it anew."""
     return bool(variable.name == "seed_generator_state")
 
 
 @dataclass(frozen=True)
 class Variables:
-    """Variables by kind; each is one tf.Variable a replica.
+    """The variables of a run by kind; each is one tf.Variable a replica, float32 unless the net says otherwise.
 
-    weights: what is trained: the net's by their path, and the loss's by `loss/<name>`. statistics: what else the net
-    keeps, as batch norm's means and variances. slots: the optimizer's, by name, each like weights. ema: the
-    exponential moving average of the weights, or nothing. scale: the loss scale and the steps since it changed, or
-    nothing.
+    weights: all that is trained: of the net by their path, and of the loss by `loss/<name>`. statistics: the other
+    variables of the net, as batch norm's means and variances. slots: of the optimizer, by slot; each slot has the names
+    and shapes of `weights`. ema: the exponential moving average of `weights`, or empty. scale: the loss scale
+    float32[] and the number of steps int32[] since it changed, or empty.
     """
 
     strategy: tf.distribute.Strategy
@@ -45,7 +45,7 @@ class Variables:
 
     @property
     def groups(self) -> dict[str, Mapping[str, tf.Variable]]:
-        """All variables, by the first part of their name in a checkpoint."""
+        """All variables, by the first part of their name in a checkpoint: `weights/…`, `m/…`."""
         return {
             "weights": self.weights,
             "statistics": self.statistics,
@@ -55,11 +55,11 @@ class Variables:
         }
 
     def local(self, replica: int, group: Mapping[str, tf.Variable]) -> list[tf.Variable]:
-        """The variables of `group` on one replica, in order."""
+        """The variables of `group` on one replica, in the order of `group`."""
         return [self.strategy.experimental_local_results(variable)[replica] for variable in group.values()]
 
     def _named(self) -> dict[str, tf.Variable]:
-        """Every variable of the first replica, whose values are all replicas', by its name in a checkpoint."""
+        """The variables of the first replica by their names in a checkpoint; all replicas have the same values."""
         return {
             f"{group}/{name}": variable
             for group, variables in self.groups.items()
@@ -68,26 +68,28 @@ class Variables:
 
     @functools.cached_property
     def _read(self) -> Any:
-        """A call that reads all variables at once: one at a time, the calls cost as much as the copies."""
+        """A compiled function that reads all variables at once: a call for each would cost as much as the copies."""
         named = self._named()
         return tf.function(lambda: {name: variable.read_value() for name, variable in named.items()})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything as arrays."""
+        """Returns the values by name; each has the shape and dtype of its variable."""
         return {name: variable.numpy() for name, variable in self._named().items()}
 
     def buffers(self) -> dict[str, NDArray[Any]]:
-        """Memory for `copy_to`, with every page touched: the first use of fresh memory costs more than a copy."""
+        """Returns memory for `copy_to`, like `arrays`. The first use of fresh memory costs more than a copy, so it is
+        filled here.
+        """
         return {name: np.array(variable.numpy()) for name, variable in self._named().items()}
 
     def copy_to(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Copies everything into `buffers`."""
+        """Copies the values into `arrays`, which are those of `buffers`."""
         values = self._read()
         with ThreadPoolExecutor(_COPIERS) as pool:  # On the host, values are read where they lie.
             list(pool.map(lambda name: np.copyto(arrays[name], np.asarray(values[name])), arrays))
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Sets everything from `arrays()`.
+        """Sets the variables of all replicas from arrays like `arrays()`.
 
         Raises:
             DataError: an array is missing or has another shape.
@@ -111,7 +113,7 @@ def create(
 ) -> Variables:
     """Creates the variables of a run at step 0.
 
-    `model` was built under `strategy`'s scope. of_loss: the loss's weights by name.
+    model: was built under the scope of `strategy`. of_loss: the initial weights of the loss, float32, by name.
     """
     weights = {variable.path: variable.value for variable in model.trainable_variables}
     kept = [variable for variable in model.non_trainable_variables if not is_seed(variable)]
@@ -141,7 +143,7 @@ def _variable(value: NDArray[Any], name: str) -> tf.Variable:
 
 
 def export_weights(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Returns the arrays that the net is exported with, by path: the EMA of the weights where there is one."""
+    """Returns the weights (their EMA, where there is one) and statistics of the net, by path, out of `arrays()`."""
     group = "ema" if any(name.startswith("ema/") for name in arrays) else "weights"
     chosen = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{group}/")}
     rest = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith("statistics/")}

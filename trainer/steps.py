@@ -1,9 +1,9 @@
-"""What a step computes, as compiled functions of the state and a batch: `train` and `evaluate`.
+"""The compiled functions of a run: `train` does steps on batches, `evaluate` computes losses without a change.
 
 A global batch is cut into a fixed number of groups (`train.groups`) of consecutive rows. Batch norm's statistics and
-dropout's masks are a group's own. R replicas compute groups / R groups each, one after the other, and everything is
-summed as one binary tree over the groups: the lower levels on a replica, the upper ones after an all-gather. So a run
-ends with the same bits on any number of replicas that divides the number of groups.
+dropout's masks are a group's own. R replicas compute groups / R groups each, one after the other, and all is summed as
+one binary tree over the groups: the lower levels on a replica, the upper levels after an all-gather. So a run ends with
+the same bits on any number of replicas that divides the number of groups.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ _LARGEST_SEED = 2**31 - 1
 
 
 class Placed(NamedTuple):
-    """A call's batches on their devices, one value a replica: images uint8[K, b, H, W, C], labels int64[K, b], and the
-    augmentation's parameters float32[K, b, 5], or float32[K, b, 0] without one.
+    """The batches of an execution on their devices, one value a replica: images uint8[K, b, H, W, C], labels
+    int64[K, b], and the parameters of the augmentation float32[K, b, 5], or float32[K, b, 0] without augmentation.
     """
 
     images: Any
@@ -48,15 +48,15 @@ class Steps:
         self._own_groups = settings.groups // state.strategy.num_replicas_in_sync  # Of each replica.
         self._seeds = seeds(model, settings.seed)
         self._momentum = _momentum(model)
-        # Only forward and backward: what works on variables of several devices stays outside of XLA.
-        self._gradients = tf.function(self._differentiate, jit_compile=xla)
-        self._train = tf.function(self._train_call, reduce_retracing=True)
+        # XLA compiles forward and backward only: it cannot compile updates of variables on several devices.
+        self._gradients = tf.function(self._group_gradients, jit_compile=xla)
+        self._train = tf.function(self._train_steps, reduce_retracing=True)
         self._evaluate = tf.function(self._evaluate_batch)
         # Grappler would rewrite a tree of additions into one sum, whose order depends on the number of replicas.
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
     def cut(self, array: NDArray[Any]) -> Any:
-        """Cuts an array [K, B, ...] over the replicas along axis 1 and puts the parts on their devices."""
+        """Cuts an array [K, B, ...] over the replicas along axis 1 and puts the parts [K, b, ...] on their devices."""
         devices = self._strategy.extended.worker_devices
         size = array.shape[1] // len(devices)
 
@@ -68,14 +68,14 @@ class Steps:
         return self._strategy.experimental_distribute_values_from_function(part)
 
     def place(self, batches: Batches) -> Placed:
-        """Puts global batches on their devices."""
+        """Puts K global batches on their devices."""
         with self._fitting:
             return Placed(self.cut(batches.images), self.cut(batches.labels), self.cut(batches.augmentation))
 
     def train(self, batches: Placed, step: int, learning_rates: Sequence[float]) -> tf.Tensor:
-        """Does K steps from `step` on, at the learning rates float[K].
+        """Does K steps from `step` on, which counts from 0, at the learning rates float[K].
 
-        Returns float32[K, 3]: each step's loss, number of correct answers, and norm of the gradients.
+        Returns float32[K, 3]: of each step the loss, the number of correct answers, and the norm of the gradients.
         """
         with self._fitting:
             return self._train(*batches, tf.constant(step, tf.int64), tf.constant(learning_rates, tf.float32))
@@ -91,9 +91,10 @@ class Steps:
     def _fitting(self) -> AbstractContextManager[None]:
         return devices.fitting(f"train.batch_size = {self._settings.batch_size}")
 
-    def _train_call(
+    def _train_steps(
         self, images: Any, labels: Any, augmentation: Any, step: tf.Tensor, learning_rates: tf.Tensor
     ) -> tf.Tensor:
+        """The compiled part of `train`: step int64[], learning_rates float32[K] -> float32[K, 3]."""
         scalars = tf.TensorArray(tf.float32, tf.size(learning_rates), element_shape=[3])
         for number in tf.range(tf.size(learning_rates)):
             now = step + tf.cast(number, tf.int64)
@@ -110,9 +111,10 @@ class Steps:
 
     def _replica(
         self, images: tf.Tensor, labels: tf.Tensor, augmentation: tf.Tensor, number: tf.Tensor, step: tf.Tensor
-    ) -> tuple[Any, ...]:
-        """One replica's groups of one step. Returns gradients, statistics and scalars over all groups of all replicas:
-        (loss, number of correct answers) float32[2].
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+        """Computes the groups of one replica in batch `number` int32[] of K, and sums them over all replicas.
+
+        Returns gradients float32 and statistics, each like its variable, and (loss, correct answers) float32[2].
         """
         first = tf.distribute.get_replica_context().replica_id_in_sync_group * self._own_groups
         pixels = images[number]
@@ -122,15 +124,15 @@ class Steps:
         scale = tf.convert_to_tensor(self._state.scale["value"]) if self._state.scale else tf.constant(1.0)
         groups = zip(tf.split(pixels, self._own_groups), tf.split(labels[number], self._own_groups), strict=True)
         found = [
-            self._gradients(weights, self._others(step, first + group), *rows, scale)
+            self._gradients(weights, self._untrained(step, first + group), *rows, scale)
             for group, rows in enumerate(groups)
         ]
         gradients, statistics, scalars = zip(*found, strict=True)
         summed = self._sum([[*each, scalar] for each, scalar in zip(gradients, scalars, strict=True)])
-        return summed[:-1], self._merged(statistics), summed[-1]
+        return summed[:-1], self._mean(statistics), summed[-1]
 
-    def _others(self, step: tf.Tensor, group: Any) -> list[tf.Tensor]:
-        """The values of the net's variables that are not trained, for one group of one step."""
+    def _untrained(self, step: tf.Tensor, group: Any) -> list[tf.Tensor]:
+        """The values of the net's variables that are not trained, with the seeds of one group of one step."""
         key = step * self._settings.groups + tf.cast(group, tf.int64)
         return [
             self._seed(self._seeds[variable.path], key, variable.dtype)
@@ -141,13 +143,14 @@ class Steps:
 
     @staticmethod
     def _seed(own: int, key: tf.Tensor, dtype: str) -> tf.Tensor:
-        # The algorithm by name, so that CPU and GPU draw the same.
+        """The value [2] of a seed variable: a function of the variable's own seed and of `key` int64[]."""
+        # The algorithm is named, so that CPU and GPU draw the same.
         found = tf.random.stateless_uniform([1], [own, key], 0, _LARGEST_SEED, tf.int32, alg="philox")
         return tf.cast(tf.concat([found, [0]], 0), dtype)
 
-    def _sum(self, parts: Sequence[Sequence[tf.Tensor]]) -> list[tf.Tensor]:
-        """Sums lists of float32 tensors, a list a group of this replica, over all groups of all replicas."""
-        own = [_tree(each) for each in zip(*parts, strict=True)]
+    def _sum(self, groups: Sequence[Sequence[tf.Tensor]]) -> list[tf.Tensor]:
+        """Sums lists of float32 tensors over all groups of all replicas; `groups` are those of this replica."""
+        own = [_tree(each) for each in zip(*groups, strict=True)]
         replicas = self._strategy.num_replicas_in_sync
         if replicas == 1 or not own:
             return own
@@ -157,8 +160,8 @@ class Steps:
         pieces = tf.split(total, [each.shape.num_elements() for each in own])
         return [tf.reshape(piece, each.shape) for piece, each in zip(pieces, own, strict=True)]
 
-    def _merged(self, groups: Sequence[Sequence[tf.Tensor]]) -> list[tf.Tensor]:
-        """The statistics of all groups: the mean of floats; of other kinds, as counters, those of the first group."""
+    def _mean(self, groups: Sequence[Sequence[tf.Tensor]]) -> list[tf.Tensor]:
+        """The statistics over all groups: the mean of floats; of other types, as counters, the first group's value."""
         floats = [number for number, value in enumerate(groups[0]) if value.dtype.is_floating]
         sums = self._sum([[tf.cast(group[number], tf.float32) for number in floats] for group in groups])
         means = dict(zip(floats, sums, strict=True))
@@ -173,21 +176,25 @@ class Steps:
             return value
         return tf.distribute.get_replica_context().all_gather(value[None], axis=0)[0]
 
-    def _differentiate(
+    def _group_gradients(
         self,
         weights: list[tf.Tensor],
-        others: list[tf.Tensor],
+        untrained: list[tf.Tensor],
         images: tf.Tensor,
         labels: tf.Tensor,
         scale: tf.Tensor,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-        """One group's share of the global batch's gradients; its statistics; its (loss, correct answers) float32[2]."""
+        """Forward and backward of one group: images uint8[b, H, W, C], labels int64[b], loss scale float32[].
+
+        Returns the group's share of the gradients of the global batch, times the scale; its statistics; and its share
+        of (loss, correct answers) float32[2].
+        """
         size, of_net = images.shape[0], len(self._model.trainable_variables)
         names = [name.partition("/")[2] for name in self._state.weights if name.startswith(f"{LOSS}/")]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             outputs, changed, added = self._model.stateless_call(
-                weights[:of_net], others, images, training=True, return_losses=True
+                weights[:of_net], untrained, images, training=True, return_losses=True
             )
             of_loss = dict(zip(names, weights[of_net:], strict=True))
             losses = self._loss.call(outputs, labels, of_loss)
@@ -195,18 +202,17 @@ class Steps:
             loss = tf.add_n([mean, *(term / self._settings.groups for term in added)])
             scaled = loss * scale
         gradients = tape.gradient(scaled, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # Of a gather, it has only some rows.
-        correct = tf.cast(tf.argmax(outputs["logits"], axis=1) == labels, tf.float32)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # A gather's holds some rows only.
         variables = self._model.non_trainable_variables
         statistics = [
             tf.identity(value) for variable, value in zip(variables, changed, strict=True) if not is_seed(variable)
         ]
-        return gradients, statistics, tf.stack([loss, tf.reduce_sum(correct)])
+        return gradients, statistics, tf.stack([loss, tf.reduce_sum(_correct(outputs, labels))])
 
     def _update(
         self, replica: int, gradients: Any, statistics: Any, learning_rate: tf.Tensor, step: tf.Tensor
     ) -> tf.Tensor:
-        """Updates the variables of one replica; returns the norm of the gradients before clipping.
+        """Updates the variables of one replica; returns the norm float32[] of the gradients before clipping.
 
         The gradients are the same on all replicas. Where a gradient is not finite, only the loss scale changes.
         """
@@ -245,22 +251,28 @@ class Steps:
         return self._strategy.run(self._evaluate_replica, (images, labels))
 
     def _evaluate_replica(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """-> float32[2, b]: cross entropy, and 1 where the answer is correct. In groups, as a step."""
+        """Images uint8[1, b, H, W, C], labels int64[1, b] -> float32[2, b]: cross entropy, and 1 where correct."""
         chosen: Mapping[str, tf.Variable] = self._state.ema or self._state.weights
         weights = [tf.convert_to_tensor(variable) for variable in chosen.values()]
         weights = weights[: len(self._model.trainable_variables)]
-        others = [tf.convert_to_tensor(variable.value) for variable in self._model.non_trainable_variables]
+        untrained = [tf.convert_to_tensor(variable.value) for variable in self._model.non_trainable_variables]
         found = []
+        # In groups, as a step: a kernel's sums may depend on the number of rows.
         groups = zip(tf.split(images[0], self._own_groups), tf.split(labels[0], self._own_groups), strict=True)
-        for rows, wanted in groups:
-            outputs, _ = self._model.stateless_call(weights, others, rows, training=False)
-            loss = cross_entropy.loss(outputs, wanted, {}, cross_entropy.Options())
-            found.append(tf.stack([loss, tf.cast(tf.argmax(outputs["logits"], axis=1) == wanted, tf.float32)]))
+        for rows, answers in groups:
+            outputs, _ = self._model.stateless_call(weights, untrained, rows, training=False)
+            loss = cross_entropy.loss(outputs, answers, {}, cross_entropy.Options())
+            found.append(tf.stack([loss, _correct(outputs, answers)]))
         return tf.concat(found, axis=1)
 
 
+def _correct(outputs: Mapping[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
+    """`logits` float32[b, C], labels int64[b] -> float32[b]: 1 where the highest logit is the label's."""
+    return tf.cast(tf.argmax(outputs["logits"], axis=1) == labels, tf.float32)
+
+
 def _tree(parts: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The sum of a power of two of tensors, in an order that is always the same."""
+    """The sum of 1, 2, 4, ... tensors of one shape, in an order that is always the same."""
     parts = list(parts)
     while len(parts) > 1:
         parts = [parts[at] + parts[at + 1] for at in range(0, len(parts), 2)]
@@ -268,7 +280,7 @@ def _tree(parts: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def seeds(model: keras.Model, seed: int) -> dict[str, int]:
-    """A number for each seed variable of a net, by its path: a function of (seed, layer path, place in the layer)."""
+    """The own seed of each seed variable, by its path: a function of (seed, layer path, number within the layer)."""
     return {
         generator.state.path: stable_hash(seed, path, number)
         for path, layer in layers.every_layer(model)
@@ -277,6 +289,6 @@ def seeds(model: keras.Model, seed: int) -> dict[str, int]:
 
 
 def _momentum(model: keras.Model) -> dict[str, float]:
-    """The momentum of batch norm's statistics, by their path."""
+    """The momentum of batch norm's statistics, by the path of their variable."""
     norms = [each for _, each in layers.every_layer(model) if isinstance(each, keras.layers.BatchNormalization)]
     return {variable.path: norm.momentum for norm in norms for variable in norm.non_trainable_variables}

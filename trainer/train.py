@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from boceto import __version__, storage, telemetry
+from boceto import __version__, checkpoint, storage, telemetry
 from boceto import run as runs
 from boceto.checkpoint import Commit, Progress
 from boceto.dataset import DataSet, Manifest
@@ -87,8 +87,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     ranges = step_ranges(progress.step, schedule.last, settings.steps_per_execution, schedule.ends_execution)
     batches = prefetch(ranges, read, settings.readers, lambda: job.timer.spending("waiting"))
     meter = Meter(training_set, state, job.timer)
-    checkpoints = checkpoints_of(job)
-    saver = Saver(checkpoints, state, job.log, job.telemetry, settings.max_failed_saves)
+    saver = Saver(checkpoints_of(job), state, job.log, job.telemetry, settings.max_failed_saves)
     job.lease.heartbeat = lambda: Heartbeat(
         meter.progress.step, job.timer.seconds(), job.lease.before.sessions + 1, saver.saved
     )
@@ -115,7 +114,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     with cluster.reporting(environment.pod(), annotations, job.log.alert):
         with contextlib.closing(saver):
             progress = loop.run()
-        chosen = loop.choose(lambda step: checkpoints.load(step)[1], variables.arrays)
+        chosen = loop.choose(lambda step: checkpoint.load(settings.run, step)[1], variables.arrays)
         reports.finished(progress, chosen.step, chosen.accuracy)
     job.timer.begin("saving")
     job.lease.confirm()

@@ -111,7 +111,7 @@ def test_a_field_of_another_type_is_named(checkpoints, run, change, message):
     commit = json.loads(storage.read_bytes(url(run, 2, COMMIT)))
     storage.write_bytes(url(run, 2, COMMIT), contract.sealed(commit | change))
     with pytest.raises(DataError, match=f"0000000002/COMMIT is damaged: {message}"):
-        checkpoints.load(2)
+        checkpoint.load(run, 2)
 
 
 def test_every_flipped_byte_is_noticed(checkpoints, run):
@@ -121,9 +121,9 @@ def test_every_flipped_byte_is_noticed(checkpoints, run):
         for at in range(len(whole)):
             storage.write_bytes(path, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
             with pytest.raises(DataError, match="damaged|missing"):
-                checkpoints.load(2)
+                checkpoint.load(run, 2)
         storage.write_bytes(path, whole)
-    assert checkpoints.load(2)[0].step == 2
+    assert checkpoint.load(run, 2)[0].step == 2
 
 
 def _torn(run):

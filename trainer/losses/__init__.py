@@ -1,10 +1,10 @@
-"""The losses: one file a loss, found by its name. A loss's file has
+"""The losses: one file a loss, found by its name. The file of a loss has
 
     Options                                       a frozen dataclass of its settings, all with defaults
-    loss(outputs, labels, weights, options)       outputs of the net, labels int64[B] -> float32[B], one loss a record
-    weights(spec, options)                        only where the loss learns weights of its own: arrays by name
+    loss(outputs, labels, weights, options)       outputs of the net, labels int64[B] -> float32[B], a loss a record
+    weights(spec, options)                        only for a loss that learns weights: their initial values by name
 
-`outputs` has `logits` float32[B, C] and `embedding` float32[B, D].
+`outputs` holds `logits` float32[B, C] and `embedding` float32[B, D]; `weights` holds float32 arrays by name.
 """
 
 import functools
@@ -22,7 +22,7 @@ from trainer.nets import Spec
 class Loss:
     """A loss with its options. call: (outputs, labels int64[B], weights by name) -> float32[B].
 
-    weights: the initial values of the weights that the loss learns, by name.
+    weights: the initial values, float32, of the weights that the loss learns, by name.
     """
 
     call: Callable[[Mapping[str, Any], Any, Mapping[str, Any]], Any]
@@ -30,12 +30,12 @@ class Loss:
 
 
 def names() -> list[str]:
-    """The losses there are."""
+    """Returns the names of the losses."""
     return lookup.names(__name__)
 
 
 def find(name: str, options: str, spec: Spec) -> Loss:
-    """The loss of a name, with options written as "name=value, name=value".
+    """Returns the loss of this name. options: "name=value, name=value". spec: of the net that is trained.
 
     Raises:
         SettingsError: the loss or an option is unknown, or a value is refused.

@@ -18,8 +18,8 @@ class Options:
 def loss(
     outputs: Mapping[str, tf.Tensor], labels: tf.Tensor, weights: Mapping[str, tf.Tensor], options: Options
 ) -> tf.Tensor:
-    """`logits` float32[B, C], labels int64[B] -> float32[B]."""
-    del weights  # It has none.
+    """`logits` float32[B, C], labels int64[B] in 0..C-1 -> float32[B], in nats."""
+    del weights  # This loss learns none.
     log_probabilities = tf.nn.log_softmax(outputs["logits"])
     hit = tf.gather(log_probabilities, labels, axis=1, batch_dims=1)
     spread = tf.reduce_mean(log_probabilities, axis=1)

@@ -1,4 +1,4 @@
-"""The nets: one file a net, found by its name. A net's file has `build(spec) -> keras.Model`.
+"""The nets: one file a net, found by its name. The file of a net has `build(spec) -> keras.Model`.
 
 The model maps `uint8[B, H, W, C]` to a dict with `logits` float32[B, C] and `embedding` float32[B, D]. Its layers may
 be any of Keras's.
@@ -22,11 +22,11 @@ _BEFORE_INITIALIZER = 1  # Positional arguments of `add_weight` before `initiali
 
 @dataclass(frozen=True)
 class Spec:
-    """What a net is built for.
+    """The numbers that a net is built from.
 
     classes: C. height, width: of the images, in pixels. image_channels: 1 or 3. width_multiplier: multiplies the
-    channels of the convolutions.
-    embedding: D. dropout: the dropout rate of the embedding. precision: of the layers. seed: of the weights.
+    channels of the convolutions. embedding: D, the size of the embedding. dropout: the dropout rate of the embedding,
+    0..1. precision: of the layers, `float32`, `bfloat16` or `float16`. seed: of the initial weights.
     """
 
     classes: int
@@ -40,12 +40,12 @@ class Spec:
     image_channels: int = 1
 
     def channels(self, full: int) -> int:
-        """The channels of a convolution that has `full` at a width multiplier of 1."""
+        """Returns the channels of a convolution that has `full` channels at a width multiplier of 1."""
         return max(1, round(full * self.width_multiplier))
 
 
 def names() -> list[str]:
-    """The nets there are."""
+    """Returns the names of the nets."""
     return lookup.names(__name__)
 
 
@@ -72,11 +72,10 @@ def build(name: str, spec: Spec) -> "keras.Model":
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """In this block, the initial value of a weight is a function of (seed, layer path, weight name) alone.
+    """Makes the initial value of a weight a function of (seed, layer path, weight name) within the block.
 
-    Weights of one name are told apart by their order. An initialiser that is a function is used as it is.
-
-    Every layer of Keras makes its weights with `keras.Layer.add_weight`, which is replaced here for a while.
+    Weights of one name in one layer are numbered in their order. An initialiser that is a plain function is used as it
+    is. Every layer of Keras makes its weights with `keras.Layer.add_weight`, which the block replaces.
     """
     import keras
 
@@ -108,6 +107,6 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def stable_hash(*parts: object) -> int:
-    """A number in 0..2^31-1 that is a function of the parts' text alone."""
+    """Returns a number in 0..2^31-1: a function of the texts of the parts, the same in every process."""
     hashed = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=4)
     return int.from_bytes(hashed.digest(), "little") & 0x7FFFFFFF

@@ -1,4 +1,4 @@
-"""TensorBoard's curves."""
+"""The curves of a run for TensorBoard."""
 
 import contextlib
 import importlib.util
@@ -16,20 +16,20 @@ from boceto import records, storage
 from boceto.checkpoint import Progress
 from boceto.errors import BocetoError
 from trainer import devices
-from trainer.report import VALIDATION
+from trainer.report import FINISHED, TRAIN, VALIDATION, Event
 
 COPY_SECONDS = 30.0
-HYPERPARAMETERS = "_hparams_/"  # What TensorBoard's plugin calls them.
-SUFFIX = ".boceto.v3"  # Of our event files: what else lies in the folder, or behind a link, is somebody's own.
+HYPERPARAMETERS = "_hparams_/"  # The prefix that TensorBoard's plugin gives them.
+SUFFIX = ".boceto.v3"  # Of our event files. Other files in the folder, or behind a link, are left alone.
 
 
 class TensorBoard:
-    """Event files in `RUN/tensorboard/NAME/train` and `…/validation`, where the package is there to define them.
+    """A writer (`trainer.report`) of event files in `RUN/tensorboard/NAME/train` and `…/validation`, NAME the run's.
 
-    A curve has the same name in both, so that TensorBoard draws one over the other; NAME is the run's, whose
-    hyperparameters stand beside them. They hold what was done up to `progress`, and then what is written. For a run in
-    object storage they are written here and copied there every half minute and at the end. No run fails for its curves:
-    `alert` is told.
+    A curve has the same name in both folders, so that TensorBoard draws one over the other. The hyperparameters stand
+    beside them. The files hold the points up to `progress`, and then those that are written. For a run in object
+    storage, they are written on this machine and copied there every half minute and at the end. No run fails for its
+    curves: `alert` takes a warning. Without the package tensorboard, nothing is written.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TensorBoard:
                 self._describe(hyperparameters)
 
     def _describe(self, hyperparameters: Mapping[str, bool | float | str]) -> None:
-        """Writes the hyperparameters, where no session before has done so."""
+        """Writes the hyperparameters, unless an earlier session has written them."""
         from tensorboard.plugins.hparams import api
 
         if not any("/" not in _within(entry, self._target) for entry in _ours(self._target)):
@@ -85,8 +85,16 @@ class TensorBoard:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
+    def __call__(self, event: Event) -> None:
+        """Writes the points of a training or a validation."""
+        if event.kind in {TRAIN, VALIDATION}:
+            names = {name: name.removeprefix("validation_") for name in event.point if name != "step"}
+            self.write(event.step, {f"{event.kind}/{curve}": event.point[name] for name, curve in names.items()})
+        elif event.kind == FINISHED:
+            self._copy()
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each curve."""
+        """Writes one point of each curve; a curve is named `train/…` or `validation/…`."""
         if not self._on:
             return
         with self._trying():
@@ -97,10 +105,10 @@ class TensorBoard:
             for writer in self._writers.values():
                 writer.flush()
             if time.monotonic() - self._copied >= COPY_SECONDS:
-                self.copy()
+                self._copy()
 
-    def copy(self) -> None:
-        """Copies the events to where the run is, if that is not here; what fails is tried again the next time."""
+    def _copy(self) -> None:
+        """Copies the event files to a run in object storage; a copy that fails is tried again the next time."""
         if self._folder:
             for entry in storage.list_files(self._folder):
                 name = storage.relative(entry.url, self._folder)
@@ -110,9 +118,9 @@ class TensorBoard:
 
 
 def cut(folder: str, progress: Progress) -> None:
-    """Takes from our event files in `folder` what is not of what was done up to `progress`, and what is damaged.
+    """Removes from our event files in `folder` the points that `progress` does not cover, and damaged records.
 
-    Steps that are done again would else be there twice, and TensorBoard reads a file up to its first damage.
+    Otherwise steps that are done again would stand there twice, and TensorBoard would stop at the first damage.
     """
     for entry in _ours(folder):
         data = storage.read_bytes(entry.url)
@@ -137,7 +145,7 @@ def _name(url: str) -> str:
 
 
 def _frames(data: bytes) -> Iterator[bytes]:
-    """The TFRecord frames of `data`, up to the first that is not whole."""
+    """The TFRecord frames of `data`, up to the first damaged one."""
     at = 0
     while at < len(data):
         size = int.from_bytes(data[at : at + 8], "little")

@@ -1,4 +1,4 @@
-"""The weights that a run starts from, where `--init` names another run or an artefact."""
+"""The weights that a new run starts from, where `--init` names another run or an artefact."""
 
 import dataclasses
 import hashlib

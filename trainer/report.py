@@ -6,7 +6,7 @@ Each writer is called with every event, and shows the kinds that it has a place 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boceto import telemetry
 from boceto.checkpoint import Progress
@@ -16,9 +16,6 @@ from boceto.telemetry import Telemetry
 from trainer.batches import TrainingSet
 from trainer.log import Log
 from trainer.meter import Meter, Window, goodput
-
-if TYPE_CHECKING:
-    from trainer.curves import TensorBoard
 
 BEGUN, PROGRESS, TRAIN = "begun", "progress", "train"
 VALIDATION, STOPPED, FINISHED = "validation", "stopped", "finished"
@@ -144,19 +141,6 @@ def history(lines: History) -> Writer:
     def write(event: Event) -> None:
         if event.kind in {TRAIN, VALIDATION}:
             lines.add(event.point)
-
-    return write
-
-
-def curves(board: "TensorBoard") -> Writer:
-    """Returns a writer to TensorBoard, whose curves are named `train/…` and `validation/…`."""
-
-    def write(event: Event) -> None:
-        if event.kind in {TRAIN, VALIDATION}:
-            names = {name: name.removeprefix("validation_") for name in event.point if name != "step"}
-            board.write(event.step, {f"{event.kind}/{curve}": event.point[name] for name, curve in names.items()})
-        elif event.kind == FINISHED:
-            board.copy()
 
     return write
 

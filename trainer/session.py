@@ -50,8 +50,8 @@ def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetr
         storage.check_writable(settings.run, "train.run")
         artefact.check_own(settings.run)
     with held(settings.run, settings.lease, stop, log.line, timer.seconds) as lease:
-        if lease.lost:
-            attempts.note_lost(settings.run, lease.lost)
+        if lease.killed:
+            attempts.note_killed(settings.run, lease.killed)
         with stop.at_once(lease.release), quiet():
             from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
 

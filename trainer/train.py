@@ -97,7 +97,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     )
     writers: list[report.Writer] = [
         report.history(history),
-        report.curves(board),
+        board,
         report.Metrics(job.telemetry, devices.memory),
         report.console(job.log),
         summary,

@@ -23,7 +23,7 @@ P = TypeVar("P")
 
 
 class StepRange(NamedTuple):
-    """The steps `first` to `last` (not included), which one execution of the compiled function does."""
+    """The steps `first` to `last` (not included) of one execution of the compiled function."""
 
     first: int
     last: int
@@ -42,7 +42,10 @@ class Batches(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The training records of a run: `numbers` int64[N] are those of `split` in their order, or None for all."""
+    """The training records of a run: the records `numbers` int64[N] of `split`, or all where that is None.
+
+    batch_size: records a step. augmentation: D, the number of random parameters of a record.
+    """
 
     split: Split
     numbers: NDArray[np.int64] | None
@@ -54,15 +57,15 @@ class TrainingSet:
         return len(self.split) if self.numbers is None else len(self.numbers)
 
     def epoch(self, step: int) -> int:
-        """The epoch that the first record of `step` belongs to."""
+        """Returns the epoch of the first record of `step`; both count from 0."""
         return step * self.batch_size // len(self)
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether step `step` uses the last record of an epoch."""
+        """Returns whether step `step` uses the last record of an epoch."""
         return self.epoch(step + 1) > self.epoch(step)
 
     def steps(self, epochs: int) -> int:
-        """The steps that use every record in each of `epochs`; the last one's rest is the next epoch's first."""
+        """Returns the steps of so many epochs; the last step is filled up with records of the next epoch."""
         return -(-epochs * len(self) // self.batch_size)
 
     def read(self, steps: StepRange) -> Batches:
@@ -71,7 +74,7 @@ class TrainingSet:
         records = rows if self.numbers is None else self.numbers[rows]
         shape = (steps.last - steps.first, self.batch_size)
         images = self.split.images(records)
-        # TensorFlow keeps int32 in the host's memory, where a GPU would have to fetch it in every step.
+        # TensorFlow keeps int32 in host memory, from where a GPU would have to fetch it in each step.
         labels = self.split.labels[records].astype(np.int64)
         augmentation = order.uniform(self.seed, epochs, records, self.augmentation)
         keys = list(self.split.keys(records.tolist()))

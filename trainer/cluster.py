@@ -1,7 +1,7 @@
-"""Writes a run's progress as annotations on the Kubernetes Job that it runs in, for those who only have kubectl.
+"""Writes the progress of a run as annotations on its Kubernetes Job, where `kubectl` shows them.
 
-Plain HTTP with the pod's own token: the trainer's image needs no client of Kubernetes for one request. The pod may do
-just this one (`k8s/components/progress`). No run fails, or waits, for its annotations.
+The request is plain HTTP with the token of the pod, so the image needs no Kubernetes client. The pod has the right to
+this request alone (`k8s/components/progress`). No run fails, or waits, for its annotations.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def _report(
 
 
 def write(pod: Pod, texts: Mapping[str, str]) -> str:
-    """Writes annotations on the Job; returns why that failed, "" where it did not."""
+    """Writes annotations on the Job; returns the reason of a failure, "" where there is none."""
     annotations = {PREFIX + name: text for name, text in texts.items()}
     try:
         # Read each time: tokens are renewed.

@@ -1,4 +1,4 @@
-"""The devices a run computes on: every GPU, else one CPU device, or as many logical CPU devices as asked for."""
+"""The devices of a run: all GPUs, or one CPU device where there is none, or a number of logical CPU devices."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from trainer.settings import Settings
 
 
 def gpus() -> bool:
-    """Whether this machine has a GPU that TensorFlow can use."""
+    """Returns whether this machine has a GPU that TensorFlow can use."""
     return bool(tf.config.list_physical_devices("GPU"))
 
 
 def memory() -> dict[str, dict[str, int]]:
-    """Bytes in use on each GPU, `current` and `peak`."""
+    """Returns the bytes in use by GPU, `current` and `peak`."""
     names = [f"GPU:{number}" for number in range(len(tf.config.list_logical_devices("GPU")))]
     return {name: tf.config.experimental.get_memory_info(name) for name in names}
 
@@ -23,9 +23,10 @@ def memory() -> dict[str, dict[str, int]]:
 def strategy(
     replicas: int, groups: int = 0, alert: Callable[[str], None] = lambda _: None
 ) -> tf.distribute.MirroredStrategy:
-    """One replica a GPU, one on the CPU where there is none, or `replicas` on logical CPU devices.
+    """Returns a strategy with `replicas` on logical CPU devices; for 0, with one a GPU, or one on the CPU without GPUs.
 
-    The number of GPUs in use is a power of two and at most `groups`, where that is not 0; others are left idle.
+    The number of GPUs in use is a power of two, and at most `groups` where that is not 0; others are left idle, and
+    reported to `alert`.
 
     Raises:
         SettingsError: TensorFlow was already started in this process with fewer devices.
@@ -43,7 +44,7 @@ def strategy(
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
         except RuntimeError as error:
             raise SettingsError(f"train.replicas = {replicas}: TensorFlow already runs with fewer devices") from error
-    # On CPUs, sum in one place: TensorFlow's collectives are numbered by process, and two strategies in one clash.
+    # On CPUs, sums are made in one place: two strategies in one process would clash in TensorFlow's collectives.
     reduction = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)], reduction)
 
@@ -52,7 +53,7 @@ def modes(xla: str, deterministic: str, *, gpu: bool) -> tuple[bool, bool]:
     """`on`, `off` or `auto` for each -> (whether to compile with XLA, whether operations must be bit-exact).
 
     Raises:
-        SettingsError: both are asked for: XLA has no deterministic gradient of max pooling.
+        SettingsError: both are on, and XLA has no deterministic gradient of max pooling.
     """
     if xla == deterministic == "on":
         raise SettingsError("train.xla = 'on' and train.deterministic = 'on' exclude each other; leave one at 'auto'")
@@ -67,7 +68,7 @@ def message(error: tf.errors.OpError) -> str:
 
 @contextlib.contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Turns a lack of device memory in the block into an error that names `what`.
+    """Turns a lack of device memory in the block into an error whose subject is `what`.
 
     Raises:
         SettingsError: the devices have too little memory.

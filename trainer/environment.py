@@ -1,4 +1,4 @@
-"""The environment as TensorFlow and Keras need it. The only module of the trainer that touches it."""
+"""The environment variables of the trainer. No other module of it reads or sets any."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 @dataclass(frozen=True)
 class Pod:
-    """Where a pod finds the API of its cluster. account: the folder with its token, namespace and ca.crt."""
+    """The address of a cluster's API, and the Job of this pod. account: the folder of token, namespace and ca.crt."""
 
     host: str
     port: int
@@ -17,7 +17,7 @@ class Pod:
 
 
 def pod() -> Pod | None:
-    """The pod that this is, where its Job is to be told of the progress (`k8s/components/progress` names it)."""
+    """Returns this pod, where its Job is to be annotated (`k8s/components/progress` sets BOCETO_JOB), else None."""
     job, host = os.environ.get("BOCETO_JOB"), os.environ.get("KUBERNETES_SERVICE_HOST")
     if not job or not host:
         return None
@@ -25,7 +25,7 @@ def pod() -> Pod | None:
 
 
 def prepare() -> None:
-    """Sets what TensorFlow and Keras read when they are imported; what is already set stays."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Errors only: what it says of the machine helps nobody.
+    """Sets the variables that TensorFlow and Keras read when they are imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Errors only.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # The loop is TensorFlow's, whatever ~/.keras says.
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Whatever ~/.keras holds.

@@ -28,7 +28,7 @@ class Served(tf.Module):
         super().__init__()
         learned = {variable.path for variable in model.trainable_variables}
         values = {
-            # A seed of Keras is no state, and has no array: at inference, nothing is random.
+            # A seed has no array; at inference, nothing is random.
             variable.path: variable.numpy() if is_seed(variable) else arrays.get(variable.path)
             for variable in model.variables
         }
@@ -58,16 +58,15 @@ class Served(tf.Module):
 
 
 def export(run: str, model: keras.Model, arrays: Mapping[str, NDArray[np.float32]], description: dict[str, Any]) -> str:
-    """Writes `RUN/export/` whole, in place of what was there; returns its URL.
+    """Writes `RUN/export/` whole, in place of an earlier one; returns its URL.
 
-    `model` is the float32 net without dropout, `arrays` its variables by path; `description` holds the fields of
-    Artefact but `files`. In object storage, where no folder can be replaced at once, there is no `artefact.json` while
-    its files are written.
+    model: the float32 net without dropout. arrays: its variables by path. description: the fields of Artefact but
+    `files`. In object storage no folder can be replaced at once, so there is no `artefact.json` during the upload.
     """
     target = storage.join(run, artefact.FOLDER)
     with _partial(run) as partial:
         served = Served(model, arrays)
-        tf.get_logger().setLevel("ERROR")  # It would tell where it wrote the assets there are none of.
+        tf.get_logger().setLevel("ERROR")  # It logs an empty folder of assets.
         tf.saved_model.save(served, str(partial / artefact.MODEL), signatures={"serving_default": served.serve})
         files = _checksums(partial / artefact.MODEL)
         text = Artefact(files=files, **description).to_json()
@@ -80,8 +79,9 @@ def export(run: str, model: keras.Model, arrays: Mapping[str, NDArray[np.float32
 
 
 def arrays(model: Path) -> dict[str, NDArray[Any]]:
-    """The variables in the local folder of a SavedModel that `export` wrote, by the paths of the net's variables. No
-    code of it is run.
+    """Returns the variables in the local folder of a SavedModel that `export` wrote, by their paths in the net.
+
+    No code of the SavedModel is run.
     """
     reader = tf.train.load_checkpoint(str(model / "variables" / "variables"))
     graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
@@ -93,7 +93,7 @@ def arrays(model: Path) -> dict[str, NDArray[Any]]:
 
 @contextlib.contextmanager
 def _partial(run: str) -> Iterator[Path]:
-    """An empty folder for the export to be written to, on the disk of a local run."""
+    """Yields an empty local folder for the export, for a local run on the disk of the run."""
     if not storage.is_local(run):
         with tempfile.TemporaryDirectory(prefix="boceto-export-") as folder:
             yield Path(folder)
@@ -104,7 +104,7 @@ def _partial(run: str) -> Iterator[Path]:
 
 
 def _upload(model: Path, files: Mapping[str, str], description: bytes, target: str) -> None:
-    """Takes the old description away, brings the files, and then the description that makes an artefact of them."""
+    """Removes the old description, uploads the files, and then the description, which makes the artefact whole."""
     storage.delete(storage.join(target, artefact.DESCRIPTION))
     storage.delete_folder(storage.join(target, artefact.MODEL))
     for name in files:

@@ -26,7 +26,7 @@ class Origin(NamedTuple):
 
 
 def resolved(settings: Settings, before: Mapping[str, Any] | None) -> Settings:
-    """`settings` with the digest of the weights that `--init` names.
+    """Returns `settings` with the digest of the weights that `--init` names.
 
     A run that has begun with the same `--init` keeps its digest, and does not need the source any more.
 
@@ -66,8 +66,8 @@ def _digest(files: Mapping[str, Any]) -> str:
 
 
 def start(settings: Settings, arrays: Arrays, report: Callable[[str], None]) -> dict[str, Any]:
-    """`arrays` of a run at step 0, in which the weights and statistics, and their EMA, are those of `--init` where
-    name and shape are the same. Reports in one line how many are, and what is not.
+    """Returns `arrays`, of a run at step 0, with the weights, statistics and EMA of `--init` where name and shape are
+    the same. Reports in one line how many are the same, and the names of the others.
 
     Raises:
         SettingsError: the weights are not there, others than when the run began, or nothing fits.
@@ -111,7 +111,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _read(origin: Origin) -> dict[str, Any]:
-    """Weights and statistics by the path of their variable."""
+    """Returns weights and statistics by the path of their variable."""
     from trainer import export, state
 
     if origin.step:

@@ -1,4 +1,4 @@
-"""How much memory a process may take here, and takes. In a container its own limit counts, not the host's.
+"""The memory that a process may take, and that it has taken. In a container, the limit of the container counts.
 
 Sources: proc_meminfo(5) and proc_pid_status(5); the kernel's Documentation/admin-guide/cgroup-v2.rst and
 cgroup-v1/memory.rst.
@@ -16,22 +16,22 @@ PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
 _GB = 10**9
 _UNLIMITED = 1 << 60  # Version 1 says "no limit" with the largest number of whole pages.
 _NVIDIA = ("--query-gpu=memory.free", "--format=csv,noheader,nounits")
-# The files of a limit and of what is used, and in memory.stat the page cache that the group would give up.
+# The files of the limit and of the usage; in memory.stat, the name of the page cache that the group would give up.
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
 
 
 class Memory(NamedTuple):
-    """Bytes that may still be taken, and of what."""
+    """free: bytes that may still be taken. of: the owner of the limit, in words."""
 
     free: int
     of: str
 
 
 def memory(proc: str = PROC, cgroups: str = CGROUPS) -> Memory | None:
-    """The tightest limit on this process: the machine's own, or one of the control groups that it is in.
+    """Returns the tightest limit on this process: of the machine, or of a control group that the process is in.
 
-    None where nothing says (no Linux).
+    Returns None where there is no such information (no Linux).
     """
     machine = _table(f"{proc}/meminfo").get("MemAvailable:")
     found = [Memory(int(machine) * 1024, "this machine")] if machine else []
@@ -39,12 +39,12 @@ def memory(proc: str = PROC, cgroups: str = CGROUPS) -> Memory | None:
 
 
 def peak(process: int) -> int:
-    """The highest resident memory of a process so far, in bytes; 0 where nothing says."""
+    """Returns the highest resident memory of a process so far, in bytes; 0 where it is unknown (no Linux)."""
     return int(_table(f"{PROC}/{process}/status").get("VmHWM:", "0")) * 1024
 
 
 def gpu_memory() -> list[int]:
-    """Bytes free on each GPU, by NVIDIA's own tool; none where it is not at hand."""
+    """Returns the bytes free on each GPU, as nvidia-smi reports them; an empty list without that tool."""
     tool = shutil.which("nvidia-smi")
     if not tool:
         return []
@@ -54,13 +54,14 @@ def gpu_memory() -> list[int]:
 
 
 def size(count: int) -> str:
-    """Bytes, for people."""
+    """Returns a number of bytes in words, as "1.5 GB"."""
     return f"{count / _GB:,.1f} GB" if count >= _GB else f"{count / 1e6:,.1f} MB"
 
 
 def _groups(proc: str, cgroups: str) -> Iterator[Memory]:
-    """The limits of the process's groups and of all above them. In a container the path may be the host's: folders that
-    do not exist are passed over.
+    """The limits of the groups of the process and of all groups above them.
+
+    In a container the path may be the host's, so folders that do not exist are passed over.
     """
     for line in _lines(f"{proc}/self/cgroup"):
         _, controllers, path = line.split(":", 2)

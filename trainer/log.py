@@ -1,4 +1,4 @@
-"""The log of a run, for people and for programs that collect logs."""
+"""The log of a run, as text for people or as JSON for programs."""
 
 import datetime as dt
 import json
@@ -25,13 +25,13 @@ class Log:
         self._write("warning", text, fields)
 
     def progress(self, text: str, *amounts: Any) -> None:
-        """Shows the progress line, for people only; amounts: those of `Console.progress`."""
+        """Shows the progress line, in a text log only. amounts: as of `Console.progress`."""
         alive()
         if not self._json:
             self._console.progress(text, *amounts)
 
     def waits(self, text: str) -> None:
-        """Logs what the run waits for: in the progress line, and for programs as a line whenever it changes."""
+        """Logs a wait in the progress line; in a JSON log, as a line whenever `text` changes."""
         alive()
         if self._json and text != self._waits:
             self._write("info", text, {})
@@ -39,7 +39,7 @@ class Log:
         self.progress(text)
 
     def point(self, text: str, **fields: Any) -> None:
-        """Logs a log point where the log is JSON; people have the progress line."""
+        """Logs a log point, in a JSON log only: a text log has the progress line."""
         if self._json:
             self._write("info", text, fields)
 

@@ -74,7 +74,7 @@ class GoodputTimer:
 
 
 def goodput(seconds: Mapping[str, float]) -> float:
-    """Returns the share of computing in the wall time, 0..1, of seconds by activity."""
+    """Returns the share of computing in the wall time, 0..1. seconds: by activity."""
     return seconds["computing"] / max(1e-9, sum(seconds.values()))
 
 

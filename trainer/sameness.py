@@ -20,13 +20,13 @@ GROUPS = {
     "ema": "EMA",
     "scale": "loss scale",
 }
-# These depend on the machine's speed. The chain of the history's lines is over them too.
+# These depend on the speed of the machine; the chain of the history is over its lines, with their speeds.
 TIMES = frozenset({"images_per_second", "seconds", "history"})
 SPEEDS = frozenset({"images_per_second", "waiting", "chain"})
 
 
 class Part(NamedTuple):
-    """One part of two runs: how many arrays and bytes it has, and its digest in each."""
+    """A part of two runs. arrays, bytes: of the first run. first, second: the digest in each run."""
 
     name: str
     arrays: int
@@ -69,20 +69,21 @@ def compare_arrays(first: Arrays, second: Arrays) -> tuple[list[Part], list[str]
         size = sum(first[name].nbytes for name in names if name in first)
         digests = (_arrays_digest(arrays, names) for arrays in (first, second))
         parts.append(Part(GROUPS.get(group, f"optimiser slot {group}"), len(names), size, *digests))
-        other = [said for name in names if (said := _difference(name, first.get(name), second.get(name)))]
-        differences += [f"{other[0]} (and {len(other) - 1} more of {len(names)} arrays)"] if other else []
+        found = [_difference(name, first.get(name), second.get(name)) for name in names]
+        found = [difference for difference in found if difference]
+        differences += [f"{found[0]} (and {len(found) - 1} more of {len(names)} arrays)"] if found else []
     return parts, differences
 
 
 def _history(run: str) -> dict[str, Any]:
-    """The lines of a run's history by number, without their times."""
+    """The lines of the history of a run, by number, without their speeds."""
     lines = map(contract.decode, storage.read_bytes(storage.join(run, runs.HISTORY)).splitlines())
     kept = [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
     return {f"line {number}": line for number, line in enumerate(kept, 1)}
 
 
 def _export(run: str) -> dict[str, Any]:
-    """The step that a run exported, and a digest of each file with its arrays."""
+    """The step that a run exported, and the digest of each file that holds its arrays."""
     found = artefact.load(run)
     model = artefact.verify(run, found)
     files = [name for name in found.files if name.startswith("variables/")]
@@ -94,7 +95,7 @@ def _progress(commit: Commit) -> dict[str, Any]:
     return {name: dataclasses.asdict(commit.progress)[name] for name in kept}
 
 
-# What a COMMIT and a run's folder say besides the arrays, by part.
+# The parts of a COMMIT and of a run's folder, besides the arrays.
 COMMITTED: Mapping[str, Callable[[Commit], dict[str, Any]]] = {
     "step and position": lambda commit: {"step": commit.step, "position": commit.position},
     "progress": _progress,
@@ -118,7 +119,7 @@ def _hash(text: str | bytes) -> str:
 
 
 def _difference(name: str, first: NDArray[Any] | None, second: NDArray[Any] | None) -> str:
-    """How two arrays differ, "" where they do not."""
+    """Returns in words how two arrays differ, "" where they are equal."""
     if first is None or second is None:
         return f"{name} is in one of them only"
     if (first.dtype, first.shape) != (second.dtype, second.shape):

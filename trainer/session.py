@@ -1,7 +1,7 @@
-"""One `boceto train`, as far as it needs no TensorFlow: checks, the lease on the run, `run.json`."""
+"""A session of `boceto train` around the training: checks, the lease, `run.json`. It needs no TensorFlow."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from boceto import artefact, checkpoint, dataset, staging, storage, waiting
@@ -21,7 +21,7 @@ from trainer.stop import Stop
 
 
 def run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer) -> Mapping[str, Any]:
-    """Does the rest of the run; returns its result.
+    """Trains what is left of the run; returns its result.
 
     Raises:
         BocetoError: the message says what is wrong and what to do.
@@ -29,48 +29,53 @@ def run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer) -> Mappin
     check_groups(settings.batch_size, settings.groups or settings.replicas or 1, settings.replicas or 1)
     with serving("train", settings.metrics_port, settings.metrics_linger, stop.wait) as telemetry:
         telemetry.serve()
-        return _run(settings, log, stop, timer, telemetry)
+        with stop.at_once():
+            data = _data(settings, log, stop)
+            storage.check_lasting(settings.run, "train.run")
+            runs.check_files(settings.run)
+            before = runs.read(settings.run)
+            settings = initial.resolved(settings, before)
+            if result := _finished(settings, data, before, log):
+                return result
+            storage.check_writable(settings.run, "train.run")
+            artefact.check_own(settings.run)
+        with held(settings.run, settings.lease, stop, log.line, timer.seconds) as lease:
+            if lease.killed:
+                attempts.note_killed(settings.run, lease.killed)
+            with stop.at_once(lease.release), quiet():
+                from trainer import train  # Here, since TensorFlow takes seconds, and a finished run needs none.
+
+            for name in (runs.DESCRIPTION, runs.HISTORY):
+                storage.delete_partials(storage.join(settings.run, name))
+            # Read again: another trainer may have held the lease meanwhile.
+            description = runs.Description(settings.run, runs.read(settings.run))
+            try:
+                result = train.run(train.TrainingJob(settings, data, log, telemetry, stop, lease, timer, description))
+            except Stopped:
+                with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
+                    _write_goodput(description, lease, timer)
+                raise
+            except NotFinite:
+                telemetry.add(NOT_FINITE)
+                raise
+            finally:
+                _keep_metrics(settings.run, lease, telemetry)
+            _write_goodput(description, lease, timer, result=result)
+        return result
 
 
-def _run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer, telemetry: Telemetry) -> Mapping[str, Any]:
-    with stop.at_once():
-        waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
-        data = dataset.load(
-            settings.data, staging.cache(settings.cache_dir, "train.cache_dir", _staging_progress(log, stop))
-        )
-        check_patience(settings, data.manifest)
-        storage.check_lasting(settings.run, "train.run")
-        runs.check_files(settings.run)
-        before = runs.read(settings.run)
-        settings = initial.resolved(settings, before)
-        result = _finished(settings, data, before, log)
-        if result:
-            log.line(f"{settings.run} is finished: step {result['step']}, exported to {result['artefact']}")
-            return result
-        storage.check_writable(settings.run, "train.run")
-        artefact.check_own(settings.run)
-    with held(settings.run, settings.lease, stop, log.line, timer.seconds) as lease:
-        if lease.killed:
-            attempts.note_killed(settings.run, lease.killed)
-        with stop.at_once(lease.release), quiet():
-            from trainer import train  # TensorFlow takes seconds to import, and a finished run needs none.
+def _data(settings: Settings, log: Log, stop: Stop) -> DataSet:
+    """Waits for the data set and opens it."""
 
-        for name in (runs.DESCRIPTION, runs.HISTORY):
-            storage.delete_partials(storage.join(settings.run, name))
-        description = runs.Description(settings.run, runs.read(settings.run))  # The holder before may have gone on.
-        try:
-            result = train.run(train.TrainingJob(settings, data, log, telemetry, stop, lease, timer, description))
-        except Stopped:
-            with contextlib.suppress(Stopped):  # Not where another trainer has taken the run over.
-                _write_goodput(description, lease, timer)
-            raise
-        except NotFinite:
-            telemetry.add(NOT_FINITE)
-            raise
-        finally:
-            _keep_metrics(settings.run, lease, telemetry)
-        _write_goodput(description, lease, timer, result=result)
-    return result
+    def show(text: str, *amounts: Any) -> None:
+        if stop.requested:
+            raise Stopped("stopped before the first step, what was copied is kept; run the same command again")
+        log.progress(text, *amounts)
+
+    waiting.until_there(storage.join(settings.data, dataset.MANIFEST), settings.wait, log.waits, stop.pause)
+    data = dataset.load(settings.data, staging.cache(settings.cache_dir, "train.cache_dir", show))
+    check_patience(settings, data.manifest)
+    return data
 
 
 def _write_goodput(description: runs.Description, lease: Lease, timer: GoodputTimer, **more: Any) -> None:
@@ -88,24 +93,14 @@ def _keep_metrics(run: str, lease: Lease, telemetry: Telemetry) -> None:
             storage.write_bytes(storage.join(run, runs.METRICS), text)
 
 
-def _staging_progress(log: Log, stop: Stop) -> Callable[..., None]:
-    """Returns a function that shows the progress of the staging, and ends it where a stop is requested."""
-
-    def show(text: str, *amounts: Any) -> None:
-        if stop.requested:
-            raise Stopped("stopped before the first step, what was copied is kept; run the same command again")
-        log.progress(text, *amounts)
-
-    return show
-
-
 def _finished(
     settings: Settings, data: DataSet, before: Mapping[str, Any] | None, log: Log
 ) -> Mapping[str, Any] | None:
-    """Returns the result of a finished run, if it has these settings and this data, and its export is whole.
+    """Returns the result of a run that was finished with these settings and this data, and whose export is whole.
 
     Raises:
         DataError: these settings do not lead to the result.
+        SettingsError: a hyperparameter differs.
     """
     if not before or not before.get("result") or before["data_digest"] != data.manifest.digest:
         return None
@@ -125,8 +120,8 @@ def _finished(
     step = before["result"]["step"]
     if not checkpoint.is_committed(checkpoint.files(settings.run).get(step, [])):
         log.alert(f"{checkpoint.folder_of(settings.run, step)} is gone: the run is finished, and cannot go on")
-    # The run may have been moved since.
-    return {**before["result"], "run": settings.run, "artefact": url}
+    log.line(f"{settings.run} is finished: step {step}, exported to {url}")
+    return {**before["result"], "run": settings.run, "artefact": url}  # The run may have been moved since.
 
 
 def _check_result(settings: Settings, before: Mapping[str, Any]) -> None:

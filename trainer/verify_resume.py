@@ -25,7 +25,12 @@ DESCRIPTION = (
 )
 _DIGITS = 3  # Of a number of replicas.
 REFERENCE, KILLED = "reference", "killed"
-_OF_TRAINING = {field.name for field in dataclasses.fields(training.Settings)}
+_OF_TRAINING = {field.name: field for field in dataclasses.fields(training.Settings)}
+
+
+def _as_in_training(name: str, default: Any) -> Any:
+    """A field as in the settings of the training, with another default."""
+    return dataclasses.field(default=default, metadata=_OF_TRAINING[name].metadata)
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,16 @@ class Settings(training.Settings):
     keep_work: bool = option(False, help="keep the two runs where they are equal too")
     steps: int = option(40, help="steps of each run", at_least=2)
     save_every: int = option(5, help="steps between checkpoints", at_least=1)
-    batch_size: int = option(16, help="records a step, over all replicas", at_least=1)
-    width_multiplier: float = option(0.125, help="multiplier of the conv channels", at_least=0.01, at_most=16)
-    embedding: int = option(64, help="size of the embedding", at_least=1)
-    dropout: float = option(0.2, help="dropout rate of the embedding in training, 0..0.95", at_least=0, at_most=0.95)
-    ema: float = option(0.9, help="decay of the weights' moving average; 0: none", at_least=0, at_most=0.99999)
-    flip: bool = option(True, help="augmentation: mirror half of the drawings")
+    batch_size: int = _as_in_training("batch_size", 16)
+    width_multiplier: float = _as_in_training("width_multiplier", 0.125)
+    embedding: int = _as_in_training("embedding", 64)
+    dropout: float = _as_in_training("dropout", 0.2)
+    ema: float = _as_in_training("ema", 0.9)
+    flip: bool = _as_in_training("flip", True)
     deterministic: str = option(
         "on", help="bit-exact operations; on GPUs runs are equal only with on", choices=("auto", "on", "off")
     )
-    readers: int = option(2, help="threads that read and decode", at_least=1, at_most=256)
+    readers: int = _as_in_training("readers", 2)
     replicas: str = option(  # type: ignore[assignment]  # A number a session.
         "0", help="replicas of the sessions in turn, as 4,2,1, the undisturbed run with the first; 0: as in a training"
     )
@@ -58,7 +63,7 @@ class Settings(training.Settings):
     max_steps: int = fixed(0)
     patience: int = fixed(0)
     steps_per_execution: int = fixed(1)
-    validation_share: float = option(0.2, help="share of training kept for validation", at_least=0, at_most=0.9)
+    validation_share: float = _as_in_training("validation_share", 0.2)
     log_every: int = fixed(2)  # More than one, so that a window of the log may lie over a kill.
     log_format: str = fixed("json")
     metrics_port: int = fixed(0)
@@ -67,10 +72,10 @@ class Settings(training.Settings):
 
     @property
     def each_replicas(self) -> list[int]:
-        """The numbers of replicas.
+        """The numbers of replicas of the sessions in turn.
 
         Raises:
-            SettingsError: they are no list of numbers.
+            SettingsError: `replicas` is no list of numbers.
         """
         parts = self.replicas.split(",")
         if not all(part.strip().isdecimal() and len(part) <= _DIGITS for part in parts):
@@ -78,7 +83,7 @@ class Settings(training.Settings):
         return [int(part) for part in parts]
 
     def of_training(self, run: str, records: int, replicas: int) -> training.Settings:
-        """The settings of the training at `run`, over that many records, with that many replicas."""
+        """Returns the settings of the training in the folder `run`. records: of the training split."""
         values = {name: getattr(self, name) for name in _OF_TRAINING}
         values |= {"replicas": replicas, "groups": self.groups or max(self.each_replicas)}
         epochs = 1 + int(self.steps * self.batch_size / max(1, records * (1 - self.validation_share)))

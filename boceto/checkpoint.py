@@ -28,7 +28,7 @@ WHOLE, TORN, CORRUPT = "whole", "torn", "corrupt"
 
 
 @dataclass(frozen=True)
-class Window:
+class WindowSums:
     """Sums over the steps since the last log point. norm: of the gradients of the last step; -1 where not finite."""
 
     steps: int = 0
@@ -61,7 +61,7 @@ class Progress:
     validations_since_best: int = 0
     validated: int = 0
     skipped: int = 0
-    window: Window = field(default_factory=Window)
+    window: WindowSums = field(default_factory=WindowSums)
     ledger: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     history: str = ""
@@ -87,8 +87,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class File:
-    """A file's name, size in bytes and crc32c (hex)."""
+class ArraysFile:
+    """The file of the arrays: its name, size in bytes and crc32c (hex)."""
 
     name: str
     bytes: int
@@ -99,7 +99,7 @@ class File:
 class Commit:
     """The content of `COMMIT`. position: the number of records used."""
 
-    arrays: File
+    arrays: ArraysFile
     step: int
     position: int
     data_digest: str

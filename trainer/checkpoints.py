@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boceto import artefact, checkpoint, lease, storage, tensors
 from boceto import run as runs
-from boceto.checkpoint import COMMIT, Commit, File, Progress
+from boceto.checkpoint import COMMIT, ArraysFile, Commit, Progress
 from boceto.errors import BocetoError, DataError
 from boceto.tensors import Arrays
 from trainer.log import Log
@@ -134,7 +134,7 @@ class Checkpoints:
         try:
             written = self._write(storage.join(folder, name), arrays)
             commit = Commit(
-                File(name, *written),
+                ArraysFile(name, *written),
                 progress.step,
                 progress.step * self.batch_size,
                 self.data_digest,

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boceto import ledger
-from boceto.checkpoint import Progress
-from boceto.checkpoint import Window as Sums
+from boceto.checkpoint import Progress, WindowSums
 from boceto.telemetry import ACTIVITIES
 from trainer.batches import StepRange, TrainingSet
 from trainer.checkpoints import REMEDY, NotFinite
@@ -189,7 +188,7 @@ class Meter:
             epoch_records=0 if ends else records,
             train_accuracy=hits / records if ends or first else old.train_accuracy,
             skipped=old.skipped + 1 if norm < 0 else 0,
-            window=Sums(old.window.steps + 1, old.window.correct + correct, old.window.loss + loss, norm),
+            window=WindowSums(old.window.steps + 1, old.window.correct + correct, old.window.loss + loss, norm),
             ledger=ledger.roll(old.ledger or ledger.EMPTY, digest),
         )
 
@@ -227,6 +226,6 @@ class Meter:
         if window:
             self._images += window.timed
             self._seconds += window.seconds_of_steps
-            self.update(window=Sums(), images_per_second=self._images / self._seconds)
+            self.update(window=WindowSums(), images_per_second=self._images / self._seconds)
             self._open_window()
         return window

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from boceto import run, storage
-from boceto.checkpoint import Progress, Window
+from boceto.checkpoint import Progress, WindowSums
 from boceto.errors import DataError, Stopped
 
 
@@ -85,9 +85,9 @@ LOGGED, VALIDATED = {"step": 4, "loss": 1.0}, {"step": 4, "validation_loss": 1.0
 @pytest.mark.parametrize(
     ("progress", "every", "kept"),
     [
-        (Progress(4, window=Window(1)), [LOGGED, VALIDATED], []),
+        (Progress(4, window=WindowSums(1)), [LOGGED, VALIDATED], []),
         (Progress(4), [LOGGED, VALIDATED], [LOGGED]),
-        (Progress(4, window=Window(1), validated=4), [VALIDATED, LOGGED], [VALIDATED]),
+        (Progress(4, window=WindowSums(1), validated=4), [VALIDATED, LOGGED], [VALIDATED]),
         (Progress(4, validated=4), [LOGGED, VALIDATED], [LOGGED, VALIDATED]),
     ],
 )

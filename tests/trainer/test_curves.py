@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing import plugin_event_multiplexer as eve
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from boceto import storage
-from boceto.checkpoint import Progress, Window
+from boceto.checkpoint import Progress, WindowSums
 from trainer.curves import TensorBoard
 
 
@@ -44,7 +44,7 @@ def test_events_beyond_the_checkpoint_and_a_torn_one_are_cut_off(tmp_path):
     path = next((tmp_path / "tensorboard").glob("*/train/*"))
     path.write_bytes(path.read_bytes() + b"torn")
     # At step 4 the window is still open: the point was one of a run that ended there.
-    open_board(tmp_path, Progress(step=4, validated=4, window=Window(2)), told)
+    open_board(tmp_path, Progress(step=4, validated=4, window=WindowSums(2)), told)
     left = [("train/loss", 2), ("validation/loss", 2), ("validation/loss", 4)]
     assert points(tmp_path / "tensorboard") == left
     assert told == []

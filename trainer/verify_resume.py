@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from boceto import checkpoint, dataset, storage
 from boceto.console import Console, clock_time, run_program, table
@@ -15,7 +15,7 @@ from boceto.errors import BocetoError, SettingsError
 from boceto.settings import fixed, option, parse, to_flags
 from trainer import kills, sameness
 from trainer import settings as training
-from trainer.kills import Kill, Session
+from trainer.kills import Kill
 
 DESCRIPTION = (
     "Trains a short run, and the same run killed with SIGKILL at random moments, in processes of their own; compares "
@@ -98,38 +98,6 @@ class NothingShown(SettingsError):  # noqa: N818 - it is what was found
     """No run went on after a kill, so nothing is shown: other settings are needed."""
 
 
-class Hit(NamedTuple):
-    """A kill, and the steps of the checkpoints that it left, whole and torn."""
-
-    kill: Kill
-    session: Session
-    whole: list[int]
-    torn: list[int]
-
-    @property
-    def row(self) -> list[str]:
-        """Its line of the table."""
-        return [
-            f"{1000 * self.kill.seconds:,.0f} ms after step {self.session.last}",
-            str(self.session.restored or "-"),
-            str(self.session.status),
-            str(self.whole[-1] if self.whole else "-"),
-            ", ".join(map(str, self.torn)) or "-",
-        ]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """Its part of the result."""
-        return {
-            "milliseconds_after_step": round(1000 * self.kill.seconds, 3),
-            "went_on_after_step": self.session.restored,
-            "last_step": self.session.last,
-            "status": self.session.status,
-            "whole": self.whole,
-            "torn": self.torn,
-        }
-
-
 def verify(
     settings: Settings, console: Console, command: Sequence[str] = kills.COMMAND
 ) -> tuple[dict[str, Any], BocetoError | None]:
@@ -161,7 +129,7 @@ def verify(
             raise NothingShown("the undisturbed run has too few log points, so nothing is shown; give more --steps")
         hits = _kill(killed, runs[1], kills.plan(settings.kills, session.points, seed), console)
         last = kills.done(kills.run(killed[len(hits) % len(killed)]))
-        resumed = sum(session.restored > 0 for session in (*(hit.session for hit in hits), last))
+        resumed = sum(hit["went_on_after_step"] > 0 for hit in hits) + (last.restored > 0)
         if not resumed:
             raise NothingShown(
                 "every kill came before the first checkpoint, so nothing is shown; give more --kills or a smaller "
@@ -169,26 +137,26 @@ def verify(
             )
         parts, differences = sameness.compare(runs[0], runs[1], settings.steps)
         work.kept = bool(differences) or settings.keep_work
-    _show(console, hits, resumed, parts, differences)
-    console.line(f"took {clock_time(time.monotonic() - started)}")
     result = {
         "equal": not differences,
         "net": settings.net,
         "steps": settings.steps,
         "seed_of_kills": seed,
-        "kills": [hit.result for hit in hits],
+        "kills": hits,
         "resumed": resumed,
         "parts": [{**part._asdict(), "same": part.same} for part in parts],
         "differences": differences,
         "work": work.url if work.kept else None,
     }
+    _show(console, result, parts)
+    console.line(f"took {clock_time(time.monotonic() - started)}")
     wrong = f"the killed run differs: {'; '.join(differences)}; both runs are in {work.url}"
     return result, NotEqual(wrong) if differences else None
 
 
-def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], console: Console) -> list[Hit]:
-    """Trains with these kills, with the commands in turn."""
-    hits: list[Hit] = []
+def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], console: Console) -> list[dict[str, Any]]:
+    """Trains with these kills, with the commands in turn; returns a result of each kill."""
+    hits: list[dict[str, Any]] = []
     for number, kill in enumerate(plan, 1):
         session = kills.run(commands[len(hits) % len(commands)], kill)
         if session.status == 0:
@@ -199,10 +167,22 @@ def _kill(commands: Sequence[Sequence[str]], run: str, plan: Sequence[Kill], con
         if not session.was_killed:
             raise kills.ChildFailed(session)
         states = {step: checkpoint.state(run, step, urls)[0] for step, urls in checkpoint.files(run).items()}
-        whole = [step for step, state in states.items() if state == checkpoint.WHOLE]
-        hits.append(Hit(kill, session, whole, [step for step in states if step not in whole]))
-        console.progress(f"{hits[-1].row[0]}, exit status {session.status}", number, len(plan), "kills")
+        hits.append(
+            {
+                "milliseconds_after_step": round(1000 * kill.seconds, 3),
+                "went_on_after_step": session.restored,
+                "last_step": session.last,
+                "status": session.status,
+                "whole": [step for step, state in states.items() if state == checkpoint.WHOLE],
+                "torn": [step for step, state in states.items() if state != checkpoint.WHOLE],
+            }
+        )
+        console.progress(f"{_moment(hits[-1])}, exit status {session.status}", number, len(plan), "kills")
     return hits
+
+
+def _moment(hit: Mapping[str, Any]) -> str:
+    return f"{hit['milliseconds_after_step']:,.0f} ms after step {hit['last_step']}"
 
 
 @dataclass
@@ -233,20 +213,29 @@ def _work(settings: Settings, console: Console) -> Iterator[Work]:
             storage.delete_folder(work.url)
 
 
-def _show(
-    console: Console, hits: Sequence[Hit], resumed: int, parts: Sequence[sameness.Part], differences: Sequence[str]
-) -> None:
+def _show(console: Console, result: Mapping[str, Any], parts: Sequence[sameness.Part]) -> None:
     """Shows tables of the kills and of the digests, and the verdict."""
-    killed = ["killed with SIGKILL", "went on after step", "exit status", "newest whole", "torn"]
-    console.line("\n" + table(killed, [hit.row for hit in hits]))
-    digests = [
+    rows = [
+        [
+            _moment(hit),
+            str(hit["went_on_after_step"] or "-"),
+            str(hit["status"]),
+            str(max(hit["whole"], default="-")),
+            ", ".join(map(str, hit["torn"])) or "-",
+        ]
+        for hit in result["kills"]
+    ]
+    heads = ["killed with SIGKILL", "went on after step", "exit status", "newest whole", "torn"]
+    console.line("\n" + table(heads, rows))
+    rows = [
         [part.name, f"{part.arrays or '-'}", part.first, part.second, "equal" if part.same else "NOT EQUAL"]
         for part in parts
     ]
-    console.line("\n" + table(["after the last step", "arrays", "undisturbed", "killed", ""], digests))
-    verdict = f"NOT EQUAL: {'; '.join(differences)}" if differences else "EQUAL to the bit"
+    console.line("\n" + table(["after the last step", "arrays", "undisturbed", "killed", ""], rows))
+    verdict = "EQUAL to the bit" if result["equal"] else f"NOT EQUAL: {'; '.join(result['differences'])}"
+    count = len(result["kills"])
     console.line(
-        f"\n{len(hits)} of {len(hits)} kills hit a living process, {resumed} sessions went on from a checkpoint. "
+        f"\n{count} of {count} kills hit a living process, {result['resumed']} sessions went on from a checkpoint. "
         f"The two runs are {verdict}."
     )
 

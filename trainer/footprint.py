@@ -24,8 +24,8 @@ _LOOKS_A_GPU_LOOK = 10  # The free memory of GPUs is read by another program.
 
 
 class Footprint(NamedTuple):
-    """What a training takes. arrays: its state as it is saved. In bytes: exported, of the artefact; host, the highest
-    memory of the process with the batches that are read ahead; gpu, the highest memory of the fullest GPU, 0 for none.
+    """The memory and disk of a training. arrays: its state as it is saved. exported: bytes of the artefact. host: the
+    highest memory of the process with the batches that are read ahead, in bytes. gpu: of the fullest GPU, 0 for none.
     """
 
     arrays: Arrays

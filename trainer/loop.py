@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Says what is due after a number of steps: a function of settings and data, so the same after a restart.
+    """Decides when logs, saves and validations are due. It depends on settings and data alone, not on a restart.
 
     total: the steps of all epochs, over which the learning rate falls. last: the step after which the run ends. Only a
     save depends on `last`, so that a run may go on from there.
@@ -75,7 +75,7 @@ def learning_rate(settings: Settings, total: int, step: int) -> float:
 
 
 class ExportChoice(NamedTuple):
-    """What is exported: the arrays after a step, and its validation accuracy, None where it has none."""
+    """The step that is exported, its arrays, and its validation accuracy, None where it was not validated."""
 
     step: int
     arrays: Arrays
@@ -145,7 +145,7 @@ class TrainingLoop:
                 self.report.window(step, window, rate, self.meter.seconds)
 
     def _validate(self, done: int, *, due: bool = False) -> bool:
-        """Validates where that is due and not done; returns whether it has, False too where a stop cut it off.
+        """Validates if that is due and not done; returns whether it has validated, False if a stop cut it off.
 
         Raises:
             NotFinite: the loss is not finite.
@@ -177,8 +177,9 @@ class TrainingLoop:
                 self.history.settle()
 
     def _finish(self) -> Progress:
-        """Logs the steps since the last log point, and validates the last step. No checkpoint holds either: a run that
-        goes on from here is the same as one that did not end here.
+        """Logs the steps since the last log point, and validates the last step.
+
+        No checkpoint holds these two, so that a run that goes on from here ends as a run that did not stop here.
 
         Raises:
             Stopped: a stop was requested, and everything else is saved.
@@ -203,8 +204,8 @@ class TrainingLoop:
         return Stopped(f"{text}, step {step} of {self.schedule.last} is saved; run the same command again")
 
     def choose(self, load: Callable[[int], Arrays], last: Callable[[], Arrays]) -> ExportChoice:
-        """Chooses what is exported: the best validated step, which `load` reads; the last step where there is no best
-        one, or where it cannot be read.
+        """Chooses the step to export: the best validated step, or the last step where there is none, or where its
+        checkpoint cannot be read. load: returns the arrays of a step. last: returns those of the last step.
 
         Raises:
             Stopped: a stop was requested while it validated the last step instead.

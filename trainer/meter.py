@@ -79,9 +79,9 @@ def goodput(seconds: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """What happened since the last log point. loss, accuracy: the mean over all its steps, those of the session before
-    too. steps, images: of this process. timed: images without those of the first execution, which compiles. seconds:
-    by activity, for `timed`. gradient_norm: of the last step; -1 where not finite.
+    """The measures since the last log point. loss, accuracy: means over all steps, those of an earlier session too.
+    steps, images: of this process. timed: images without those of the first execution, which compiles. seconds: by
+    activity, over the same time as `timed`. gradient_norm: of the last step; -1 where it is not finite.
     """
 
     steps: int
@@ -139,7 +139,7 @@ class Meter:
         self._state.progress = dataclasses.replace(self._state.progress, **values)
 
     def add(self, steps: StepRange, scalars: Any, digests: Sequence[bytes]) -> None:
-        """Takes an execution's scalars float32[K, 3] (loss, correct answers, gradients' norm), which may not be
+        """Adds an execution's scalars float32[K, 3] (loss, correct answers, gradients' norm), which may not be
         computed yet, and the K digests of its records' keys.
 
         Raises:
@@ -155,7 +155,7 @@ class Meter:
             self._timed, self._seconds_before = self.progress.step, self._timer.seconds()
 
     def settle(self) -> Progress:
-        """Waits for all that is under way; returns the progress, which is then that of the last execution.
+        """Waits for all executions that are under way; returns the progress after the last one.
 
         Raises:
             NotFinite: as `add`.
@@ -194,13 +194,13 @@ class Meter:
 
     @contextlib.contextmanager
     def aside(self, activity: str) -> Iterator[None]:
-        """Waits for all that is under way, and measures the block as `activity`."""
+        """Waits for all executions that are under way, and measures the block as `activity`."""
         self.settle()
         with self._timer.spending(activity):
             yield
 
     def peek(self) -> Window | None:
-        """Returns the window so far, without what is under way; None where it has no step."""
+        """Returns the window so far, without executions that are under way; None where it has no step."""
         sums, step, batch = self.progress.window, self.progress.step, self._training_set.batch_size
         if not sums.steps:
             return None
@@ -220,7 +220,7 @@ class Meter:
         )
 
     def close_window(self) -> Window | None:
-        """Waits for all that is under way, closes the window and returns it; None where it has no step."""
+        """Waits for all executions that are under way, closes the window and returns it; None where it has no step."""
         self.settle()
         window = self.peek()
         if window:

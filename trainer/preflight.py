@@ -26,10 +26,10 @@ DESCRIPTION = (
     "memory, disk, and a save timed against --grace. A child process trains one call in a temporary folder to measure "
     "the memory. Takes all settings of `boceto train`, its table in the TOML file too. Data in object storage is "
     "copied to --cache-dir, where training finds it; the run's folder stays as it was. Exit code 0: all passed; 2: a "
-    "setting or this machine does not do; 65: data or checkpoints do not; others: it could not be found out now."
+    "setting or this machine is unfit; 65: data or checkpoints are unfit; others: a check could not be done now."
 )
 PASSED, FAILED, OPEN = "passed", "FAILED", "not checked"
-_UNKNOWN = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT})  # Then nothing was found out.
+_UNKNOWN = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT})  # Faults that say nothing about the settings.
 _LOOKS = 20  # In one term of a lease.
 
 

@@ -23,7 +23,7 @@ VALIDATION, STOPPED, FINISHED = "validation", "stopped", "finished"
 
 @dataclass(frozen=True)
 class Event:
-    """What is reported: the kind, and the step after which it happened, of `steps` in all.
+    """An event of a run: its kind, and the step after which it happened, of `steps` in all.
 
     place: as "epoch 2/30, step 500/9000". point: of TRAIN and VALIDATION, the line of the history; of FINISHED, the
     scores that are known. window, seconds_left: of PROGRESS and TRAIN. seconds: of TRAIN, the wall time by activity.
@@ -63,7 +63,7 @@ class Report:
             writer(event)
 
     def progress(self, meter: Meter) -> None:
-        """Reports how far the run is, without waiting for what is under way."""
+        """Reports the progress of the run, without waiting for executions that are under way."""
         window = meter.peek()
         if window and window.timed:
             step, batch = meter.progress.step, self._training_set.batch_size
@@ -71,7 +71,7 @@ class Report:
             self.write(PROGRESS, step, window=window, seconds_left=left)
 
     def window(self, step: int, window: Window, learning_rate: float, seconds: Mapping[str, float]) -> None:
-        """Reports what happened up to `step`, whose learning rate was `learning_rate`."""
+        """Reports a log point after `step`, whose learning rate was `learning_rate`. seconds: wall time by activity."""
         self._loss = window.loss
         point = {
             "step": step,

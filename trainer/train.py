@@ -41,7 +41,7 @@ PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the set-up of a run needs. The lease on the run is held; description: of `run.json`."""
+    """The parts that are there before the set-up of a run. The lease is held. description: of `run.json`."""
 
     settings: Settings
     data: DataSet
@@ -236,7 +236,7 @@ def describe(settings: Settings, data: DataSet) -> dict[str, Any]:
 
 
 def _describe(job: TrainingJob, schedule: Schedule, model: Any, progress: Progress, replicas: int) -> runs.History:
-    """Reports what is trained, in `run.json` too, and opens the history."""
+    """Reports net, data and devices, writes `run.json`, and opens the history."""
     settings, records, parameters = job.settings, len(schedule.training_set), layers.parameters(model)
     entry = describe(settings, job.data) | {
         "parameters": parameters,
@@ -265,7 +265,7 @@ def _describe(job: TrainingJob, schedule: Schedule, model: Any, progress: Progre
 
 
 def _export(job: TrainingJob, chosen: ExportChoice, progress: Progress) -> dict[str, Any]:
-    """Writes the artefact of what was chosen; returns the result of the run."""
+    """Writes the artefact of the chosen step; returns the result of the run."""
     settings, manifest = job.settings, job.data.manifest
     # The artefact computes in float32 on any device, whatever the precision of the training was.
     model = nets.build(settings.net, dataclasses.replace(spec(settings, manifest), precision="float32", dropout=0.0))

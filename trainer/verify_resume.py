@@ -21,7 +21,7 @@ DESCRIPTION = (
     "Trains a short run, and the same run killed with SIGKILL at random moments, in processes of their own; compares "
     "weights, statistics, optimiser, EMA, progress, ledger, history and export of the two to the bit. Exit code "
     "0: equal, 1: not equal or a fault, 2: nothing was shown, other settings are needed. "
-    "The settings are those of `boceto train`, small, with what is random or remembered switched on."
+    "The settings are those of `boceto train`, small, with all that is random or kept between steps switched on."
 )
 _DIGITS = 3  # Of a number of replicas.
 REFERENCE, KILLED = "reference", "killed"
@@ -90,11 +90,11 @@ class Settings(training.Settings):
         return training.Settings(**values | {"run": run, "max_steps": self.steps, "epochs": epochs})
 
 
-class NotEqual(BocetoError):  # noqa: N818 - it is what was found
+class NotEqual(BocetoError):  # noqa: N818 - a name of the finding
     """The two runs differ."""
 
 
-class NothingShown(SettingsError):  # noqa: N818 - it is what was found
+class NothingShown(SettingsError):  # noqa: N818 - a name of the finding
     """No run went on after a kill, so nothing is shown: other settings are needed."""
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto.console import table
-from eval_jobs import environment, metrics, retrieval
+from eval_jobs import metrics, retrieval
+from eval_jobs.__main__ import ENVIRONMENT
 from eval_jobs.means import Bootstrap
 
 Embeddings = NDArray[np.float32]
@@ -120,7 +121,7 @@ def measure(name: str, kind: str, options: argparse.Namespace) -> dict[str, floa
 
 def apart(name: str, kind: str) -> dict[str, float | str]:
     """`measure` in a process of its own: Boceto with its program's environment, all others with the libraries' own."""
-    changes = environment.DEFAULTS if name == "boceto" else {}
+    changes = ENVIRONMENT if name == "boceto" else {}
     command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--kinds", kind]
     done = subprocess.run(command, env=os.environ | changes, stdout=subprocess.PIPE, check=True)
     found: dict[str, float | str] = json.loads(done.stdout)

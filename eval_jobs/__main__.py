@@ -1,12 +1,12 @@
 """The program `boceto eval`."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boceto.console import Console, quiet, run_program
 from boceto.settings import parse
-from eval_jobs import environment
 from eval_jobs.settings import Settings
 
 VERB = "eval"
@@ -14,6 +14,11 @@ DESCRIPTION = (
     "Scores a run's export: accuracy, mAP, a report and a picture. An export is a SavedModel, a program: it is refused "
     "where its graph reaches files, the network or Python, but evaluate no run of somebody you do not trust."
 )
+# NumPy and TensorFlow read these when they are imported. What the user has set stays.
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # TensorFlow's own notes are not for people.
+    "OPENBLAS_NUM_THREADS": "1",  # The ranking has its own threads; those of BLAS would compete with them for cores.
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,9 +26,10 @@ def main(argv: Sequence[str]) -> int:
 
     def work(console: Console) -> tuple[Mapping[str, Any], bool]:
         invocation = parse(Settings, VERB, argv, DESCRIPTION)
-        environment.prepare()
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         with quiet():
-            from eval_jobs import evaluate  # numba and Pillow are not needed to say what is wrong with a flag.
+            from eval_jobs import evaluate  # A wrong flag is reported before the second that numba and Pillow take.
 
         return evaluate.run(invocation.settings, console), invocation.json
 

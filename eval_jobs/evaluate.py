@@ -1,4 +1,4 @@
-"""One evaluation: the net over the splits, their scores, the ranking of the test drawings, and the files it writes."""
+"""One evaluation: runs the net over the splits, computes the scores, and writes them with a report and a picture."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from boceto import __version__, artefact, contract, dataset, staging, storage, telemetry, waiting
 from boceto import run as runs
+from boceto.artefact import Artefact
 from boceto.console import Console
 from boceto.dataset import DataSet, Split
 from boceto.errors import DataError, SettingsError
@@ -18,8 +19,7 @@ from boceto.holdout import held_out
 from boceto.telemetry import Telemetry
 from eval_jobs import metrics, model, neighbours, report, retrieval
 from eval_jobs.means import Bootstrap
-from eval_jobs.model import Model
-from eval_jobs.predictions import Predictions
+from eval_jobs.model import Model, Predictions
 from eval_jobs.retrieval import Rankings
 from eval_jobs.settings import Settings
 
@@ -32,7 +32,16 @@ PICTURE = "neighbours.png"
 
 
 @dataclass(frozen=True)
-class Job:
+class Sample:
+    """The records that one score is about: `numbers` int64[N] of a split, chosen among `available` records."""
+
+    split: Split
+    numbers: NDArray[np.int64]
+    available: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
     """What the steps of an evaluation share."""
 
     settings: Settings
@@ -44,7 +53,7 @@ class Job:
 
 
 def run(settings: Settings, console: Console) -> dict[str, Any]:
-    """Evaluates the run's export on the data set; writes scores, report and picture; returns what `--json` prints.
+    """Evaluates the run's export on the data set; writes scores, report and picture; returns the result for `--json`.
 
     Raises:
         DataError: the data set, the artefact or the net's outputs are damaged, or do not belong together.
@@ -59,107 +68,112 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")
-    storage.check_writable(storage.join(settings.run, FOLDER, data.manifest.digest), "eval.run")  # Not at the end.
-    with serving("eval", settings.metrics_port, settings.metrics_linger) as tell:
-        tell.serve()
-        return _evaluate(settings, data, description, console, tell, same=same)
-
-
-def _evaluate(  # noqa: PLR0913 - what an evaluation is made of
-    settings: Settings,
-    data: DataSet,
-    description: artefact.Artefact,
-    console: Console,
-    tell: Telemetry,
-    *,
-    same: bool,
-) -> dict[str, Any]:
-    chosen = _chosen(settings, data, description, console)
-    net = model.load(settings.run, description)
-    job = Job(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console, tell)
-    splits: dict[str, Any] = {}
-    retrieved: dict[str, Any] = {"queries": 0, "classes_without_query": [], "rankings": {}}
-    picture = None
-    for name, (split, numbers) in chosen.items():
-        splits[name], embeddings = _classify(job, name, split, numbers)
-        if name == "test":
-            retrieved, picture = _retrieve(job, embeddings, split.labels), _picture(job, split, embeddings)
-    scores = _header(job, same=same) | {"splits": splits, "retrieval": retrieved}
     folder = storage.join(settings.run, FOLDER, data.manifest.digest)
-    _write(folder, scores, picture)
-    _tell(job, scores)
+    storage.check_writable(folder, "eval.run")  # Before the work, not after it.
+    with serving("eval", settings.metrics_port, settings.metrics_linger) as registry:
+        registry.serve()
+        samples = _choose(settings, data, description, console)
+        net = model.load(settings.run, description)
+        evaluation = Evaluation(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console, registry)
+        scores, picture = _score(evaluation, samples)
+        _write(folder, scores, picture)
+        _export(evaluation, scores)
     console.line(report.summary(scores))
     return _result(scores, folder, net)
 
 
-def _chosen(
-    settings: Settings, data: DataSet, description: artefact.Artefact, console: Console
-) -> dict[str, tuple[Split, NDArray[np.int64]]]:
-    """The records to score, by the name they are scored under: int64[N] of a split of the data set.
+def _choose(settings: Settings, data: DataSet, description: Artefact, console: Console) -> dict[str, Sample]:
+    """Returns the records to score, by the name of their score.
+
+    A run with a validation share has held out a part of the training split: that part is its validation set, and
+    "train" are the other records. On a data set that the run was not trained with, the splits are the data set's own.
 
     Raises:
         SettingsError: the data set has none of them, or no test split though that is to be scored.
     """
-    found: dict[str, tuple[Split, NDArray[np.int64]]] = {}
+    found: dict[str, Sample] = {}
+    splits: dict[str, Split] = {}
+    same = description.data_digest == data.manifest.digest
+    share = description.settings.get("validation_share", 0.0) if same else 0.0
     for name in settings.each_split:
-        share = description.settings.get("validation_share", 0.0) if name == "validation" else 0.0
-        of_train = share and description.data_digest == data.manifest.digest
-        of = "train" if of_train else name
+        of = "train" if share and name == "validation" else name
         info = data.manifest.splits.get(of)
-        if name != "test" and (not info or not info.records):
+        if of not in splits and (name == "test" or (info and info.records)):
+            splits[of] = data.split(of)
+        numbers = np.arange(len(splits[of]) if of in splits else 0)
+        if share and of == "train" and len(numbers):
+            held = held_out(description.settings["seed"], share, splits[of].keys(numbers.tolist()))
+            numbers = np.flatnonzero(held if name == "validation" else ~held)
+        available, wanted = len(numbers), settings.train_records
+        if not available:
             console.warning(f"{settings.data} has no drawings for {name}: it is not scored")
             continue
-        opened = found.get(of)  # Validation may be a part of train.
-        split = opened[0] if opened else data.split(of)
-        numbers = np.arange(len(split))
-        wanted = settings.train_records
-        if of_train:
-            numbers = np.flatnonzero(held_out(description.settings["seed"], share, split.keys(numbers.tolist())))
-        elif name == "train" and 0 < wanted < len(split):
+        if name == "train" and 0 < wanted < available:
             numbers = np.sort(np.random.default_rng([settings.seed, wanted]).choice(numbers, wanted, replace=False))
-        found[name] = split, numbers
+        found[name] = Sample(splits[of], numbers, available)
     if not found:
         raise SettingsError(f"eval.splits = {settings.splits}: none of them has drawings; choose others")
     return found
 
 
-def _tell(job: Job, scores: Mapping[str, Any]) -> None:
-    """Tells Prometheus the scores."""
-    labels = {"net": job.net.description.net, "data": telemetry.short(job.data.manifest.digest)}
-    for split, found in scores["splits"].items():
-        job.telemetry.set(telemetry.EVAL_ACCURACY, found["accuracy"]["value"], split=split, **labels)
-    for distance, found in scores["retrieval"]["rankings"].items():
-        job.telemetry.set(telemetry.MAP, found["mean_average_precision"]["value"], distance=distance, **labels)
+def _score(evaluation: Evaluation, samples: Mapping[str, Sample]) -> tuple[dict[str, Any], bytes | None]:
+    """Returns the scores, and the picture where the test split is scored."""
+    manifest, net = evaluation.data.manifest, evaluation.net.description
+    definitions = {name: metric.definition for name, metric in metrics.find().items()}
+    splits: dict[str, Any] = {}
+    retrieved: dict[str, Any] = {"queries": 0, "classes_without_query": [], "rankings": {}}
+    picture = None
+    for name, sample in samples.items():
+        splits[name], embeddings = _classify(evaluation, name, sample)
+        if name == "test":
+            retrieved = _retrieve(evaluation, embeddings, sample.split.labels)
+            picture = _picture(evaluation, sample.split, embeddings)
+    scores = {
+        "format": FORMAT,
+        "version": VERSION,
+        "boceto": __version__,
+        "settings": dataclasses.asdict(evaluation.settings),
+        "data": {"digest": manifest.digest, "height": manifest.height, "width": manifest.width},
+        "artefact": dataclasses.asdict(net),
+        "trained_with_this_data": net.data_digest == manifest.digest,
+        "classes": manifest.classes,
+        "definitions": definitions | {"interval": evaluation.bootstrap.definition},
+        "splits": splits,
+        "retrieval": retrieved,
+    }
+    return scores, picture
 
 
-def _classify(
-    job: Job, name: str, split: Split, numbers: NDArray[np.int64]
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """The classification scores of these records, and of test their embeddings float32[N, D]."""
-    chosen = metrics.reading(Predictions)
-    states = {each: metric.empty(len(job.data.manifest.classes)) for each, metric in chosen.items()}
-    embeddings = np.empty((len(numbers) if name == "test" else 0, job.net.description.embedding), np.float32)
+def _classify(evaluation: Evaluation, name: str, sample: Sample) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Returns the classification scores of the records, and for the test split their embeddings float32[N, D]."""
+    chosen, classes, total = metrics.reading(Predictions), evaluation.data.manifest.classes, len(sample.numbers)
+    states = {each: metric.empty(len(classes)) for each, metric in chosen.items()}
+    embeddings = np.empty((total if name == "test" else 0, evaluation.net.description.embedding), np.float32)
     done = 0
-    for part, logits, embedding in model.batches(job.net, split, numbers, job.settings.batch_size):
-        batch = Predictions(split.labels[part], logits)
+    for part, logits, embedding in evaluation.net.batches(sample.split, sample.numbers, evaluation.settings.batch_size):
+        batch = Predictions(sample.split.labels[part], logits)
         states = {each: metric.add(states[each], batch) for each, metric in chosen.items()}
         if len(embeddings):
             embeddings[done : done + len(part)] = embedding
         done += len(part)
-        job.telemetry.add(telemetry.CLASSIFIED, len(part), split=name)
-        job.console.progress(f"scoring {name}", done, len(numbers), "drawings")
-    scores = {each: metric.value(states[each], job.bootstrap) for each, metric in chosen.items()}
-    return {"drawings": len(numbers), "of": len(split)} | scores, embeddings
+        evaluation.telemetry.add(telemetry.CLASSIFIED, len(part), split=name)
+        evaluation.console.progress(f"scoring {name}", done, total, "drawings")
+    scores = {each: metric.value(states[each], evaluation.bootstrap) for each, metric in chosen.items()}
+    return {"drawings": total, "of": sample.available} | scores, embeddings
 
 
-def _retrieve(job: Job, embeddings: NDArray[np.float32], labels: NDArray[np.int32]) -> dict[str, Any]:
-    """The retrieval scores of the test drawings, a row a distance."""
-    classes = job.data.manifest.classes
+def _retrieve(evaluation: Evaluation, embeddings: NDArray[np.float32], labels: NDArray[np.int32]) -> dict[str, Any]:
+    """Returns the retrieval scores of the test drawings, a row a distance."""
+    classes, chosen = evaluation.data.manifest.classes, metrics.reading(Rankings)
     counts = np.bincount(labels, minlength=len(classes))
-    rankings = {}
+    rankings: dict[str, Any] = {}
     for distance, definition in retrieval.DISTANCES.items():
-        job.console.progress(f"ranking {len(labels)} drawings by {distance}")
-        rankings[distance] = {"distance": definition} | _rank(job, embeddings, labels, distance)
+        evaluation.console.progress(f"ranking {len(labels)} drawings by {distance}")
+        states = {name: metric.empty(len(classes)) for name, metric in chosen.items()}
+        for batch in retrieval.rankings(embeddings, labels, distance):
+            states = {name: metric.add(states[name], batch) for name, metric in chosen.items()}
+        values = {name: metric.value(states[name], evaluation.bootstrap) for name, metric in chosen.items()}
+        rankings[distance] = {"distance": definition} | values
     return {
         "queries": int(counts[counts > 1].sum()),
         "classes_without_query": [name for name, count in zip(classes, counts, strict=True) if count == 1],
@@ -167,45 +181,20 @@ def _retrieve(job: Job, embeddings: NDArray[np.float32], labels: NDArray[np.int3
     }
 
 
-def _rank(job: Job, embeddings: NDArray[np.float32], labels: NDArray[np.int32], distance: str) -> dict[str, Any]:
-    chosen = metrics.reading(Rankings)
-    states = {name: metric.empty(len(job.data.manifest.classes)) for name, metric in chosen.items()}
-    for batch in retrieval.rankings(embeddings, labels, distance):
-        states = {name: metric.add(states[name], batch) for name, metric in chosen.items()}
-    return {name: metric.value(states[name], job.bootstrap) for name, metric in chosen.items()}
-
-
-def _header(job: Job, *, same: bool) -> dict[str, Any]:
-    """What was measured, with what, and what the scores mean."""
-    manifest, description = job.data.manifest, job.net.description
-    definitions = {name: metric.definition for name, metric in metrics.find().items()}
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "boceto": __version__,
-        "settings": dataclasses.asdict(job.settings),
-        "data": {"digest": manifest.digest, "height": manifest.height, "width": manifest.width},
-        "artefact": dataclasses.asdict(description),
-        "trained_with_this_data": same,
-        "classes": manifest.classes,
-        "definitions": definitions | {"interval": job.bootstrap.definition},
-    }
-
-
-def _picture(job: Job, test: Split, embeddings: NDArray[np.float32]) -> bytes:
-    rows = []
-    for query in neighbours.choose(test.labels, job.settings.picture_queries, job.settings.seed):
+def _picture(evaluation: Evaluation, test: Split, embeddings: NDArray[np.float32]) -> bytes:
+    rows, settings = [], evaluation.settings
+    for query in neighbours.choose(test.labels, settings.picture_queries, settings.seed):
         near = neighbours.nearest(retrieval.distances(embeddings, query), test.labels, query)
         shown = np.concatenate([[query], near])
-        images = test.images(shown)[..., 0]
         hits = [None, *(test.labels[near] == test.labels[query]).tolist()]
-        names = [job.data.manifest.classes[label] for label in test.labels[shown]]
+        names = [evaluation.data.manifest.classes[label] for label in test.labels[shown]]
+        images = test.images(shown)[..., 0]
         rows.append([neighbours.Tile(*parts) for parts in zip(images, names, hits, strict=True)])
     return neighbours.draw(rows)
 
 
 def _write(folder: str, scores: Mapping[str, Any], picture: bytes | None) -> None:
-    """Writes the scores last, sealed over the checksums of the other files: where they stand, the rest stands."""
+    """Writes the scores last, sealed over the checksums of the other files: the other files exist where scores do."""
     beside = {REPORT: report.full(scores).encode()}
     if picture is None:
         storage.delete(storage.join(folder, PICTURE))  # Of an earlier evaluation.
@@ -217,8 +206,18 @@ def _write(folder: str, scores: Mapping[str, Any], picture: bytes | None) -> Non
     storage.write_bytes(storage.join(folder, SCORES), contract.sealed({**scores, "files": files}))
 
 
+def _export(evaluation: Evaluation, scores: Mapping[str, Any]) -> None:
+    """Gives the scores to Prometheus."""
+    manifest, registry = evaluation.data.manifest, evaluation.telemetry
+    labels = {"net": evaluation.net.description.net, "data": telemetry.short(manifest.digest)}
+    for split, found in scores["splits"].items():
+        registry.set(telemetry.EVAL_ACCURACY, found["accuracy"]["value"], split=split, **labels)
+    for distance, found in scores["retrieval"]["rankings"].items():
+        registry.set(telemetry.MAP, found["mean_average_precision"]["value"], distance=distance, **labels)
+
+
 def _result(scores: Mapping[str, Any], folder: str, net: Model) -> dict[str, Any]:
-    """What `--json` prints; null where it was not scored."""
+    """Returns the result for `--json`; a split that is not scored has null."""
     splits, ranking = scores["splits"], scores["retrieval"]["rankings"].get("l2")
 
     def value(split: str, name: str) -> float | None:
@@ -233,7 +232,7 @@ def _result(scores: Mapping[str, Any], folder: str, net: Model) -> dict[str, Any
         "test_accuracy": value("test", "accuracy"),
         "top5": value("test", "top_5"),
         "map": ranking["mean_average_precision"]["value"] if ranking else None,
-        "images_per_second": net.clock.rate,
+        "images_per_second": net.images_per_second,
         "trained_with_this_data": scores["trained_with_this_data"],
         "scores": storage.join(folder, SCORES),
         "report": storage.join(folder, REPORT),

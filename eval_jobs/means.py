@@ -23,7 +23,7 @@ class Bootstrap:
 
     @property
     def definition(self) -> str:
-        """What stands in the scores."""
+        """The definition, in words, for the scores."""
         return (
             f"95 % percentile interval of the mean over {self.resamples} bootstrap resamples of the drawings (for a "
             f"class: of its drawings), seed {self.seed}; the drawings that a query is ranked against stay as they are"
@@ -70,23 +70,27 @@ class Mean(Generic[BATCH]):
     definition: str
 
     def empty(self, classes: int) -> Values:
-        """No drawing yet."""
+        """Returns the state of no drawing."""
         return Values(classes, np.empty(0, np.int32), np.empty(0))
 
     def add(self, state: Values, batch: BATCH) -> Values:
-        """With a batch more."""
-        return self.merge(state, Values(state.classes, batch.labels, self.score(batch)))  # type: ignore[attr-defined]
+        """Returns the state with a batch more."""
+        labels: NDArray[np.int32] = batch.labels  # type: ignore[attr-defined]
+        return self.merge(state, Values(state.classes, labels, self.score(batch))) if len(labels) else state
 
     def merge(self, a: Values, b: Values) -> Values:
-        """The drawings of both."""
+        """Returns the state of both."""
         return Values(a.classes, np.concatenate([a.labels, b.labels]), np.concatenate([a.values, b.values]))
 
     def value(self, state: Values, bootstrap: Bootstrap) -> dict[str, Any]:
-        """Mean and interval over all drawings and a class, whatever their order; null where there is no drawing."""
-        per_class = [state.values[state.labels == label] for label in range(state.classes)]
-        return _summary(state.values, bootstrap, 0) | {
-            "per_class": [_summary(values, bootstrap, label + 1) for label, values in enumerate(per_class)]
-        }
+        """Returns mean and interval over all drawings and for each class; null where there is no drawing.
+
+        The order of the drawings does not count.
+        """
+        per_class = [
+            _summary(state.values[state.labels == label], bootstrap, label + 1) for label in range(state.classes)
+        ]
+        return _summary(state.values, bootstrap, 0) | {"per_class": per_class}
 
 
 def _summary(values: NDArray[np.float64], bootstrap: Bootstrap, stream: int) -> dict[str, Any]:

@@ -52,20 +52,19 @@ def draw(rows: Sequence[Sequence[Tile]]) -> bytes:
     columns = max(len(row) for row in rows)
     width, height = GAP + columns * (cell + GAP) + GAP, TOP + len(rows) * (cell + TEXT + 2 * GAP)
     picture = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(TEXT)
-    _legend(pen, font)
+    _draw_legend(picture)
     for down, row in enumerate(rows):
         for right, tile in enumerate(row):
             # A wider gap keeps the query apart from its neighbours.
             x = GAP + right * (cell + GAP) + (GAP if right else 0)
-            _draw_tile(picture, pen, font, tile, x, TOP + down * (cell + TEXT + 2 * GAP))
+            _draw_tile(picture, tile, x, TOP + down * (cell + TEXT + 2 * GAP))
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
 
 
-def _legend(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> None:
+def _draw_legend(picture: Image.Image) -> None:
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(TEXT)
     x: float = GAP
     words = (("query", QUERY), (f"its {NEAREST} nearest:", INK), ("hit", HIT), ("miss (crossed)", MISS))
     for text, colour in words:
@@ -73,14 +72,8 @@ def _legend(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.Free
         x += pen.textlength(text, font) + 2 * GAP
 
 
-def _draw_tile(  # noqa: PLR0913, PLR0917 - where and with what
-    picture: Image.Image,
-    pen: ImageDraw.ImageDraw,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    tile: Tile,
-    x: int,
-    y: int,
-) -> None:
+def _draw_tile(picture: Image.Image, tile: Tile, x: int, y: int) -> None:
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(TEXT)
     colour = QUERY if tile.hit is None else HIT if tile.hit else MISS
     side = TILE + 2 * FRAME
     pen.rectangle((x, y, x + side - 1, y + side - 1), colour)
@@ -91,15 +84,7 @@ def _draw_tile(  # noqa: PLR0913, PLR0917 - where and with what
         pen.rectangle((near, y, x + side - 1, far), colour)
         pen.line((near + 6, y + 6, x + side - 7, far - 6), PAPER, 3)
         pen.line((near + 6, far - 6, x + side - 7, y + 6), PAPER, 3)
-    pen.text((x, y + side + 2), _shortened(pen, tile.name, font, side), colour, font)
-
-
-def _shortened(
-    pen: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int
-) -> str:
-    """`text`, cut where it would be wider than `width` pixels."""
-    if pen.textlength(text, font) <= width:
-        return text
-    while text and pen.textlength(text + "...", font) > width:
-        text = text[:-1]
-    return text + "..."
+    text = tile.name
+    while text and pen.textlength(text, font) > side:
+        text = f"{text.removesuffix('...')[:-1]}..."
+    pen.text((x, y + side + 2), text, colour, font)

@@ -1,12 +1,12 @@
 """Leave-one-out ranking, exact and in bounded memory: where each query's relevant drawings stand among all others.
 
-A query's candidates are all other drawings, in the order of their distance, which is computed in float64 from the
-float32 embeddings, dimension by dimension from the first on. At equal distance the irrelevant ones stand first, so that
-a tie never favours a hit; equal relevant ones are interchangeable.
+A query's candidates are all other drawings, in the order of their distance. The distance is computed in float64 from
+the float32 embeddings, dimension by dimension from the first on. At equal distance the irrelevant drawings stand
+first, so that a tie never favours a hit; equal relevant drawings are interchangeable.
 
-Nothing is sorted but the few relevant distances. A float32 matrix product places nearly all other pairs between them;
-a pair that its proven error bound leaves open is computed exactly. The ranks are therefore those of the definition,
-whatever the BLAS, the threads or the block sizes.
+Only the few relevant distances are sorted. A float32 matrix product places nearly all other pairs between them; a pair
+that its proven error bound leaves open is computed exactly. The ranks are therefore those of the definition, whatever
+the BLAS, the threads or the block sizes.
 """
 
 import os
@@ -31,11 +31,12 @@ DISTANCES = {
 LARGEST = 1e15
 BLOCK = 256
 GROUP_ENTRIES = 16 << 20
+Share = Callable[[Callable[[int, int], None], Iterable[tuple[int, int]]], None]
 
 
 @dataclass(frozen=True)
 class Rankings:
-    """What some queries' rankings hold: for each, its class and the ranks (from 1) of its relevant drawings.
+    """The rankings of some queries: for each, its class and the ranks (from 1) of its relevant drawings.
 
     labels: int32[Q]; relevant: int64[Q], how many each has; ranks: int64[relevant.sum()], query by query, ascending.
     """
@@ -62,9 +63,16 @@ def check(embeddings: NDArray[np.float32], where: str = "the embeddings") -> Non
         )
 
 
-def normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+def _norms(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns float64[N], the squared norms."""
+    norms = np.empty(len(embeddings))
+    kernels.squared_norms(embeddings, norms, 0, len(embeddings))
+    return norms
+
+
+def _normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32[N, D] -> float32[N, D] of length 1; zeros stay."""
-    norms = np.sqrt(_squared_norms(embeddings))
+    norms = np.sqrt(_norms(embeddings))
     scaled = np.empty_like(embeddings)
     for at in range(0, len(embeddings), BLOCK):  # The float64 quotients of a block at a time.
         block = slice(at, at + BLOCK)
@@ -72,47 +80,36 @@ def normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def _squared_norms(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    norms = np.empty(len(embeddings))
-    kernels.squared_norms(embeddings, norms, 0, len(embeddings))
-    return norms
+def _space(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int32], distance: str
+) -> tuple[kernels.Space, NDArray[np.float32]]:
+    """Returns what the kernels read of embeddings sorted by class, and what the matrix product multiplies.
 
-
-@dataclass(frozen=True)
-class _Problem:
-    space: kernels.Space
-    dotted: NDArray[np.float32]  # float32[slices, N, D / slices], what the filter multiplies
-    largest: float
-
-
-def _problem(embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], distance: str) -> _Problem:
-    """Embeddings sorted by class, with what the kernels need to know of them."""
+    The latter is float32[slices, N, D / slices].
+    """
     if distance not in DISTANCES:
         raise SettingsError(f"the distance {distance!r} is unknown; the distances are {', '.join(DISTANCES)}")
     check(embeddings)
     rows = np.ascontiguousarray(embeddings, np.float32)
     if distance == "l2_normalised":
-        rows = normalised(rows)
-    cosine = distance == "cosine"
-    squares = _squared_norms(rows)
-    norms = np.sqrt(squares)
-    slices = next(parts for parts in (8, 4, 2, 1) if rows.shape[1] % parts == 0)
-    unit, tiny = _dot_error(rows.shape[1], slices, cosine=cosine)
+        rows = _normalised(rows)
+    cosine, (count, dimensions) = distance == "cosine", rows.shape
+    squares = _norms(rows)
+    slices = next(parts for parts in (8, 4, 2, 1) if dimensions % parts == 0)
+    unit, tiny = _dot_error(dimensions, slices, cosine=cosine)
     space = kernels.Space(
         rows,
-        norms,
+        np.sqrt(squares),
         np.searchsorted(labels, labels, "left"),
         np.searchsorted(labels, labels, "right"),
         np.ones_like(squares) if cosine else squares,
-        np.zeros(len(rows), np.float32) if cosine else squares.astype(np.float32),
+        np.zeros(count, np.float32) if cosine else squares.astype(np.float32),
         unit,
         tiny,
         cosine,
     )
-    dotted = (
-        (normalised(rows) if cosine else rows).reshape(len(rows), slices, rows.shape[1] // slices).transpose(1, 0, 2)
-    )
-    return _Problem(space, dotted, float(norms.max(initial=0.0)))
+    multiplied = _normalised(rows) if cosine else rows
+    return space, multiplied.reshape(count, slices, dimensions // slices).transpose(1, 0, 2)
 
 
 def _dot_error(dimensions: int, slices: int, *, cosine: bool) -> tuple[float, float]:
@@ -128,15 +125,15 @@ def _dot_error(dimensions: int, slices: int, *, cosine: bool) -> tuple[float, fl
 
 def _empty_group(space: kernels.Space, first: int, last: int) -> kernels.Group:
     relevant = (space.stop - space.start - 1)[first:last]
-    total = int(relevant.sum())
+    queries, total = last - first, int(relevant.sum())
     return kernels.Group(
         first,
         np.cumsum(relevant) - relevant,
         np.empty(total),
-        np.zeros(total + last - first, np.int64),
-        np.empty((last - first, 2), np.float32),
-        np.empty((last - first, kernels.BUCKETS), np.int32),
-        np.zeros((last - first, kernels.BUCKETS), np.int32),
+        np.zeros(total + queries, np.int64),
+        np.empty((queries, 2), np.float32),
+        np.empty((queries, kernels.BUCKETS), np.int32),
+        np.zeros((queries, kernels.BUCKETS), np.int32),
     )
 
 
@@ -151,38 +148,22 @@ def _group_bounds(space: kernels.Space) -> Iterator[tuple[int, int]]:
         first = last
 
 
-class _Threads:
-    """Shares work out among threads."""
-
-    def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
-        self._pool = pool
-        self._threads = threads
-
-    def each(self, work: Callable[[int, int], None], ranges: Iterable[tuple[int, int]]) -> None:
-        """`work(first, last)` for each of the ranges."""
-        for done in [self._pool.submit(work, *one) for one in ranges]:
-            done.result()
-
-    def run(self, kernel: Callable[..., None], *arguments: Any, first: int, last: int) -> None:
-        """`kernel(*arguments, a, b)` for ranges a..b that make up first..last."""
-        self.each(partial(kernel, *arguments), _cut(first, last, max(1, -(-(last - first) // (2 * self._threads)))))
-
-
 def _cut(first: int, last: int, step: int) -> list[tuple[int, int]]:
     return [(at, min(last, at + step)) for at in range(first, last, step)]
 
 
-def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _Threads) -> None:
+def _count_group(
+    space: kernels.Space, multiplied: NDArray[np.float32], group: kernels.Group, last: int, share: Share
+) -> None:
     """Counts all others for the queries group.first..last, each pair of two such queries from one product.
 
     A thread takes a block of queries and multiplies it with one block of others after the other: each product is
     counted, for both sides, while it is in the cache.
     """
-    space, dotted = problem.space, problem.dotted
-    slices, total, _ = dotted.shape
+    slices, total, _ = multiplied.shape
     queries = _cut(group.first, last, BLOCK)
     blocks = [*_cut(0, group.first, BLOCK), *queries, *_cut(last, total, BLOCK)]
-    locks = {query: Lock() for query, _ in queries}  # A block's counts are one thread's at a time.
+    locks = {query: Lock() for query, _ in queries}  # One thread at a time changes the counts of a block.
 
     def count(row: int, until: int) -> None:
         tile = np.empty(slices * BLOCK * BLOCK, np.float32)
@@ -190,14 +171,14 @@ def _count_group(problem: _Problem, group: kernels.Group, last: int, threads: _T
             if group.first <= column < row:  # That block's thread counts this pair of blocks.
                 continue
             dots = tile[: slices * (until - row) * (end - column)].reshape(slices, until - row, end - column)
-            np.matmul(dotted[:, row:until], dotted[:, column:end].transpose(0, 2, 1), out=dots)
+            np.matmul(multiplied[:, row:until], multiplied[:, column:end].transpose(0, 2, 1), out=dots)
             with locks[row]:
                 kernels.count_rows(space, group, dots, row, column, 0, until - row)
             if row < column < last:
                 with locks[column]:
                     kernels.count_columns(space, group, dots, row, column, 0, end - column)
 
-    threads.each(count, queries)
+    share(count, queries)
 
 
 def rankings(
@@ -206,27 +187,31 @@ def rankings(
     """float32[N, D], int[N] -> the rankings of all queries that have a relevant drawing, in parts.
 
     Raises:
-        DataError: an embedding is not finite, or beyond all reason.
+        DataError: an embedding is not finite, or too large.
         SettingsError: an unknown distance.
     """
     order = np.argsort(labels, kind="stable")
     sorted_labels = np.asarray(labels, np.int32)[order]
-    problem = _problem(np.asarray(embeddings, np.float32)[order], sorted_labels, distance)
-    space = problem.space
-    count = os.cpu_count() or 1
+    space, multiplied = _space(np.asarray(embeddings, np.float32)[order], sorted_labels, distance)
+    largest, count = float(space.norms.max(initial=0.0)), os.cpu_count() or 1
     with ThreadPoolExecutor(count) as pool:
-        threads = _Threads(pool, count)
+
+        def share(work: Callable[[int, int], None], ranges: Iterable[tuple[int, int]]) -> None:
+            for done in [pool.submit(work, *one) for one in ranges]:
+                done.result()
+
         for first, last in _group_bounds(space):
             group = _empty_group(space, first, last)
-            threads.run(kernels.find_thresholds, space, group, first=first, last=last)
-            threads.run(kernels.lay_grids, space, group, problem.largest, first=first, last=last)
-            _count_group(problem, group, last, threads)
+            parts = _cut(first, last, -(-(last - first) // (2 * count)))
             ranks = np.empty(len(group.thresholds), np.int64)
-            threads.run(kernels.find_ranks, space, group, ranks, first=first, last=last)
+            share(partial(kernels.find_thresholds, space, group), parts)
+            share(partial(kernels.lay_grids, space, group, largest), parts)
+            _count_group(space, multiplied, group, last, share)
+            share(partial(kernels.find_ranks, space, group, ranks), parts)
             relevant = (space.stop - space.start - 1)[first:last]
             yield Rankings(sorted_labels[first:last][relevant > 0], relevant[relevant > 0], ranks)
 
 
 def distances(embeddings: NDArray[np.float32], query: int) -> NDArray[np.float64]:
-    """float32[N, D] -> float64[N], the squared L2 distances to one of them that rank."""
+    """float32[N, D] -> float64[N], the squared L2 distances to one of them, as they rank."""
     return np.array([kernels.exact(embeddings[query], other, 0.0, 0.0, False) for other in embeddings])

@@ -1,10 +1,10 @@
-"""The compiled part of `eval_jobs.retrieval`: exact distances of the relevant pairs, and a filter for all the others.
+"""The compiled part of `eval_jobs.retrieval`: exact distances of the relevant pairs, and a filter for all others.
 
 Why this is ours: libraries of nearest neighbours (FAISS, scikit-learn) return the k nearest, in an order that depends
 on the BLAS. The mAP needs the exact rank of every relevant drawing among all others, the same on every machine.
 
-Every kernel releases the interpreter's lock and works on a range of queries, so that threads share the queries out.
-None is compiled with fast-math but `_near`, whose result decides only what its error bound allows.
+Every kernel releases the interpreter's lock and works on a range of queries, so that threads can share the queries.
+Only `_near` is compiled with fast-math; its result decides only what its error bound allows.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,6 @@ TILE = 64
 BUCKETS = 512
 TURNED = 32
 SQUARE = 16
-TOGETHER = 4
 
 
 class Space(NamedTuple):
@@ -27,10 +26,10 @@ class Space(NamedTuple):
     norms: Any  # float64[N]
     start: Any  # int64[N], the first row of the drawing's class
     stop: Any  # int64[N], the row after its last
-    origin: Any  # float64[N], what the filter's value leaves out of the query's distances
-    offsets: Any  # float32[N], what the filter adds for a candidate
+    origin: Any  # float64[N], the part of the query's distances that the filter's value leaves out
+    offsets: Any  # float32[N], the part that the filter adds for a candidate
     unit: float  # the filter's error in a dot product, relative to both norms
-    tiny: float  # and what underflow adds to it
+    tiny: float  # and the error that underflow adds to it
     cosine: bool
 
 
@@ -47,9 +46,8 @@ class Group(NamedTuple):
     filled: Any  # int32[Q, BUCKETS], others in the bucket
 
 
-@kernel()
-def exact(a, b, norm_a, norm_b, cosine):
-    """The distance that ranks: float32[D], float32[D] -> float64, summed in float64 from the first dimension on."""
+@kernel(inline="always")
+def _distance(a, b, norm_a, norm_b, cosine):
     total = 0.0
     if cosine:
         for at in range(len(a)):
@@ -62,22 +60,20 @@ def exact(a, b, norm_a, norm_b, cosine):
 
 
 @kernel()
-def _cosine_distance(dot, norms):
-    return 1.0 - dot / norms if norms > 0.0 else 1.0
+def exact(a, b, norm_a, norm_b, cosine):
+    """The distance that ranks: float32[D], float32[D] -> float64, summed in float64 from the first dimension on."""
+    return _distance(a, b, norm_a, norm_b, cosine)
 
 
 @kernel(fastmath={"reassoc", "nsz"})
 def _near(a, b, norm_a, norm_b, cosine):
     """As `exact`, but summed in the order that is fastest."""
-    total = 0.0
-    if cosine:
-        for at in range(len(a)):
-            total += np.float64(a[at]) * np.float64(b[at])
-        return _cosine_distance(total, norm_a * norm_b)
-    for at in range(len(a)):
-        difference = np.float64(a[at]) - np.float64(b[at])
-        total += difference * difference
-    return total
+    return _distance(a, b, norm_a, norm_b, cosine)
+
+
+@kernel()
+def _cosine_distance(dot, norms):
+    return 1.0 - dot / norms if norms > 0.0 else 1.0
 
 
 @kernel()
@@ -91,64 +87,52 @@ def squared_norms(rows, out, first, last):
 
 
 @kernel()
-def _tile_sums(queries, columns, sums, cosine):
-    """`exact`'s sums of TOGETHER queries, float32[TOGETHER, D], with the TILE candidates of `columns` float32[D, TILE].
-
-    All pairs at once, one dimension after the other: the sums run in order, and yet many of them in one instruction.
-    """
-    sums[:] = 0.0
-    for at in range(columns.shape[0]):
-        for mine in range(TOGETHER):
-            value = np.float64(queries[mine, at])
-            if cosine:
-                for lane in range(TILE):
-                    sums[mine, lane] += value * np.float64(columns[at, lane])
-            else:
-                for lane in range(TILE):
-                    difference = value - np.float64(columns[at, lane])
-                    sums[mine, lane] += difference * difference
-
-
-@kernel()
-def _fill_tile(rows, base, size, columns):
-    for lane in range(size):
-        for at in range(rows.shape[1]):
-            columns[at, lane] = rows[base + lane, at]
-
-
-@kernel()
 def find_thresholds(space, group, first, last):
-    """The sorted exact distances of the queries first..last to the others of their class."""
-    columns = np.zeros((space.rows.shape[1], TILE), np.float32)
-    queries = np.zeros((TOGETHER, space.rows.shape[1]), np.float32)
-    sums = np.empty((TOGETHER, TILE))
+    """The sorted exact distances of the queries first..last to the others of their class.
+
+    TILE candidates at once, one dimension after the other: each sum runs in order, and yet many run in one instruction.
+    """
+    columns, sums = np.zeros((space.rows.shape[1], TILE), np.float32), np.empty(TILE)
     query = first
     while query < last:
         until = min(last, space.stop[query])
         for base in range(space.start[query], space.stop[query], TILE):
             size = min(TILE, space.stop[query] - base)
-            _fill_tile(space.rows, base, size, columns)
-            for mine in range(query, until, TOGETHER):
-                many = min(TOGETHER, until - mine)
-                queries[:many] = space.rows[mine : mine + many]
-                _tile_sums(queries, columns, sums, space.cosine)
-                _keep_tile(space, group, sums[:many, :size], mine, base)
+            for lane in range(size):
+                columns[:, lane] = space.rows[base + lane]
+            for mine in range(query, until):
+                _tile_sums(space.rows[mine], columns, sums, space.cosine)
+                _keep_tile(space, group, sums[:size], mine, base)
         query = until
     for mine in range(first, last):
         _thresholds(space, group, mine).sort()
 
 
 @kernel()
+def _tile_sums(query, columns, sums, cosine):
+    """`exact`'s sums of a query, float32[D], with the TILE candidates of `columns` float32[D, TILE]."""
+    sums[:] = 0.0
+    for at in range(columns.shape[0]):
+        value = np.float64(query[at])
+        if cosine:
+            for lane in range(TILE):
+                sums[lane] += value * np.float64(columns[at, lane])
+        else:
+            for lane in range(TILE):
+                difference = value - np.float64(columns[at, lane])
+                sums[lane] += difference * difference
+
+
+@kernel()
 def _keep_tile(space, group, sums, query, base):
-    """Writes the distances of the queries query.. to the candidates base.., without those to themselves."""
-    for mine in range(query, query + sums.shape[0]):
-        to = group.slot[mine - group.first] - space.start[mine]
-        for other in range(base, base + sums.shape[1]):
-            value = sums[mine - query, other - base]
-            if space.cosine:
-                value = _cosine_distance(value, space.norms[mine] * space.norms[other])
-            if other != mine:
-                group.thresholds[to + other - (1 if other > mine else 0)] = value
+    """Writes the distances of a query to the candidates base.., without that to itself."""
+    to = group.slot[query - group.first] - space.start[query]
+    for other in range(base, base + len(sums)):
+        value = sums[other - base]
+        if space.cosine:
+            value = _cosine_distance(value, space.norms[query] * space.norms[other])
+        if other != query:
+            group.thresholds[to + other - (1 if other > query else 0)] = value
 
 
 @kernel()

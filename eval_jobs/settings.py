@@ -11,12 +11,12 @@ SPLITS = ("test", "train", "validation")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is evaluated, and how."""
+    """The inputs of an evaluation, and how it is done."""
 
     data: str = option(help="folder of the data set")
     run: str = option(help="folder of the run, whose export is evaluated; the scores go to its eval/")
     splits: str = option(
-        "test,train", help="what is scored: test, train, and validation, which is what the run held out of training"
+        "test,train", help="splits to score: test, train (records trained on), validation (held out of training)"
     )
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     batch_size: int = option(256, help="drawings a batch", at_least=1)

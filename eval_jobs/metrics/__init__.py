@@ -10,29 +10,29 @@ from eval_jobs.means import Bootstrap
 
 
 class Metric(Protocol):
-    """What a metric's file holds. `reads` is what it is fed with: Predictions or Rankings."""
+    """The `METRIC` of a file. `reads` is the type of its batches: Predictions or Rankings."""
 
     reads: type[Any]
     definition: str
 
     def empty(self, classes: int) -> Any:
-        """The state of no drawing."""
+        """Returns the state of no drawing."""
 
     def add(self, state: Any, batch: Any) -> Any:
-        """The state with a batch more."""
+        """Returns the state with a batch more."""
 
     def merge(self, a: Any, b: Any) -> Any:
-        """The state of both."""
+        """Returns the state of both."""
 
     def value(self, state: Any, bootstrap: Bootstrap) -> Any:
-        """What goes into the scores, as JSON."""
+        """Returns the score, as JSON."""
 
 
 def find() -> dict[str, Metric]:
-    """Every metric by the name of its file, sorted."""
+    """Returns every metric by the name of its file, sorted."""
     return {name: module.METRIC for name, module in lookup.modules(__name__).items()}
 
 
 def reading(kind: type[Any]) -> dict[str, Metric]:
-    """The metrics that read `kind`."""
+    """Returns the metrics that read `kind`."""
     return {name: metric for name, metric in find().items() if metric.reads is kind}

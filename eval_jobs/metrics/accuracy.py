@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval_jobs.means import Mean
-from eval_jobs.predictions import Predictions
+from eval_jobs.model import Predictions
 
 
 def _hits(batch: Predictions) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval_jobs.means import Bootstrap
-from eval_jobs.predictions import Predictions
+from eval_jobs.model import Predictions
 
 
 class Confusion:
@@ -18,11 +18,11 @@ class Confusion:
     )
 
     def empty(self, classes: int) -> NDArray[np.int64]:
-        """No drawing yet."""
+        """Returns the counts of no drawing."""
         return np.zeros((classes, classes), np.int64)
 
     def add(self, state: NDArray[np.int64], batch: Predictions) -> NDArray[np.int64]:
-        """With a batch more."""
+        """Returns the counts with a batch more."""
         best = batch.logits == batch.logits.max(axis=1, keepdims=True)
         tied = best.sum(axis=1) > 1
         # As in the accuracy, a tie does not favour the true class.
@@ -32,11 +32,11 @@ class Confusion:
         return counts
 
     def merge(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The drawings of both."""
+        """Returns the counts of both."""
         return a + b
 
     def value(self, state: NDArray[np.int64], bootstrap: Bootstrap) -> list[list[int]]:  # noqa: ARG002 - counts have no interval
-        """The matrix, row by row."""
+        """Returns the matrix, row by row."""
         rows: list[list[Any]] = state.tolist()
         return rows
 

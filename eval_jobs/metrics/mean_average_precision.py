@@ -8,8 +8,6 @@ from eval_jobs.retrieval import Rankings
 
 
 def _average_precision(batch: Rankings) -> NDArray[np.float64]:
-    if not len(batch.labels):
-        return np.empty(0)
     hits = np.arange(1, len(batch.ranks) + 1) - np.repeat(batch.starts, batch.relevant)
     return np.add.reduceat(hits / batch.ranks, batch.starts) / batch.relevant
 

@@ -1,5 +1,5 @@
 """Mean precision at 1."""
 
-from eval_jobs.precision import precision_at
+from eval_jobs.metrics._precision import precision_at
 
 METRIC = precision_at(1)

@@ -68,6 +68,8 @@ def test_a_part_of_train_is_said_in_the_scores(make_data, make_run, evaluate):
         ({"test": 0}, {}, "train", {"train": 24}),
         ({"validation": 2}, {}, "validation, test, train", {"test": 12, "train": 24, "validation": 6}),
         ({}, {"validation_share": 0.5, "seed": 3}, "validation", {"validation": 14}),
+        ({}, {"validation_share": 0.5, "seed": 3}, "train,validation", {"train": 10, "validation": 14}),
+        ({"validation": 2}, {"validation_share": 0.5, "seed": 3}, "train", {"train": 10}),
         ({}, {}, "train,validation", {"train": 24}),
     ],
 )

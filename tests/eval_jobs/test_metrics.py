@@ -3,7 +3,7 @@ import pytest
 
 from eval_jobs import metrics
 from eval_jobs.means import Bootstrap
-from eval_jobs.predictions import Predictions
+from eval_jobs.model import Predictions
 from eval_jobs.retrieval import Rankings, rankings
 
 BOOTSTRAP = Bootstrap(20, seed=3)

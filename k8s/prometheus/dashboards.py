@@ -1,5 +1,6 @@
-"""Grafana's dashboards Training, Data and Fleet, as code: `build()` gives each one's JSON by its file name."""
+"""Grafana's dashboards Training, Data and Fleet, as code: `build()` returns their JSON by the name of the file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import common, dashboard, gauge, prometheus, timeseries
@@ -14,7 +15,7 @@ BY_NAME = dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC_BY
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Every selector of a panel has these; a recording rule keeps both labels.
 CHOSEN = 'namespace=~"$namespace", run=~"$run"'
-# Of a run, the newest pod of each program: `~` in a query.
+# The newest pod of each program of a run: `~` in a query.
 NEWEST = "and on (namespace, run, component, pod) boceto:newest_pod{%}"
 # When a trainer has begun again: marked in all charts.
 RESTARTS = (
@@ -27,9 +28,10 @@ WIDE, NARROW, HEIGHT = 12, 6, 8
 
 @dataclass(frozen=True)
 class Panel:
-    """queries: expressions by legend, with `%` for the labels chosen and `~` for the newest pod.
+    """One panel of a dashboard.
 
-    warn: the value from which it is coloured, or up to which with `low`.
+    queries: expressions by legend, with `%` for the labels chosen and `~` for the newest pod; `@` stands for the run.
+    warn: the value from which the panel is coloured, or up to which with `low`.
     """
 
     title: str
@@ -42,7 +44,7 @@ class Panel:
 
     @property
     def legends(self) -> list[str]:
-        """The legends as Grafana gets them: `@` is the run."""
+        """The legends as Grafana gets them."""
         return [legend.replace("@", "{{namespace}}/{{run}}") for legend in self.queries]
 
     @property
@@ -51,9 +53,9 @@ class Panel:
         return [query.replace("~", NEWEST).replace("%", CHOSEN) for query in self.queries.values()]
 
 
-def _by(how: str, query: str, *labels: str) -> str:
-    """One value a run, or a value of these labels, from the newest pod."""
-    return f"{how} by ({', '.join(('namespace', 'run', *labels))}) ({query} ~)"
+def _by(aggregation: str, query: str, *labels: str) -> str:
+    """Returns a query for one value of the newest pod a run, or a run and labels."""
+    return f"{aggregation} by ({', '.join(('namespace', 'run', *labels))}) ({query} ~)"
 
 
 PROGRESS = Panel("Progress", SHARE, {"@": _by("max", "boceto_train_step{%} / boceto_train_last_step{%}")}, gauge=True)
@@ -143,28 +145,23 @@ FLEET = (
 DASHBOARDS = {"training": ("Training", TRAINING), "data": ("Data", DATA), "fleet": ("Fleet", FLEET)}
 
 
-def _thresholds(panel: Panel) -> Builder[models.ThresholdsConfig]:
-    colours = ("red", "green") if panel.low else ("green", "orange")
-    steps = [models.Threshold(value=None, color=colours[0])]
-    if panel.warn is not None:
-        steps.append(models.Threshold(value=panel.warn, color=colours[1]))
-    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
-
-
 def _panel(panel: Panel) -> Builder[models.Panel]:
     kind = gauge.Panel() if panel.gauge else timeseries.Panel().span_nulls(span_nulls=False).color_scheme(BY_NAME)
+    colours, values = ("red", "green") if panel.low else ("green", "orange"), (None, panel.warn)
+    steps = [models.Threshold(value=value, color=colour) for value, colour in zip(values, colours, strict=True)]
+    steps = steps[: 1 if panel.warn is None else 2]
     built = (
         kind.title(panel.title)
         .datasource(SOURCE)
         .unit(panel.unit)
         .min(0)
-        .thresholds(_thresholds(panel))
+        .thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
         .height(HEIGHT)
         .span(NARROW if panel.gauge else WIDE)
     )
-    if panel.unit == SHARE and panel.gauge:
+    if panel.gauge:
         built = built.max(1)
-    if panel.warn is not None and not panel.gauge:
+    elif panel.warn is not None:
         built = built.thresholds_style(common.GraphThresholdsStyleConfig().mode(options.GraphTresholdsStyleMode.DASHED))
     if panel.stacked:
         built = built.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL)).fill_opacity(40)
@@ -186,8 +183,7 @@ def _variable(name: str, query: str) -> Builder[models.VariableModel]:
     )
 
 
-def _dashboard(name: str) -> str:
-    title, panels = DASHBOARDS[name]
+def _dashboard(name: str, title: str, panels: Sequence[Panel]) -> str:
     built = (
         dashboard.Dashboard(f"Boceto: {title}")
         .uid(f"boceto-{name}")
@@ -213,5 +209,5 @@ def _dashboard(name: str) -> str:
 
 
 def build() -> dict[str, str]:
-    """The text of each dashboard by its name."""
-    return {name: _dashboard(name) for name in DASHBOARDS}
+    """Returns the JSON of each dashboard by its name."""
+    return {name: _dashboard(name, *parts) for name, parts in DASHBOARDS.items()}

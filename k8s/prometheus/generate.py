@@ -1,4 +1,4 @@
-"""Writes what is made from other files: dashboards, the operator's rules, the runbook's page, tables of a guide.
+"""Writes the files that are made from others: dashboards, the operator's rules, the runbook's page, a guide's tables.
 
 python k8s/prometheus/generate.py
 """
@@ -18,34 +18,28 @@ COMPONENTS = ROOT / "k8s/components"
 RUNBOOK, PAGE = ROOT / "docs/runbook.md", ROOT / "k8s/prometheus/consoles/runbook.html"
 GUIDE = ROOT / "docs/monitoring.md"
 BEGIN, END = "<!-- made by `make generate`: {} -->", "<!-- end of {} -->"
-HEADINGS = {"": "All programs", **{program: f"`boceto {program}`" for program in PROGRAMS}}
 
 
 def rules() -> list[dict[str, Any]]:
-    """All rules, as Prometheus reads them."""
-    return [
-        rule
-        for path in (RULES, JOBS)
-        for group in yaml.safe_load(path.read_text())["groups"]
-        for rule in group["rules"]
-    ]
+    """Returns all rules, as Prometheus reads them."""
+    groups = [group for path in (RULES, JOBS) for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"]]
 
 
-def prometheus_rule(name: str, path: Path) -> str:
-    """A file of rules for the Prometheus operator."""
+def _prometheus_rule(name: str, path: Path) -> str:
+    """Returns a file of rules for the Prometheus operator."""
     entry = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": name},
         "spec": yaml.safe_load(path.read_text()),
     }
-    return f"# Made by `make generate` from {path.relative_to(ROOT)}.\n" + yaml.safe_dump(
-        entry, sort_keys=False, width=110
-    )
+    text = yaml.safe_dump(entry, sort_keys=False, width=110)
+    return f"# Made by `make generate` from {path.relative_to(ROOT)}.\n{text}"
 
 
-def runbook_page() -> str:
-    """The runbook as a page of Prometheus, whose consoles are Go templates; a section's anchor is its alert's name."""
+def _runbook_page() -> str:
+    """Returns the runbook as a page of Prometheus: a Go template, whose sections have the names of alerts."""
     body = markdown.markdown(RUNBOOK.read_text(), extensions=["toc"]).replace("{{", "{{`{{`}}")
     style = "body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 50rem; padding: 0 1rem }"
     top = '<!DOCTYPE html>\n<!-- Made by `make generate` from docs/runbook.md. -->\n<html lang="en">'
@@ -60,29 +54,28 @@ def _row(metric: Metric) -> str:
     return f"| `{metric.name}` | {metric.kind} | {metric.help} | {labels} |"
 
 
-def metrics_tables() -> str:
-    """A table of metrics a program."""
+def _metrics_tables() -> str:
+    """Returns a table of metrics for each program."""
     header = "| name | kind | meaning | labels |\n| --- | --- | --- | --- |"
     tables = []
-    for program, heading in HEADINGS.items():
+    for program in ("", *PROGRAMS):
+        heading = f"### `boceto {program}`" if program else "### All programs"
         rows = [_row(metric) for metric in METRICS if metric.program == program]
-        tables.append("\n".join([f"### {heading}\n\n{header}", *rows]))
+        tables.append("\n".join([f"{heading}\n\n{header}", *rows]))
     return "\n\n".join(tables)
 
 
-def alerts_table() -> str:
-    """A table of the alerts."""
-    alerts = [rule for rule in rules() if "alert" in rule]
-    rows = []
-    for alert in alerts:
+def _alerts_table() -> str:
+    rows = ["| alert | severity | after |", "| --- | --- | --- |"]
+    for alert in [rule for rule in rules() if "alert" in rule]:
         link = f"[{alert['alert']}](runbook.md#{alert['alert'].lower()})"
         rows.append(f"| {link} | {alert['labels']['severity']} | {alert.get('for', 'at once')} |")
-    return "\n".join(["| alert | severity | after |\n| --- | --- | --- |", *rows])
+    return "\n".join(rows)
 
 
-def guide(text: str) -> str:
-    """docs/monitoring.md, `text`, with its tables made anew."""
-    for name, table in (("metrics", metrics_tables()), ("alerts", alerts_table())):
+def _guide(text: str) -> str:
+    """Returns docs/monitoring.md, `text`, with its tables made anew."""
+    for name, table in (("metrics", _metrics_tables()), ("alerts", _alerts_table())):
         begin, end = BEGIN.format(name), END.format(name)
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
@@ -91,14 +84,14 @@ def guide(text: str) -> str:
 
 
 def files() -> dict[Path, str]:
-    """What stands in each file that is made."""
+    """Returns the content of each file that is made."""
     monitoring = COMPONENTS / "monitoring"
     return {
         **{monitoring / f"dashboards/{name}.json": text for name, text in dashboards.build().items()},
-        monitoring / "rules.yaml": prometheus_rule("boceto", RULES),
-        COMPONENTS / "job-alerts/rules.yaml": prometheus_rule("boceto-jobs", JOBS),
-        PAGE: runbook_page(),
-        GUIDE: guide(GUIDE.read_text()),
+        monitoring / "rules.yaml": _prometheus_rule("boceto", RULES),
+        COMPONENTS / "job-alerts/rules.yaml": _prometheus_rule("boceto-jobs", JOBS),
+        PAGE: _runbook_page(),
+        GUIDE: _guide(GUIDE.read_text()),
     }
 
 

@@ -1,7 +1,7 @@
 """A Prometheus on this machine beside `boceto demo`, with our rules and page: `make watch`.
 
-Its configuration is k8s/prometheus/prometheus.yml, with a file of targets in place of the cluster's API: a program that
-answers stands in it with the labels that its pod would have.
+Its configuration is k8s/prometheus/prometheus.yml, with a file of targets in place of the cluster's API. The file lists
+the programs that answer, with the labels that their pods would have.
 """
 
 import contextlib
@@ -15,9 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from boceto.console import Console, run_program
 from boceto.errors import BocetoError
 
 HERE = Path(__file__).parent
-RULES = HERE / "rules.yml"
 LOCAL = Path(sys.executable).parent  # `make` puts what it fetches beside Python.
 HOST, PORT, FIRST = "127.0.0.1", 9090, 9191
 INTERVAL = "2s"
@@ -36,24 +34,22 @@ LINGER = "9"  # At most: Prometheus takes up to 5 seconds to see a target, then 
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.3, 30.0
 
 
-class Missing(BocetoError):  # noqa: N818 - it is what is wrong
-    """A program of Prometheus is not installed."""
-
-
 def tool(name: str) -> str:
-    """The path of `prometheus` or `promtool`.
+    """Returns the path of `prometheus` or `promtool`.
 
     Raises:
-        Missing: it is nowhere.
+        BocetoError: it is not installed.
     """
     found = shutil.which(name) or shutil.which(name, path=str(LOCAL))
     if not found:
-        raise Missing(f"there is no {name} on PATH; install Prometheus (Debian, Ubuntu: apt-get install prometheus)")
+        raise BocetoError(
+            f"there is no {name} on PATH; install Prometheus (Debian, Ubuntu: apt-get install prometheus)"
+        )
     return found
 
 
 def target(port: int, component: str, run: str, namespace: str = "local") -> dict[str, Any]:
-    """A target as `file_sd_configs` reads it, with the labels that the cluster's API gives a pod's."""
+    """Returns a target as `file_sd_configs` reads it, with the labels that the cluster's API gives a pod."""
     meta = "__meta_kubernetes_"
     labels = {
         "namespace": namespace,
@@ -68,12 +64,12 @@ def target(port: int, component: str, run: str, namespace: str = "local") -> dic
     return {"targets": [f"{HOST}:{port}"], "labels": {meta + name: value for name, value in labels.items()}}
 
 
-def configuration(targets: Path, interval: str, rules: Path = RULES) -> dict[str, Any]:
-    """prometheus.yml for targets out of a file."""
-    config = yaml.safe_load((HERE / "prometheus.yml").read_text())
-    # Rules look several times between two scrapes: a short program is seen by few.
+def configuration(targets: Path, interval: str) -> dict[str, Any]:
+    """Returns prometheus.yml with a file of targets in place of the cluster's API."""
+    config: dict[str, Any] = yaml.safe_load((HERE / "prometheus.yml").read_text())
+    # Rules look several times between two scrapes: few scrapes see a short program.
     config["global"] = {"scrape_interval": interval, "evaluation_interval": "250ms"}
-    config["rule_files"] = [str(rules)]
+    config["rule_files"] = [str(HERE / "rules.yml")]
     pods = config["scrape_configs"][0]
     del pods["kubernetes_sd_configs"]
     pods["file_sd_configs"] = [{"files": [str(targets)]}]
@@ -81,32 +77,51 @@ def configuration(targets: Path, interval: str, rules: Path = RULES) -> dict[str
     return config
 
 
-def answers(port: int) -> bool:
-    """Whether somebody listens at a port of this machine."""
+def _answers(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((HOST, port)) == 0
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, port: int, interval: str = INTERVAL, rules: Path = RULES) -> Iterator[str]:
-    """Runs Prometheus, scraping what stands in `folder`/targets.json; yields its address.
+def prometheus(
+    folder: Path, port: int, programs: Mapping[int, dict[str, Any]], interval: str = INTERVAL
+) -> Iterator[str]:
+    """Runs Prometheus on those of the programs that answer, given as targets by port; yields its address.
 
     Raises:
-        Missing: it is not installed.
-        OSError: it does not start; its log is told.
+        BocetoError: it is not installed.
+        OSError: it does not start; the error has the last line of its log.
     """
-    targets, config = folder / "targets.json", folder / "prometheus.yml"
-    targets.write_text("[]")
-    config.write_text(yaml.safe_dump(configuration(targets, interval, rules)))
+    targets, config, over = folder / "targets.json", folder / "prometheus.yml", threading.Event()
+    config.write_text(yaml.safe_dump(configuration(targets, interval)))
+
+    def follow() -> None:
+        known = None
+        while True:
+            found = [entry for number, entry in programs.items() if _answers(number)]
+            if found != known:
+                fresh = targets.with_suffix(".new")
+                fresh.write_text(json.dumps(found))
+                fresh.replace(targets)
+                known = found
+            if over.wait(_LOOK_SECONDS):
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
     with running(config, port, tool("prometheus")) as address:
-        yield address
+        thread.start()
+        try:
+            yield address
+        finally:
+            over.set()
+            thread.join()
 
 
 @contextlib.contextmanager
 def running(config: Path, port: int, program: str | Path) -> Iterator[str]:
     """Runs a Prometheus on a configuration, with our pages; yields its address. Its series and log are beside that."""
-    folder = config.parent
+    folder, address = config.parent, f"http://{HOST}:{port}"
     words = [
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'series'}",
@@ -115,18 +130,17 @@ def running(config: Path, port: int, program: str | Path) -> Iterator[str]:
         f"--web.console.libraries={folder}",
     ]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, *words], stdout=log, stderr=log)
-    address = f"http://{HOST}:{port}"
+        server = subprocess.Popen([program, *words], stdout=log, stderr=log)
     try:
         until = time.monotonic() + _PATIENCE_SECONDS
         while not _ready(address):
-            if process.poll() is not None or time.monotonic() > until:
+            if server.poll() is not None or time.monotonic() > until:
                 raise OSError(f"Prometheus does not start: {(folder / 'log').read_text().splitlines()[-1]}")
             time.sleep(_LOOK_SECONDS)
         yield address
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        server.terminate()
+        server.wait()
 
 
 def _ready(address: str) -> bool:
@@ -137,47 +151,13 @@ def _ready(address: str) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def following(file: Path, find: Callable[[], list[dict[str, Any]]]) -> Iterator[None]:
-    """Keeps what `find` finds in the file of targets, while the block runs."""
-    over = threading.Event()
-
-    def follow() -> None:
-        known: list[dict[str, Any]] = []
-        while not over.wait(_LOOK_SECONDS):
-            found = find()
-            if found != known:
-                fresh = file.with_suffix(".new")
-                fresh.write_text(json.dumps(found))
-                fresh.replace(file)
-                known = found
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def answering(programs: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The targets of those programs, by port, that answer."""
-    return [entry for port, entry in programs.items() if answers(port)]
-
-
-def demo_programs(first: int) -> dict[int, dict[str, Any]]:
-    """The demo's programs by port."""
-    return {port: target(port, verb, run) for (run, verb), port in demo.ports(first).items()}
-
-
 def main(console: Console) -> tuple[Mapping[str, Any], bool]:
-    """Runs the demo under the eyes of a Prometheus, until Ctrl-C."""
+    """Runs the demo beside a Prometheus, until Ctrl-C."""
     port = int(os.environ.get("PORT", PORT))
     with tempfile.TemporaryDirectory(prefix="boceto-watch-") as name:
         folder = Path(name)
-        programs = demo_programs(FIRST)
-        with prometheus(folder, port) as address, following(folder / "targets.json", lambda: answering(programs)):
+        programs = {number: target(number, verb, run) for (run, verb), number in demo.ports(FIRST).items()}
+        with prometheus(folder, port, programs) as address:
             console.line(f"look at {address}/consoles/boceto.html")
             words = ["--output", str(folder / "demo"), "--metrics-port", str(FIRST), "--metrics-linger", LINGER]
             with process.child([sys.executable, "-m", "boceto", "demo", *words], subprocess.Popen.terminate) as child:

@@ -49,10 +49,7 @@ def watched(tmp_path_factory):
     (folder / "input").mkdir()
     draw(folder / "input")
     began = time.time()
-    with (
-        watch.prometheus(folder, port, "1s") as address,
-        watch.following(folder / "targets.json", lambda: watch.answering(programs)),
-    ):
+    with watch.prometheus(folder, port, programs, "1s") as address:
         boceto("prepare", "--input", str(folder / "input"), "--output", data, *PREPARE, *COUNTS, *words[0])
         boceto("train", "--data", data, "--run", run, *TRAIN, *words[1])
         boceto("eval", "--data", data, "--run", run, *words[2])

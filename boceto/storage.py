@@ -10,6 +10,7 @@ import glob
 import importlib
 import os
 import shutil
+import tempfile
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -111,8 +112,21 @@ def exists(url: str) -> bool:
 
 
 def open_file(url: str) -> BinaryIO:
-    """Returns a buffered reader of one object. Raises FileNotFoundError if it does not exist."""
-    return _store(url).open(url)
+    """Returns a buffered reader of one object, or of a verified copy of it if the object is not on this machine.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    if is_local(url):
+        return local.open_file(url)
+    file = tempfile.TemporaryFile(prefix="boceto-")  # noqa: SIM115 - the caller closes it
+    try:
+        _store(url).fetch(url, file, lambda _: None)
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    return file
 
 
 def read_bytes(url: str, start: int = 0, end: int | None = None) -> bytes:

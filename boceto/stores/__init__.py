@@ -52,9 +52,6 @@ class Store(Protocol):
     def stat(self, url: str) -> Stat | None:
         """Returns what the storage knows about one object, or None if it does not exist."""
 
-    def open(self, url: str) -> BinaryIO:
-        """Returns a buffered reader of one object, whose checksum was verified if there is one."""
-
     def fetch(self, url: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
         """Copies one object to an empty file, and verifies the checksum if there is one.
 

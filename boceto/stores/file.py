@@ -70,17 +70,14 @@ class Store:
             return None
         return Stat(found.st_size, "", f"{found.st_ino}-{found.st_mtime_ns}")
 
-    def open(self, url: str) -> BinaryIO:
-        return regular(local_path(url)).open("rb", _BUFFER)
-
     def fetch(self, url: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
-        with self.open(url) as source:
+        with open_file(url) as source:
             while chunk := source.read(_BUFFER):
                 file.write(chunk)
                 progress(len(chunk))
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
-        with self.open(url) as file:
+        with open_file(url) as file:
             file.seek(start)
             return file.read(-1 if end is None else max(0, end - start))
 
@@ -90,21 +87,12 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, url: str) -> Iterator[BinaryIO]:
-        path = local_path(url)
-        with partial_file(path) as (partial, file):
+        with _new_file(local_path(url), Path.replace) as file:
             yield file
-            _to_disk(file)
-            partial.replace(path)
-            _folder_to_disk(path.parent)
 
     def create(self, url: str, data: bytes) -> str:
-        path = local_path(url)
-        with partial_file(path) as (partial, file):
+        with _new_file(local_path(url), _make_new) as file:
             file.write(data)
-            _to_disk(file)
-            _make_new(partial, path)
-            partial.unlink(missing_ok=True)
-            _folder_to_disk(path.parent)
         return _version(data)
 
     def replace(self, url: str, data: bytes, version: str) -> str:
@@ -124,15 +112,25 @@ class Store:
         local_path(url).unlink(missing_ok=True)
 
 
+def open_file(url: str) -> BinaryIO:
+    """Returns a buffered reader of one file."""
+    return regular(local_path(url)).open("rb", _BUFFER)
+
+
 @contextlib.contextmanager
-def partial_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """Opens a temporary file beside `path`. Its name is removed at the end of the block, if it is still there."""
+def _new_file(path: Path, give_name: Callable[[Path, Path], object]) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path`. `give_name` names it `path` when the block has ended without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with partial.open("wb") as file:
             note_written(path)
-            yield partial, file
+            yield file
+            file.flush()
+            _sync(file.fileno())
+            give_name(partial, path)
+            with _descriptor(path.parent) as folder:  # A new name is lasting only after that.
+                _sync(folder)
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
@@ -205,17 +203,6 @@ def _descriptor(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    _sync(file.fileno())
-
-
-def _folder_to_disk(folder: Path) -> None:
-    """Flushes a folder. A new name is lasting only after that."""
-    with _descriptor(folder) as descriptor:
-        _sync(descriptor)
 
 
 def _sync(descriptor: int) -> None:

@@ -142,16 +142,6 @@ class Store:
             progress(-checked.size)
         raise Unavailable(f"{url} arrived with another crc32c than stored; {_AGAIN}")
 
-    def open(self, url: str) -> BinaryIO:
-        file: Any = tempfile.TemporaryFile(prefix="boceto-")  # noqa: SIM115 - the caller closes it
-        try:
-            self._fetch(url, file)
-        except BaseException:
-            file.close()
-            raise
-        file.seek(0)
-        return file
-
     def read(self, url: str, start: int, end: int | None) -> bytes:
         if start == 0 and end is None:
             return self.versioned(url)[0]
@@ -174,9 +164,9 @@ class Store:
     def writing(self, url: str) -> Iterator[BinaryIO]:
         with self._errors_in_words(url, _CREATE):
             self._connection(url, _CREATE)  # Missing credentials are an error before anything is written.
-        with tempfile.NamedTemporaryFile(prefix="boceto-") as file:
-            yield file  # type: ignore[misc]  # The wrapper has all methods of BinaryIO, but typeshed does not say so.
-            self._send(url, file, None)  # type: ignore[arg-type]  # The same.
+        with tempfile.TemporaryFile(prefix="boceto-") as file:
+            yield file
+            self._send(url, file, None)
 
     def create(self, url: str, data: bytes) -> str:
         try:

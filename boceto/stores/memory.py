@@ -30,9 +30,6 @@ class Store:
         data, version = self._get(url)
         return Stat(len(data), f"{google_crc32c.value(data):08x}", version)
 
-    def open(self, url: str) -> BinaryIO:
-        return io.BytesIO(self._get(url)[0])
-
     def fetch(self, url: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
         file.write(self._get(url)[0])
         progress(len(self._get(url)[0]))

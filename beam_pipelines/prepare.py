@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import apache_beam as beam
@@ -59,7 +60,8 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
     started = time.monotonic()
     with serving("prepare", settings.metrics_port, settings.metrics_linger) as telemetry:
         _run(job, parts, beam_options, console, telemetry)
-        _raise_problem(job)
+        if storage.exists(problem := job.work_file(PROBLEM)):
+            raise DataError(storage.read_bytes(problem).decode())
         manifest = dataset.load(settings.output).manifest
         _tidy(settings)
         console.line(f"done in {clock_time(time.monotonic() - started)}")
@@ -103,10 +105,8 @@ def _finished(job: PrepareJob, parts: Sequence[sources.InputPart]) -> dataset.Ma
     now = {**settings.content_options(), "classes": list(job.classes)}
     was["input"] = [[source.name, source.bytes] for source in manifest.sources]
     now["input"] = [[part.name, part.size] for part in parts]
-    changed = sorted(name for name, value in now.items() if was.get(name) != value)
-    if changed:
-        name = changed[0]
-        told = "" if isinstance(now[name], list) else f" = {was.get(name)!r}, not {now[name]!r}"
+    for name in sorted(name for name, value in now.items() if was[name] != value):
+        told = "" if isinstance(now[name], list) else f" = {was[name]!r}, not {now[name]!r}"
         raise SettingsError(
             f"{settings.output} holds a finished data set with other prepare.{name}{told}; "
             "give another --output, or --overwrite to replace it"
@@ -127,46 +127,41 @@ def _finished(job: PrepareJob, parts: Sequence[sources.InputPart]) -> dataset.Ma
 def _plan(settings: Settings) -> tuple[list[sources.InputPart], PrepareJob]:
     parts = sources.load(settings.source).plan(settings)
     classes = select.choose_categories(settings, sorted({part.category for part in parts}))
-    chosen = set(classes)
-    return [part for part in parts if part.category in chosen], PrepareJob(
-        settings, tuple(classes), secrets.token_hex(8)
-    )
+    job = PrepareJob(settings, tuple(classes), secrets.token_hex(8))
+    return [part for part in parts if part.category in classes], job
 
 
 def _take(job: PrepareJob) -> None:
-    """Makes the folder this job's own.
+    """Makes the folder this job's own and empties it: the manifest goes first; files of other origin stay.
 
     Raises:
-        SettingsError: a job that still runs on this machine is writing there.
+        SettingsError: a job that still runs on this machine is writing there, or Boceto did not make what is there.
     """
-    path = job.work_file(OWNER)
-    _check_ours(job.settings.output, path)
+    output, path = job.settings.output, job.work_file(OWNER)
+    _check_ours(output)
     me = json.dumps({"token": job.token, "process": os.getpid(), "host": socket.gethostname()}).encode()
     try:
         try:
             storage.create_bytes(path, me)
         except FileExistsError:
             before, version = storage.read_versioned(path)
-            _check_idle(before, job.settings.output)
+            _check_idle(before, output)
             storage.replace_bytes(path, me, version)
     except (FileNotFoundError, storage.Changed) as error:
         raise SettingsError(
-            f"prepare.output = {job.settings.output} is being taken by another job at this moment; "
+            f"prepare.output = {output} is being taken by another job at this moment; "
             "wait for it, or give another folder"
         ) from error
-    _clear(job)
+    storage.delete(storage.join(output, MANIFEST))
+    for name in _made(output):
+        if name != f"{WORK}/{OWNER}":
+            storage.delete(storage.join(output, name))
 
 
-def _check_ours(output: str, owner: str) -> None:
-    """Checks that what `_clear` removes was made by Boceto: a job's `owner.json` or a manifest says so.
-
-    Raises:
-        SettingsError: it was not.
-    """
-    if storage.exists(owner):
-        return
-    found = [name for name in _names(output) if _is_made(name)]
-    if not found:
+def _check_ours(output: str) -> None:
+    """Checks that Boceto made the files that `_take` removes: a job's `owner.json` or a manifest says so."""
+    found = _made(output)
+    if not found or f"{WORK}/{OWNER}" in found:
         return
     try:
         ours = contract.decode(storage.read_bytes(storage.join(output, MANIFEST))).get("format") == dataset.FORMAT
@@ -188,52 +183,34 @@ def _check_idle(text: bytes, output: str) -> None:
         owner = contract.decode(text)
         process = contract.field(owner, "process", int)
         contract.within(1, _LARGEST_PROCESS, process=process)
-    except ValueError:  # Nobody's.
+    except ValueError:  # No job wrote it.
         return
-    if owner.get("host") == socket.gethostname() and process != os.getpid() and _lives(process):
-        raise SettingsError(
-            f"prepare.output = {output} is being written by process {process}; wait for it, or give another folder"
-        )
+    if owner.get("host") == socket.gethostname() and process != os.getpid():
+        with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(PermissionError):
+                os.kill(process, 0)
+            raise SettingsError(
+                f"prepare.output = {output} is being written by process {process}; wait for it, or give another folder"
+            )
 
 
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _clear(job: PrepareJob) -> None:
-    """Removes what an earlier job left in the folder, the manifest first; what is not a data set's stays."""
-    output = job.settings.output
-    storage.delete(storage.join(output, MANIFEST))
-    for name in _names(output):
-        if _is_made(name) and name != f"{WORK}/{OWNER}":
-            storage.delete(storage.join(output, name))
-
-
-def _names(output: str) -> list[str]:
-    return [storage.relative(entry.url, output) for entry in storage.list_files(output)]
-
-
-def _is_made(name: str) -> bool:
-    """Returns whether a file of this name belongs to a data set or to a job's work."""
-    shard = SHARD_NAME.match(name)
-    is_shard = shard is not None and (shard[0] == name or name.endswith(".partial"))
-    is_cut_off = name.startswith(f"{MANIFEST}.") and name.endswith(".partial")
-    return is_shard or is_cut_off or name.startswith(f"{WORK}/") or name in {MANIFEST, REFUSED, PREVIEW}
+def _made(output: str) -> list[str]:
+    """Returns the names of the files in the folder that belong to a data set or to a job's work."""
+    names = [storage.relative(entry.url, output) for entry in storage.list_files(output)]
+    return [
+        name
+        for name in names
+        if ((shard := SHARD_NAME.match(name)) and (shard[0] == name or name.endswith(".partial")))
+        or (name.startswith(f"{MANIFEST}.") and name.endswith(".partial"))
+        or name.startswith(f"{WORK}/")
+        or name in {MANIFEST, REFUSED, PREVIEW}
+    ]
 
 
 def _run(
-    job: PrepareJob,
-    parts: Sequence[sources.InputPart],
-    beam_options: Sequence[str],
-    console: Console,
-    telemetry: Telemetry,
+    job: PrepareJob, parts: Sequence[sources.InputPart], options: Sequence[str], console: Console, telemetry: Telemetry
 ) -> None:
+    """Runs the job on the runner of the settings."""
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import ExternalEnvironment
@@ -258,53 +235,44 @@ def _run(
         telemetry.serve()  # Behind the forks: it starts a thread.
         stack.enter_context(watching(job, len(parts), console, telemetry))
         try:
-            pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([*words, *beam_options]))
+            pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([*words, *options]))
         except ValueError as error:
             told = str(error).splitlines()[0]
             raise SettingsError(f"prepare.runner = {settings.runner!r} or its options are wrong: {told}") from error
+
+        def run() -> None:
+            with pipeline:
+                build(pipeline, job, parts)
+
         try:
-            _apart(lambda: _run_pipeline(pipeline, job, parts))
+            _apart(run)
         except (RuntimeError, ValueError, OSError) as error:
             _raise_cause(error, settings.output)
             raise
-
-
-def _run_pipeline(pipeline: beam.Pipeline, job: PrepareJob, parts: Sequence[sources.InputPart]) -> None:
-    with pipeline:
-        build(pipeline, job, parts)
 
 
 def _apart(work: Callable[[], None]) -> None:
     """Runs `work` in a thread and waits for it. A signal ends the wait: amid Beam's code it would become an error of
     Beam's or be lost.
     """
-    failed: list[BaseException] = []
+    done: Future[None] = Future()
 
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - it is raised below
-            failed.append(error)
+            done.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - `result` raises it
+            done.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    threading.Thread(target=run, daemon=True).start()
+    done.result()
 
 
 def _raise_cause(error: BaseException, output: str) -> None:
     """Raises the project's own error that a runner wrapped in one of Beam's, if there is one."""
-    for kind in (
-        SettingsError,
-        DataError,
-        storage.Unavailable,
-        FileNotFoundError,
-        PermissionError,
-        OSError,
-        MemoryError,
-    ):
-        marker = f"{kind.__module__}.{kind.__name__}: " if kind.__module__ != "builtins" else f"{kind.__name__}: "
+    ours = (SettingsError, DataError, storage.Unavailable)
+    for kind in (*ours, FileNotFoundError, PermissionError, OSError, MemoryError):
+        marker = f"{kind.__module__}.{kind.__name__}: " if kind in ours else f"{kind.__name__}: "
         for line in str(error).splitlines():
             if marker in line:
                 said = line.partition(marker)[2].partition(" [while running")[0]
@@ -313,24 +281,27 @@ def _raise_cause(error: BaseException, output: str) -> None:
                 raise kind(said) from None
 
 
-def _raise_problem(job: PrepareJob) -> None:
-    path = job.work_file(PROBLEM)
-    if storage.exists(path):
-        raise DataError(storage.read_bytes(path).decode())
-
-
 def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -> dict[str, Any]:
-    sizes = {name: split.records for name, split in manifest.splits.items()}
-    total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    refused = sum(manifest.refused.values())
+    """Says what the data set holds; returns the same as a result."""
+    result: dict[str, Any] = {
+        "output": settings.output,
+        "digest": manifest.digest,
+        "classes": len(manifest.classes),
+        "records": {name: split.records for name, split in manifest.splits.items()},
+        "bytes": sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
+        "drawings": manifest.drawings,
+        "refused": dict(manifest.refused),
+        "duplicates": dict(manifest.duplicates),
+        "short": len(manifest.short),
+    }
+    sizes = ", ".join(f"{name} {split.records:,}" for name, split in manifest.splits.items() if split.records)
     console.line(
-        f"{settings.output}: {len(manifest.classes)} classes, "
-        + ", ".join(f"{name} {count:,}" for name, count in sizes.items() if count)
-        + f"; {manifest.height}x{manifest.width} {manifest.encoding}, {total / 1e6:,.1f} MB"
+        f"{settings.output}: {len(manifest.classes)} classes, {sizes}; "
+        f"{manifest.height}x{manifest.width} {manifest.encoding}, {result['bytes'] / 1e6:,.1f} MB"
     )
-    why = _why(manifest.refused, f": see {REFUSED}")
     console.line(
-        f"read {manifest.drawings:,} drawings; refused {refused:,}{why}; "
+        f"read {manifest.drawings:,} drawings; "
+        f"refused {sum(manifest.refused.values()):,}{_why(manifest.refused, f': see {REFUSED}')}; "
         f"taken as the same {sum(manifest.duplicates.values()):,}{_why(manifest.duplicates)}"
     )
     _warn_of_damage(settings, manifest, console)
@@ -343,17 +314,7 @@ def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -
     preview = storage.join(settings.output, PREVIEW)
     if storage.exists(preview):
         console.line(f"a look at it: {preview}")
-    return {
-        "output": settings.output,
-        "digest": manifest.digest,
-        "classes": len(manifest.classes),
-        "records": sizes,
-        "bytes": total,
-        "drawings": manifest.drawings,
-        "refused": dict(manifest.refused),
-        "duplicates": dict(manifest.duplicates),
-        "short": len(manifest.short),
-    }
+    return result
 
 
 def _why(counts: Mapping[str, int], where: str = "") -> str:

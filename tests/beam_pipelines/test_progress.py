@@ -1,0 +1,19 @@
+from beam_pipelines.__main__ import main
+from beam_pipelines.pipeline import PrepareJob
+from beam_pipelines.progress import Watch
+from beam_pipelines.settings import Settings
+from boceto import storage
+from boceto.telemetry import Telemetry
+
+
+def test_a_finished_job_has_as_many_shards_as_were_planned(tmp_path):
+    output = str(tmp_path)
+    counts = {"train_per_class": 6, "test_per_class": 2, "records_per_shard": 4}
+    words = [word for name, count in counts.items() for word in (f"--{name.replace('_', '-')}", str(count))]
+    assert main(["--source", "synthetic", "--output", output, "--classes", "2", "--workers", "1", *words]) == 0
+    watch = Watch(PrepareJob(Settings(output, **counts), ("arrow", "star")), 2, Telemetry())
+    for number, text in ((0, '{"drawings": 8, "refused": {"no_strokes": 1}}'), (1, '{"drawings": 9, "refused": {}}')):
+        storage.write_bytes(f"{output}/_work/read-{number}.json", text.encode())
+        said, done, planned, _ = watch.look()
+        assert said.endswith("written 4/4 shards")
+        assert (done, planned) == (4 + number + 1, 4 + 2)

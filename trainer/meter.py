@@ -7,8 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from boceto import ledger
 from boceto.checkpoint import Progress, WindowSums
@@ -77,35 +76,21 @@ def goodput(seconds: Mapping[str, float]) -> float:
     return seconds["computing"] / max(1e-9, sum(seconds.values()))
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """The measures since the last log point. loss, accuracy: means over all steps, those of an earlier session too.
-    steps, images: of this process. timed: images without those of the first execution, which compiles. seconds: by
-    activity, over the same time as `timed`. gradient_norm: of the last step; -1 where it is not finite.
+    steps, images: of this process. images_per_second: of waiting and computing; waiting: the share of waiting in it,
+    0..1. seconds: by activity. These three leave out the first execution, which compiles; without another one, the
+    speed is 0. gradient_norm: of the last step; -1 where it is not finite.
     """
 
     steps: int
     images: int
-    timed: int
     loss: float
     accuracy: float
     gradient_norm: float
-    seconds: dict[str, float]
-
-    @property
-    def seconds_of_steps(self) -> float:
-        """Seconds of waiting and computing."""
-        return max(1e-9, self.seconds["waiting"] + self.seconds["computing"])
-
-    @property
-    def images_per_second(self) -> float:
-        """Images a second of waiting and computing."""
-        return self.timed / self.seconds_of_steps
-
-    @property
-    def waiting(self) -> float:
-        """The share of waiting for data in the time of the steps, 0..1."""
-        return self.seconds["waiting"] / self.seconds_of_steps
+    images_per_second: float
+    waiting: float
+    seconds: Mapping[str, float]
 
 
 class Meter:
@@ -116,13 +101,9 @@ class Meter:
         self._state = state
         self._timer = timer
         self._pending: collections.deque[tuple[StepRange, Any, Sequence[bytes]]] = collections.deque()
-        self._compiled = False
-        self._images, self._seconds = 0, 0.0  # Of all closed windows.
-        self._open_window()
-
-    def _open_window(self) -> None:
-        self._first = self._timed = self.progress.step
-        self._seconds_before = self._timer.seconds()
+        self._compiled: tuple[int, dict[str, float]] | None = None  # Step and seconds after the first execution.
+        self._first = self.progress.step  # Of the window.
+        self._timed = self._first, self._timer.seconds()  # Since when the window is timed.
 
     @property
     def progress(self) -> Progress:
@@ -150,9 +131,8 @@ class Meter:
             self._settle_one()
         if not self._compiled:  # The first execution compiles: its time says nothing of the speed.
             self.settle()
-            self._compiled = True
             self._timer.begin("computing")
-            self._timed, self._seconds_before = self.progress.step, self._timer.seconds()
+            self._compiled = self._timed = self.progress.step, self._timer.seconds()
 
     def settle(self) -> Progress:
         """Waits for all executions that are under way; returns the progress after the last one.
@@ -201,31 +181,37 @@ class Meter:
 
     def peek(self) -> Window | None:
         """Returns the window so far, without executions that are under way; None where it has no step."""
-        sums, step, batch = self.progress.window, self.progress.step, self._training_set.batch_size
+        sums, step, batch_size = self.progress.window, self.progress.step, self._training_set.batch_size
         if not sums.steps:
             return None
-        spent = {name: now - self._seconds_before[name] for name, now in self._timer.seconds().items()}
+        speed, seconds = self._speed(*self._timed)
         return Window(
             steps=step - self._first,
-            images=(step - self._first) * batch,
-            timed=(step - self._timed) * batch,
+            images=(step - self._first) * batch_size,
             loss=sums.loss / sums.steps,
-            accuracy=sums.correct / (sums.steps * batch),
+            accuracy=sums.correct / (sums.steps * batch_size),
             gradient_norm=sums.norm,
-            seconds={
-                "waiting": spent["waiting"],
-                "computing": spent["computing"],
-                "saving": spent["saving"] + spent["validating"],
-            },
+            images_per_second=speed,
+            waiting=seconds["waiting"] / max(1e-9, seconds["waiting"] + seconds["computing"]),
+            seconds=seconds,
         )
+
+    def _speed(self, step: int, seconds: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+        """-> (images a second of waiting and computing, seconds by activity) since `step`, which ended at `seconds`."""
+        spent = {name: now - seconds[name] for name, now in self._timer.seconds().items()}
+        images = (self.progress.step - step) * self._training_set.batch_size
+        saving = spent["saving"] + spent["validating"]
+        by_activity = {"waiting": spent["waiting"], "computing": spent["computing"], "saving": saving}
+        return images / max(1e-9, spent["waiting"] + spent["computing"]), by_activity
 
     def close_window(self) -> Window | None:
         """Waits for all executions that are under way, closes the window and returns it; None where it has no step."""
         self.settle()
         window = self.peek()
         if window:
-            self._images += window.timed
-            self._seconds += window.seconds_of_steps
-            self.update(window=WindowSums(), images_per_second=self._images / self._seconds)
-            self._open_window()
+            self.update(window=WindowSums())
+            if self._compiled:  # The speed of this process, over all of its windows.
+                self.update(images_per_second=self._speed(*self._compiled)[0])
+            self._first = self.progress.step
+            self._timed = self._first, self._timer.seconds()
         return window

@@ -1,7 +1,7 @@
-"""The optimizers, as in-place updates of one device's variables with TensorFlow's fused kernels.
+"""The optimizers: updates in place of the variables of one device, by TensorFlow's fused kernels.
 
-Keras's own cannot be used here: under tf.distribute they merge the replicas inside the update, which excludes clipping
-by the norm of the averaged gradients and skipping a step whose scaled gradients overflow. Tests hold these to Keras's.
+Keras's optimizers merge the replicas inside of the update, under tf.distribute. So they can neither clip by the norm of
+the averaged gradients nor skip a step whose scaled gradients overflow. Tests compare these updates with Keras's.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def decays(name: str, rank: int) -> bool:
 
 
 def clipped(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
-    """The gradients, whose global norm is `norm`, scaled down to `limit` where it is higher; 0 is no limit."""
+    """Scales gradients of the global norm `norm` float32[] down to `limit` where it is higher; 0: no limit."""
     if not limit:
         return list(gradients)
     return list(tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0])
@@ -38,7 +38,10 @@ def update(  # noqa: PLR0913, PLR0917 - what an update needs
     learning_rate: tf.Tensor,
     step: tf.Tensor,
 ) -> None:
-    """One update of the weight `name` and its slots; `learning_rate` float32[], `step` int32[], counted from 0."""
+    """Updates the weight `name` and its slots in place, all float32 of one shape.
+
+    gradient: of that shape, clipped. learning_rate: float32[]. step: int64[], counted from 0.
+    """
     if settings.weight_decay and decays(name, weight.shape.rank):
         weight.assign_sub(weight * (learning_rate * settings.weight_decay))
     if settings.optimizer == "sgd":

@@ -65,7 +65,7 @@ class Report:
     def progress(self, meter: Meter) -> None:
         """Reports the progress of the run, without waiting for executions that are under way."""
         window = meter.peek()
-        if window and window.timed:
+        if window and window.images_per_second:
             step, batch = meter.progress.step, self._training_set.batch_size
             left = (self._total - step) * batch / window.images_per_second
             self.write(PROGRESS, step, window=window, seconds_left=left)

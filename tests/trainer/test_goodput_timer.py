@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 
-from trainer.meter import GoodputTimer
+from trainer.batches import StepRange, TrainingSet
+from trainer.meter import GoodputTimer, Meter
+from trainer.saver import TrainState
 
 
 class Clock:
@@ -55,3 +58,38 @@ def test_without_a_heartbeat_the_checkpoint_counts(clock):
         timer.restore({"computing": 10.0}, {}, redone=redone)
         assert timer.seconds()["computing"] == 10
         assert timer.seconds()["lost"] == 0
+
+
+class Scalars:
+    def numpy(self):
+        return np.array([[0.5, 2, 1.0]], np.float32)
+
+
+class Numbers(TrainingSet):
+    def __len__(self):
+        return 8000
+
+
+def test_the_speed_of_a_window_leaves_out_the_first_execution_and_all_but_waiting_and_computing(clock):
+    timer = GoodputTimer(clock)
+    meter = Meter(Numbers(None, None, 0, 8), TrainState(None), timer)
+    clock.now += 10  # It compiles.
+    meter.add(StepRange(0, 1), Scalars(), [b""])
+    assert meter.peek().images_per_second == 0
+    with timer.spending("waiting"):
+        clock.now += 1
+    meter.add(StepRange(1, 2), Scalars(), [b""])
+    clock.now += 3
+    for activity in ("validating", "saving"):
+        with meter.aside(activity):
+            clock.now += 20
+    window = meter.close_window()
+    assert (window.steps, window.images, window.loss, window.accuracy) == (2, 16, 0.5, 0.25)
+    assert (window.images_per_second, window.waiting) == (2.0, 0.25)
+    assert window.seconds == {"waiting": 1, "computing": 3, "saving": 40}
+    assert meter.close_window() is None
+    clock.now += 1
+    meter.add(StepRange(2, 3), Scalars(), [b""])
+    assert meter.close_window().images_per_second == 8.0
+    assert meter.progress.images_per_second == 16 / 5
+    assert meter.seconds["starting"] == 10

@@ -7,7 +7,7 @@ from trainer.nets import Spec
 
 
 def _residual(x: keras.KerasTensor, group: int, channels: int, name: str, spec: Spec) -> keras.KerasTensor:
-    """Two convolutions conv`group`_1 and conv`group`_2, and the sum of what came out and what went in."""
+    """x[B, H, W, C] -> [B, H, W, C]: convolutions conv`group`_1 and conv`group`_2, whose result is added to x."""
     y = layers.conv(x, f"conv{group}_1", channels, spec)
     y = layers.conv(y, f"conv{group}_2", channels, spec)
     return layers.add(y, x, name, spec)

@@ -153,7 +153,7 @@ def train(stopping, log, asked):
         steps = Steps(variables, lease if asked["renews"] else None)
         validate = validation(meter, stopping, asked["term"])
         loop = TrainingLoop(schedule, steps, batches, meter, saver, reports, history, log, validate, stopping)
-        with contextlib.closing(saver):
+        with contextlib.closing(saver), contextlib.closing(batches):
             progress = loop.run()
         chosen = loop.choose(lambda step: checkpoint.load(run, step)[1], lambda: variables.values)
         digest = hashlib.blake2b(b"".join(chosen.arrays[name].tobytes() for name in sorted(chosen.arrays))).hexdigest()

@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -97,10 +97,11 @@ def prefetch(
     read: Callable[[StepRange], P],
     threads: int,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Iterator[tuple[StepRange, P]]:
+) -> Generator[tuple[StepRange, P], None, None]:
     """Yields each range with what `read` returns for it, in order; `threads` threads read ahead.
 
-    It waits for a thread within `waiting()`. An error of `read` is raised in the turn of its range.
+    It waits for a thread within `waiting()`. An error of `read` is raised in the turn of its range. When it is closed,
+    its threads end.
 
     Raises:
         BocetoError: there is too little memory.

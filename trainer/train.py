@@ -112,7 +112,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
         return {"progress": summary.text, "checkpoint": saved, "goodput": f"{share:.2f}"}
 
     with cluster.reporting(environment.pod(), annotations, job.log.alert):
-        with contextlib.closing(saver):
+        with contextlib.closing(saver), contextlib.closing(batches):
             progress = loop.run()
         chosen = loop.choose(lambda step: checkpoint.load(settings.run, step)[1], variables.arrays)
         reports.finished(progress, chosen.step, chosen.accuracy)

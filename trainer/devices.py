@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from boceto.errors import SettingsError
-from trainer.settings import Settings
 
 
 def gpus() -> bool:
@@ -77,10 +76,3 @@ def fitting(what: str) -> Iterator[None]:
         yield
     except tf.errors.ResourceExhaustedError as error:
         raise SettingsError(f"{what} does not fit into the devices' memory; use a smaller one") from error
-
-
-def fitting_net(settings: Settings) -> contextlib.AbstractContextManager[None]:
-    """As `fitting`, for the net that the settings ask for."""
-    return fitting(
-        f"a net of train.width_multiplier = {settings.width_multiplier} and train.embedding = {settings.embedding}"
-    )

@@ -70,7 +70,8 @@ def run(job: TrainingJob) -> dict[str, Any]:
 
     of_net = spec(settings, job.data.manifest)
     loss = losses.find(settings.loss, settings.loss_options, of_net)
-    with devices.fitting_net(settings):
+    of_width = f"train.width_multiplier = {settings.width_multiplier} and train.embedding = {settings.embedding}"
+    with devices.fitting(f"a net of {of_width}"):
         with strategy.scope():
             model = nets.build(settings.net, of_net)
         variables = states.create(strategy, model, settings, loss.weights)
@@ -87,7 +88,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     ranges = step_ranges(progress.step, schedule.last, settings.steps_per_execution, schedule.ends_execution)
     batches = prefetch(ranges, read, settings.readers, lambda: job.timer.spending("waiting"))
     meter = Meter(training_set, state, job.timer)
-    saver = Saver(checkpoints_of(job), state, job.log, job.telemetry, settings.max_failed_saves)
+    saver = Saver(_checkpoints(job), state, job.log, job.telemetry, settings.max_failed_saves)
     job.lease.heartbeat = lambda: Heartbeat(
         meter.progress.step, job.timer.seconds(), job.lease.before.sessions + 1, saver.saved
     )
@@ -158,7 +159,7 @@ def spec(settings: Settings, manifest: Manifest) -> Spec:
     )
 
 
-def checkpoints_of(job: TrainingJob) -> Checkpoints:
+def _checkpoints(job: TrainingJob) -> Checkpoints:
     """Returns the checkpoints of the run."""
     settings = job.settings
     return Checkpoints(
@@ -181,7 +182,7 @@ def restore(job: TrainingJob) -> tuple[Commit, Arrays] | None:
         DataError: there are checkpoints, and none is whole; or they are of other data.
         SettingsError: a hyperparameter differs.
     """
-    found = checkpoints_of(job).newest(job.log)
+    found = _checkpoints(job).newest(job.log)
     if found:
         check_fits(found[0], job.data.manifest.digest, job.settings)
         if not job.description.begun:

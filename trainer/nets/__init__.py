@@ -17,7 +17,8 @@ from boceto.errors import SettingsError
 if TYPE_CHECKING:
     import keras
 
-_BEFORE_INITIALIZER = 1  # Positional arguments of `add_weight` before `initializer`.
+
+_POSITIONAL = ("shape", "initializer", "dtype")  # The arguments of `add_weight` that may have no name.
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,19 @@ def _seeded(seed: int) -> Iterator[None]:
     original = keras.Layer.add_weight
     seen: collections.Counter[object] = collections.Counter()
 
-    def add_weight(layer: keras.Layer, *args: Any, initializer: Any = None, **options: Any) -> Any:
-        if len(args) > _BEFORE_INITIALIZER:
-            initializer, args = args[_BEFORE_INITIALIZER], (*args[:_BEFORE_INITIALIZER], None, *args[2:])
-        dtype = options.get("dtype") or layer.variable_dtype
-        if initializer is None and keras.backend.is_float_dtype(dtype):
+    def add_weight(layer: keras.Layer, *args: Any, **options: Any) -> Any:
+        options |= zip(_POSITIONAL, args, strict=False)
+        initializer = options.get("initializer")
+        if initializer is None and keras.backend.is_float_dtype(options.get("dtype") or layer.variable_dtype):
             initializer = "glorot_uniform"  # As Keras, but with a seed.
         if initializer is not None:
-            found = keras.initializers.get(initializer)
+            options["initializer"] = found = keras.initializers.get(initializer)
             if hasattr(found, "seed"):
                 name = layer.path or layer.name, options.get("name")
                 own = stable_hash(seed, *name, *([seen[name]] if seen[name] else []))
                 seen[name] += 1
-                initializer = type(found).from_config({**found.get_config(), "seed": own})
-        if len(args) > _BEFORE_INITIALIZER:
-            return original(layer, args[0], initializer, *args[2:], **options)
-        return original(layer, *args, initializer=initializer, **options)
+                options["initializer"] = type(found).from_config({**found.get_config(), "seed": own})
+        return original(layer, *args[len(_POSITIONAL) :], **options)
 
     keras.Layer.add_weight = add_weight
     try:

@@ -86,9 +86,13 @@ SESSIONS = _gauge("boceto_train_sessions", "Sessions of the run so far: 1 and on
 WALL_TIME = _gauge("boceto_train_run_seconds", "Wall time of the run over all its sessions", activity=ACTIVITIES)
 GOODPUT = _gauge("boceto_train_goodput_ratio", "Share of computing in the run's wall time")
 
-CLASSIFIED = _counter("boceto_eval_drawings_total", "Drawings classified", split=("train", "test"))
+CLASSIFIED = _counter("boceto_eval_drawings_total", "Drawings classified", split=("train", "validation", "test"))
 EVAL_ACCURACY = _gauge(
-    "boceto_eval_accuracy_ratio", "Share of correct answers", split=("train", "test"), net=(), data=()
+    "boceto_eval_accuracy_ratio",
+    "Share of correct answers",
+    split=("train", "validation", "test"),
+    net=(),
+    data=(),
 )
 MAP = _gauge("boceto_eval_map_ratio", "Retrieval mAP", distance=(), net=(), data=())
 

@@ -50,7 +50,7 @@ def summary(scores: Mapping[str, Any]) -> str:
 
 
 def full(scores: Mapping[str, Any]) -> str:
-    """The summary, a table by class, what is mistaken most often, and the definitions."""
+    """The summary, a table by class, the most frequent mistakes, and the definitions."""
     definitions = [textwrap.fill(f"{name}: {text}", WIDTH) for name, text in scores["definitions"].items()]
     return "\n\n".join([summary(scores), _by_class(scores), _mistakes(scores), *definitions]) + "\n"
 

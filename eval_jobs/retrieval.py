@@ -83,9 +83,9 @@ def _normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
 def _space(
     embeddings: NDArray[np.float32], labels: NDArray[np.int32], distance: str
 ) -> tuple[kernels.Space, NDArray[np.float32]]:
-    """Returns what the kernels read of embeddings sorted by class, and what the matrix product multiplies.
+    """Embeddings sorted by class -> the input of the kernels, and the factor of the matrix product.
 
-    The latter is float32[slices, N, D / slices].
+    The factor is float32[slices, N, D / slices].
     """
     if distance not in DISTANCES:
         raise SettingsError(f"the distance {distance!r} is unknown; the distances are {', '.join(DISTANCES)}")
@@ -173,10 +173,11 @@ def _count_group(
             dots = tile[: slices * (until - row) * (end - column)].reshape(slices, until - row, end - column)
             np.matmul(multiplied[:, row:until], multiplied[:, column:end].transpose(0, 2, 1), out=dots)
             with locks[row]:
-                kernels.count_rows(space, group, dots, row, column, 0, until - row)
+                kernels.count(space, group, dots, row, column)
             if row < column < last:
+                turned = np.ascontiguousarray(dots[:1].transpose(0, 2, 1))  # Their sum over slices is in the first.
                 with locks[column]:
-                    kernels.count_columns(space, group, dots, row, column, 0, end - column)
+                    kernels.count(space, group, turned, column, row)
 
     share(count, queries)
 

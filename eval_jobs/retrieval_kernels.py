@@ -15,8 +15,6 @@ from boceto.kernels import kernel
 
 TILE = 64
 BUCKETS = 512
-TURNED = 32
-SQUARE = 16
 
 
 class Space(NamedTuple):
@@ -163,7 +161,7 @@ def lay_grids(space, group, largest, first, last):
 
 @kernel()
 def _grid_slack(space, query, largest):
-    """A bound of the error of `offsets[j] - factor * dot` as `_look_up` computes it, for every candidate j."""
+    """A bound of the error of `offsets[j] - factor * dot` as `_find_buckets` computes it, for every candidate j."""
     if space.cosine:
         return space.unit + space.tiny + 2.0**-22
     both = space.norms[query] * largest
@@ -200,7 +198,7 @@ def _sure(mine, rank, guess, error):
 
 
 @kernel()
-def _settle(space, query, low, mine, place, chosen, dots, count, pending):
+def _settle(space, query, low, mine, place, chosen, dots, counts, pending):
     """Counts those of the `pending` candidates, numbered from `low`, that the dots' error bound places.
 
     `pending` keeps the others, whose number is returned.
@@ -218,7 +216,7 @@ def _settle(space, query, low, mine, place, chosen, dots, count, pending):
             error = 2.0 * (unit * norm * norms[other] + tiny) + 2.0**-40 * squares
         rank = _sure(mine, -1 - place[chosen[other]], guess, error)
         if rank >= 0:
-            count[rank] += 1
+            counts[rank] += 1
         else:
             pending[waiting] = other
             waiting += 1
@@ -226,7 +224,7 @@ def _settle(space, query, low, mine, place, chosen, dots, count, pending):
 
 
 @kernel()
-def _settle_exactly(space, query, low, mine, count, pending):
+def _settle_exactly(space, query, low, mine, counts, pending):
     """Counts all of the `pending` candidates, numbered from `low`, by their float64 distances."""
     rows, norms, cosine, mine_row, norm = space.rows, space.norms, space.cosine, space.rows[query], space.norms[query]
     for other in pending:
@@ -236,7 +234,7 @@ def _settle_exactly(space, query, low, mine, count, pending):
         # is the distance itself, or for the cosine at most 1.
         error = (len(row) + 8) * 2.0**-51 * (1.0 if cosine else guess)
         rank = _sure(mine, np.searchsorted(mine, guess - error), guess, error)
-        count[rank if rank >= 0 else np.searchsorted(mine, exact(mine_row, row, norm, norm_other, cosine))] += 1
+        counts[rank if rank >= 0 else np.searchsorted(mine, exact(mine_row, row, norm, norm_other, cosine))] += 1
 
 
 @kernel()
@@ -272,22 +270,21 @@ def _add_slices(panel, row):
 
 
 @kernel()
-def count_rows(space, group, panel, row, column, first, last):
-    """Counts the others column.. for the queries row + first..row + last.
+def count(space, group, panel, row, column):
+    """Counts the others column.. for the queries row.., except those of the query's class: they are the thresholds.
 
-    panel: float32[slices, rows, M], whose sum over slices are their dots; it is left in the first slice. The query's
-    own class is not counted: its distances are the thresholds.
+    panel: float32[slices, rows, M]; the sum over slices, which stays in the first slice, is the dots.
     """
     chosen, pending = np.empty(panel.shape[2], np.int32), np.empty(panel.shape[2] + 1, np.int32)
     factor = np.float32(1.0) if space.cosine else np.float32(2.0)
     end = column + panel.shape[2]
-    for query in range(row + first, row + last):
+    for query in range(row, row + panel.shape[1]):
         _add_slices(panel, query - row)
         mine = _thresholds(space, group, query)
         if not len(mine):
             continue
         at = query - group.first
-        count, place = _counts(space, group, query), group.place[at]
+        counts, place = _counts(space, group, query), group.place[at]
         for low, high in ((column, min(end, space.start[query])), (max(column, space.stop[query]), end)):
             if low >= high:
                 continue
@@ -295,8 +292,8 @@ def count_rows(space, group, panel, row, column, first, last):
             mark = chosen[: high - low]
             _find_buckets(space.offsets[low:high], dots, factor, group.grid[at, 0], group.grid[at, 1], mark)
             waiting = _count_buckets(mark, place, group.filled[at], pending)
-            waiting = _settle(space, query, low, mine, place, mark, dots, count, pending[:waiting])
-            _settle_exactly(space, query, low, mine, count, pending[:waiting])
+            waiting = _settle(space, query, low, mine, place, mark, dots, counts, pending[:waiting])
+            _settle_exactly(space, query, low, mine, counts, pending[:waiting])
 
 
 @kernel()
@@ -306,28 +303,15 @@ def _counts(space, group, query):
 
 
 @kernel()
-def count_columns(space, group, panel, row, column, first, last):
-    """As `count_rows`, from the other side of a panel that it summed: its columns are queries, its rows the others."""
-    turned = np.empty((1, TURNED, panel.shape[1]), np.float32)
-    for base in range(first, last, TURNED):
-        size = min(TURNED, last - base)
-        for corner in range(0, panel.shape[1], SQUARE):
-            for lane in range(size):
-                for at in range(corner, min(corner + SQUARE, panel.shape[1])):
-                    turned[0, lane, at] = panel[0, at, base + lane]
-        count_rows(space, group, turned, column + base, row, 0, size)
-
-
-@kernel()
 def find_ranks(space, group, out, first, last):
     """The ranks of each query's relevant ones at its slot, ascending: 1 + those nearer + the irrelevant as near."""
     for query in range(first, last):
         at = query - group.first
-        count = _counts(space, group, query)
+        counts = _counts(space, group, query)
         for bucket in range(BUCKETS):
             if group.place[at, bucket] >= 0:
-                count[group.place[at, bucket]] += group.filled[at, bucket]
+                counts[group.place[at, bucket]] += group.filled[at, bucket]
         rank = 0
-        for relevant in range(len(count) - 1):
-            rank += count[relevant] + 1
+        for relevant in range(len(counts) - 1):
+            rank += counts[relevant] + 1
             out[group.slot[at] + relevant] = rank

@@ -9,14 +9,14 @@ from boceto.errors import EXIT_DONE, SettingsError
 from boceto.settings import parse
 from k8s.settings import ClusterSettings, FollowSettings, NamedRun, ProgramSettings, RunSettings
 
-# A verb's settings, and what it is for.
+# The settings of each verb, and its description.
 VERBS: Mapping[str, tuple[type[ClusterSettings], str]] = {
-    "run": (RunSettings, "Starts a run's Job, or the chain of them, and follows it; its exit code is the Job's."),
-    "status": (NamedRun, "Where a run stands: its attempts, why each ended, its progress and its last checkpoint."),
-    "logs": (FollowSettings, "What a run's program says; Ctrl-C leaves it running."),
-    "stop": (ProgramSettings, "Stops a run gracefully: the checkpoint is made, and `resume` goes on from it."),
+    "run": (RunSettings, "Starts a run's Job, or its chain of Jobs, and follows it; the exit code is the Job's."),
+    "status": (NamedRun, "Shows a run's state: its attempts, why they ended, its progress and its last checkpoint."),
+    "logs": (FollowSettings, "Shows the log of a run's program; Ctrl-C leaves the program running."),
+    "stop": (ProgramSettings, "Stops a run gracefully: it saves a checkpoint, and `resume` goes on from there."),
     "resume": (FollowSettings, "Goes on with a run that was stopped or has failed, in a new Job on the same folder."),
-    "list": (ClusterSettings, "All runs of the namespace."),
+    "list": (ClusterSettings, "Lists all runs of the namespace."),
 }
 HELP = (
     "usage: boceto submit VERB …\n\nRuns the programs as Jobs of a Kubernetes cluster.\n\n"
@@ -26,7 +26,7 @@ HELP = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `boceto submit` with these words; returns the exit code."""
+    """Runs `boceto submit` with `argv`; returns the exit code."""
     if argv and argv[0] in ("-h", "--help"):
         print(HELP)
         return EXIT_DONE

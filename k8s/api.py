@@ -22,7 +22,7 @@ from k8s.render import MANAGED, MANAGER, Object
 from k8s.settings import check_namespace
 
 TIMEOUT = (5.0, 30.0)  # Seconds to connect, and for an answer.
-ACCESS = "authorization.k8s.io/v1"
+ACCESS, REVIEW = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
 MERGE = "application/merge-patch+json"
 # The library keeps the kinds of a cluster in a file that every user of the machine may write, and trusts that file
 # later. No file can exist at this path, so each command asks the cluster.
@@ -191,15 +191,14 @@ class Cluster:
         attributes = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
         if namespaced:
             attributes["namespace"] = self.namespace
-        kind = "SelfSubjectAccessReview"
-        body = {"apiVersion": ACCESS, "kind": kind, "spec": {"resourceAttributes": attributes}}
-        answer = self._client.create(self.kind(ACCESS, kind), body, serializer=_as_it_is)
+        body = {"apiVersion": ACCESS, "kind": REVIEW, "spec": {"resourceAttributes": attributes}}
+        answer = self._client.create(self.kind(ACCESS, REVIEW), body, serializer=_as_it_is)
         return bool(answer["status"]["allowed"])
 
     def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
         """Makes an object, or changes the fields of it that are ours, by server-side apply; returns the result.
 
-        dry_run: the cluster only answers what the result would be.
+        dry_run: nothing is changed, and the cluster answers with the would-be result.
         """
         return self._request(
             "server_side_apply",

@@ -38,7 +38,7 @@ class Outcome:
         return self.attempts[-1].message if self.attempts else ""
 
 
-class Removed(BocetoError):  # noqa: N818 - it says what happened
+class Removed(BocetoError):  # noqa: N818 - as in boceto.storage
     """Somebody removed the Job: a fault, and no error of the settings."""
 
 
@@ -72,7 +72,7 @@ class Follower:
                     self._console.line("the cluster answers again")
             except Missing as error:
                 raise Removed(
-                    f"{self._name} was removed while it was followed; what it had saved is in its run's folder, and "
+                    f"{self._name} was removed while it was followed; its checkpoints are in its run's folder, and "
                     "`boceto submit run` with the same words goes on from there"
                 ) from error
             except Unreachable as error:
@@ -105,7 +105,7 @@ class Follower:
             self._console.line(text)
 
     def _read_log(self, pod: Object, *, stopping: bool) -> None:
-        """Shows what a pod's program has printed since the last look, and how the pod ended."""
+        """Shows the new lines of a pod's log, and how the pod ended."""
         name = pod["metadata"]["name"]
         if pod["status"].get("phase") == "Pending" or name in self._ends:
             return
@@ -142,7 +142,7 @@ class Follower:
         self._seen = there
 
     def _gone(self, seen: Attempt, *, stopping: bool) -> Attempt:
-        """Returns what is known of a pod that was seen and is gone."""
+        """Returns the attempt of a pod that was seen and is gone."""
         if seen.code is not None:
             return seen
         why = jobs.GONE if seen.why in (jobs.RUNNING, jobs.PENDING) else seen.why

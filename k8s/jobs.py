@@ -117,7 +117,7 @@ def how_failed(job: Object) -> str:
 
 
 def attempt(pod: Object) -> Attempt:
-    """Returns what is known of one pod."""
+    """Returns the attempt of one pod."""
     statuses = pod["status"].get("containerStatuses") or []
     ended = next((each["state"].get("terminated") or {} for each in statuses if each["name"] == CONTAINER), {})
     return Attempt(
@@ -208,7 +208,7 @@ def _from_program(job: Object) -> list[Attempt]:
 
 
 def written_before(job: Object) -> list[Attempt]:
-    """Returns the attempts that a follower wrote on the Job; none where somebody else wrote something else there."""
+    """Returns the attempts that a follower wrote on the Job; none where the annotation holds something else."""
     found = _from_json(job["metadata"].get("annotations", {}).get(ATTEMPTS_NOTE, "[]"))
     return [Attempt.read(each) for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
@@ -275,7 +275,7 @@ def kind_of_wait(why: str) -> str:
 
 
 def warnings(pods: Sequence[Object], ended: Sequence[Attempt]) -> dict[str, str]:
-    """Returns what a user should know of a Job that runs, by its subject: its node, its memory."""
+    """Returns the warnings about a Job that runs, by their subject: its node, its memory."""
     found = {"node": _silent_node(pods), "memory": _twice_out_of_memory(ended)}
     return {about: text for about, text in found.items() if text}
 

@@ -208,7 +208,7 @@ def _named(objects: list[Object], run: str, program: str) -> list[Object]:
         metadata.setdefault("labels", {})[RUN] = run
     own, name = tables(settings).get(program, {}), settings["metadata"]["name"]
     job["metadata"].setdefault("annotations", {})[DIGEST] = _digest(job, own, name)
-    return _marked([*objects, *(_progress_rights(job, run) if writes_progress(job) else ())])
+    return _marked([*objects, *(progress_rights(job, run) if writes_progress(job) else ())])
 
 
 def _digest(job: Object, settings: Mapping[str, Any], name: str) -> str:
@@ -234,10 +234,10 @@ def without_progress(job: Object) -> None:
         container["env"] = [each for each in container.get("env", []) if each["name"] != JOB_VARIABLE]
 
 
-def _progress_rights(job: Object, run: str) -> list[Object]:
+def progress_rights(job: Object, run: str) -> list[Object]:
     """Returns a Role and a RoleBinding that let a Job's account write on it, as `k8s/rights/progress` does.
 
-    The label of the run tells them from the objects that runs share.
+    The label of the run distinguishes them from the objects that runs share.
     """
     name = f"{job['metadata']['name']}-progress"
     subject = {"kind": "ServiceAccount", "name": job["spec"]["template"]["spec"]["serviceAccountName"]}
@@ -250,12 +250,6 @@ def _progress_rights(job: Object, run: str) -> list[Object]:
         {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name, "labels": {RUN: run}}, **part}
         for kind, part in parts.items()
     ]
-
-
-def progress_rights(objects: Sequence[Object], job: Object) -> list[Object]:
-    """Returns those of the objects that give a Job's program the right to write on the Job."""
-    name = f"{job['metadata']['name']}-progress"
-    return [each for each in objects if each["apiVersion"].startswith(RBAC) and each["metadata"]["name"] == name]
 
 
 def check_images(objects: Sequence[Object], overlay: str) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from boceto.errors import SettingsError
-from k8s.api import Cluster, Unreachable
+from k8s.api import ACCESS, REVIEW, Cluster, Unreachable
 from k8s.render import Object
 
 
@@ -58,6 +58,7 @@ def check(cluster: Cluster, needed: Sequence[Right]) -> None:
 def missing(cluster: Cluster, needed: Sequence[Right]) -> list[Right]:
     """Returns the rights of `needed` that the cluster says this user does not have."""
     try:
+        cluster.kind(ACCESS, REVIEW)  # The threads share the answer.
         with ThreadPoolExecutor(8) as pool:
             allowed = pool.map(lambda right: cluster.may(*right[:3], namespaced=right.namespaced), needed)
             return [right for right, given in zip(needed, allowed, strict=True) if not given]

@@ -32,7 +32,7 @@ class RunSettings(ClusterSettings):
     replace: bool = option(
         False,
         help="a Job of this name with other settings makes way, stopped gracefully if it runs; a shared "
-        "emulator with another spec is changed too, and loses what it holds",
+        "emulator with another spec is changed too, and loses its data",
     )
     follow: bool = option(True, help="stay until it has ended")
     render: bool = option(False, help="print the manifests and apply nothing")

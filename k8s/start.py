@@ -7,25 +7,10 @@ from typing import Any
 
 from boceto.console import Console
 from boceto.errors import SettingsError
-from k8s import jobs, rights
+from k8s import jobs, render, rights
 from k8s.api import Cluster, OverQuota, Refused, Unreachable, is_ours
 from k8s.follow import Follower, to_the_end
-from k8s.render import (
-    DIGEST,
-    MANAGED,
-    MANAGER,
-    RBAC,
-    RUN,
-    TOML,
-    Object,
-    maps_of,
-    of_kind,
-    progress_rights,
-    settings_of,
-    tables,
-    without_progress,
-    writes_progress,
-)
+from k8s.render import DIGEST, MANAGED, Object, maps_of, of_kind
 
 POLL = 0.5
 SOON, PATIENCE = 5.0, 120.0  # Seconds of waiting until the user is informed, and until the command gives up.
@@ -47,11 +32,11 @@ def start(  # noqa: PLR0913 - how it is started
         SettingsError: somebody else's object has one of the names, or a Job of this name has other settings.
     """
     wanted = of_kind(objects, "Job")
-    name, given = wanted["metadata"]["name"], progress_rights(objects, wanted)
+    name, given = wanted["metadata"]["name"], [each for each in objects if _gives_progress(each, wanted)]
     lacking = rights.missing(cluster, rights.to_apply(cluster, given))
     if lacking:
         objects = [each for each in objects if each not in given]
-        without_progress(wanted)
+        render.without_progress(wanted)
     rights.check(cluster, rights.to_apply(cluster, objects, replace=replace, follow=follow))
     if lacking:
         needed = ", ".join(map(str, lacking))
@@ -77,16 +62,21 @@ def start(  # noqa: PLR0913 - how it is started
     made = [cluster.apply(each) for each in others]
     job = found if found is not None and stays else cluster.apply(wanted)
     _own(cluster, job, [each for each in made if _is_own(each, job)])
-    place = f"submitted to namespace {cluster.namespace} ({whose})"
-    console.line(f"{name} is {'there already, with these settings' if stays else place}")
+    submitted = f"submitted to namespace {cluster.namespace} ({whose})"
+    console.line(f"{name} is {'there already, with these settings' if stays else submitted}")
     return job
+
+
+def _gives_progress(each: Object, job: Object) -> bool:
+    """Returns whether an object gives a Job's program the right to write on the Job."""
+    return each["apiVersion"].startswith(render.RBAC) and _is_own(each, job)
 
 
 def _is_own(each: Object, job: Object) -> bool:
     """Returns whether an object is for this Job alone: its settings, and its rights, which have its run's label."""
     if each["kind"] == "ConfigMap":
         return each["metadata"]["name"] in maps_of(job)
-    return bool(each["metadata"].get("labels", {}).get(RUN) == jobs.run_of(job))
+    return bool(each["metadata"].get("labels", {}).get(render.RUN) == jobs.run_of(job))
 
 
 def _own(cluster: Cluster, job: Object, objects: Sequence[Object]) -> None:
@@ -107,7 +97,7 @@ def _owners(each: Object, *, without: Object) -> list[Object]:
 
 def _with_settings_of(cluster: Cluster, job: Object, objects: Sequence[Object]) -> Sequence[Object]:
     """Returns the objects with the ConfigMap that a Job mounts: another program's settings may give it a new name."""
-    wanted, settings = of_kind(objects, "Job"), settings_of(objects)
+    wanted, settings = of_kind(objects, "Job"), render.settings_of(objects)
     name = maps_of(job)[maps_of(wanted).index(settings["metadata"]["name"])]
     if name == settings["metadata"]["name"]:
         return objects
@@ -169,7 +159,7 @@ def _is_to_apply(cluster: Cluster, wanted: Object, console: Console, *, replace:
 
 
 def _content(found: Object) -> Object:
-    """Returns what a user writes of an object."""
+    """Returns the part of an object that a user writes."""
     metadata = found["metadata"]
     fields = {key: value for key, value in found.items() if key not in ("metadata", "status")}
     return {**fields, "labels": metadata.get("labels") or {}, "annotations": metadata.get("annotations") or {}}
@@ -180,8 +170,8 @@ def check_ours(cluster: Cluster, found: Object) -> None:
     if not is_ours(found):
         raise SettingsError(
             f"{found['kind']} {found['metadata']['name']} in namespace {cluster.namespace} was not made by `boceto "
-            f"submit` (no label {MANAGED}: {MANAGER}), and is left alone; give another --name or --namespace, or "
-            "remove it"
+            f"submit` (no label {MANAGED}: {render.MANAGER}), and is left alone; give another --name or --namespace, "
+            "or remove it"
         )
 
 
@@ -207,7 +197,7 @@ def _difference(cluster: Cluster, found: Object, objects: Sequence[Object]) -> s
     """Returns, in words, how a Job that exists differs from the wanted one."""
     wanted = of_kind(objects, "Job")
     program = jobs.program_of(wanted)
-    old, new = _settings(cluster, found).get(program, {}), tables(settings_of(objects)).get(program, {})
+    old, new = _settings(cluster, found).get(program, {}), render.tables(render.settings_of(objects)).get(program, {})
     parts = [
         f"{program}.{name} = {old.get(name, 'default')} there, {new.get(name, 'default')} here"
         for name in {**old, **new}
@@ -223,8 +213,8 @@ def _settings(cluster: Cluster, job: Object) -> Mapping[str, Any]:
     """Reads the settings that a Job mounts; none where its ConfigMap is gone."""
     for name in maps_of(job):
         found = cluster.find("v1", "ConfigMap", name)
-        if found and TOML in found.get("data", {}):
-            return tables(found)
+        if found and render.TOML in found.get("data", {}):
+            return render.tables(found)
     return {}
 
 
@@ -261,7 +251,7 @@ def remove(cluster: Cluster, job: Object, console: Console) -> None:
 
 
 def _held(cluster: Cluster, job: Object) -> str | None:
-    """Returns what holds a Job that was removed, as `, held by …`; None once it is gone."""
+    """Returns the holders of a Job that was removed, as `, held by …`; None once it is gone."""
     try:
         found = cluster.find("batch/v1", "Job", job["metadata"]["name"])
     except Unreachable as error:
@@ -277,11 +267,11 @@ def resume(cluster: Cluster, job: Object, ended: Sequence[jobs.Attempt], console
     """Starts a new Job of the same name, settings and run folder in place of one that does not run; returns it."""
     new = _anew(job, ended)
     _rehearse(cluster, new, job)
-    name = f"{job['metadata']['name']}-progress"
-    named = [(f"{RBAC}/v1", kind, name) for kind in ("Role", "RoleBinding")] if writes_progress(job) else []
-    named += [("v1", "ConfigMap", each) for each in maps_of(job)]
-    found = [each for one in named if (each := cluster.find(*one)) and is_ours(each)]
-    # The new Job takes the settings and rights over, so they must not go with the old one.
+    own = render.progress_rights(job, jobs.run_of(job)) if render.writes_progress(job) else []
+    names = [(each["apiVersion"], each["kind"], each["metadata"]["name"]) for each in own]
+    names += [("v1", "ConfigMap", each) for each in maps_of(job)]
+    found = [each for name in names if (each := cluster.find(*name)) and is_ours(each)]
+    # The new Job takes its settings and rights over from the old one, so they must not go with that.
     kept = [cluster.merge(each, {"metadata": {"ownerReferences": _owners(each, without=job)}}) for each in found]
     remove(cluster, job, console)
     made = cluster.apply(new)

@@ -27,7 +27,7 @@ from boceto.console import Console, run_program
 from boceto.errors import BocetoError
 
 HERE = Path(__file__).parent
-LOCAL = Path(sys.executable).parent  # `make` puts what it fetches beside Python.
+LOCAL = Path(sys.executable).parent  # `make` puts downloaded programs beside Python.
 HOST, PORT, FIRST = "127.0.0.1", 9090, 9191
 INTERVAL = "2s"
 LINGER = "9"  # At most: Prometheus takes up to 5 seconds to see a target, then a scrape.

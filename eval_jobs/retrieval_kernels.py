@@ -14,6 +14,7 @@ import numpy as np
 from boceto.kernels import kernel
 
 TILE = 64
+TOGETHER = 4
 BUCKETS = 512
 
 
@@ -85,12 +86,30 @@ def squared_norms(rows, out, first, last):
 
 
 @kernel()
-def find_thresholds(space, group, first, last):
-    """The sorted exact distances of the queries first..last to the others of their class.
+def _tile_sums(queries, columns, sums, cosine):
+    """`exact`'s sums of TOGETHER queries, float32[TOGETHER, D], with the TILE candidates of `columns` float32[D, TILE].
 
-    TILE candidates at once, one dimension after the other: each sum runs in order, and yet many run in one instruction.
+    All pairs at once, one dimension after the other: each sum runs in order, and one instruction serves many sums.
     """
-    columns, sums = np.zeros((space.rows.shape[1], TILE), np.float32), np.empty(TILE)
+    sums[:] = 0.0
+    for at in range(columns.shape[0]):
+        for mine in range(TOGETHER):
+            value = np.float64(queries[mine, at])
+            if cosine:
+                for lane in range(TILE):
+                    sums[mine, lane] += value * np.float64(columns[at, lane])
+            else:
+                for lane in range(TILE):
+                    difference = value - np.float64(columns[at, lane])
+                    sums[mine, lane] += difference * difference
+
+
+@kernel()
+def find_thresholds(space, group, first, last):
+    """The sorted exact distances of the queries first..last to the others of their class."""
+    columns = np.zeros((space.rows.shape[1], TILE), np.float32)
+    queries = np.zeros((TOGETHER, space.rows.shape[1]), np.float32)
+    sums = np.empty((TOGETHER, TILE))
     query = first
     while query < last:
         until = min(last, space.stop[query])
@@ -98,39 +117,27 @@ def find_thresholds(space, group, first, last):
             size = min(TILE, space.stop[query] - base)
             for lane in range(size):
                 columns[:, lane] = space.rows[base + lane]
-            for mine in range(query, until):
-                _tile_sums(space.rows[mine], columns, sums, space.cosine)
-                _keep_tile(space, group, sums[:size], mine, base)
+            for mine in range(query, until, TOGETHER):
+                many = min(TOGETHER, until - mine)
+                queries[:many] = space.rows[mine : mine + many]
+                _tile_sums(queries, columns, sums, space.cosine)
+                _keep_tile(space, group, sums[:many, :size], mine, base)
         query = until
     for mine in range(first, last):
         _thresholds(space, group, mine).sort()
 
 
 @kernel()
-def _tile_sums(query, columns, sums, cosine):
-    """`exact`'s sums of a query, float32[D], with the TILE candidates of `columns` float32[D, TILE]."""
-    sums[:] = 0.0
-    for at in range(columns.shape[0]):
-        value = np.float64(query[at])
-        if cosine:
-            for lane in range(TILE):
-                sums[lane] += value * np.float64(columns[at, lane])
-        else:
-            for lane in range(TILE):
-                difference = value - np.float64(columns[at, lane])
-                sums[lane] += difference * difference
-
-
-@kernel()
 def _keep_tile(space, group, sums, query, base):
-    """Writes the distances of a query to the candidates base.., without that to itself."""
-    to = group.slot[query - group.first] - space.start[query]
-    for other in range(base, base + len(sums)):
-        value = sums[other - base]
-        if space.cosine:
-            value = _cosine_distance(value, space.norms[query] * space.norms[other])
-        if other != query:
-            group.thresholds[to + other - (1 if other > query else 0)] = value
+    """Writes the distances of the queries query.. to the candidates base.., without those to themselves."""
+    for mine in range(query, query + sums.shape[0]):
+        to = group.slot[mine - group.first] - space.start[mine]
+        for other in range(base, base + sums.shape[1]):
+            value = sums[mine - query, other - base]
+            if space.cosine:
+                value = _cosine_distance(value, space.norms[mine] * space.norms[other])
+            if other != mine:
+                group.thresholds[to + other - (1 if other > mine else 0)] = value
 
 
 @kernel()

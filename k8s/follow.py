@@ -18,6 +18,9 @@ HASTE = 0.2  # The same where a pod is being deleted: its last words are gone wi
 PATIENCE = 120.0  # Seconds without an answer of the cluster.
 LONGEST_LINE = 2000  # Characters of a log's last line that are kept.
 STEPS = re.compile(r"\bstep (\d+)/(\d+)\b")
+# A plain progress line of `boceto.console`, as `7/126 steps, 1.5 steps/s, 01:19 left: epoch 1/3`.
+PLAIN = re.compile(r"([\d,.]+)/([\d,.]+) (\w+)(?:, \S+ \w+/s, [\d:]+ left)?(?:: (.*))?")
+Shown = tuple[str, float, float, str]
 RECORD, RECORD_KEY = "boceto.dev/record", "record.json"
 KUEUE = "kueue.x-k8s.io/"  # In the version that the cluster prefers.
 ENDED = (jobs.COMPLETE, jobs.FAILED)
@@ -96,6 +99,10 @@ class Follower:
             self._report(about, f"warning: {text}")
         if "node" not in warnings and self._reported.pop("node", ""):
             self._console.line("its node answers again, or its pod is gone")
+        progress = jobs.annotation(job, jobs.PROGRESS_NOTE)
+        if progress != self._reported.get("progress", ""):
+            self._reported["progress"] = progress
+            self._console.progress(*(amounts(progress) or (progress,)))
         return job, pods
 
     def _report(self, about: str, text: str, key: str = "") -> None:
@@ -118,8 +125,8 @@ class Follower:
         for when, line in lines:
             self._lines[name] = when, line
             text = of_json(line)
-            if STEPS.search(text):
-                self._console.progress(*steps(text))
+            if progress := amounts(text):
+                self._console.progress(*progress)
             elif text:
                 self._console.line(text)
         ended = jobs.attempt(pod)
@@ -241,7 +248,11 @@ def of_json(line: str) -> str:
     return ", ".join(words)
 
 
-def steps(text: str) -> tuple[str, int, int, str] | tuple[str]:
-    """Returns what `Console.progress` shows of `epoch 3/30, step 1170/4680, …`."""
-    found = STEPS.search(text)
-    return (text, int(found[1]), int(found[2]), "steps") if found else (text,)
+def amounts(text: str) -> Shown | None:
+    """Returns the arguments of `Console.progress` for a program's progress line; None where a line is no progress."""
+    if found := PLAIN.fullmatch(text):
+        texts = [found[group].replace(",", "") for group in (1, 2)]
+        done, total = (float(text) if "." in text else int(text) for text in texts)
+        return found[4] or "", done, total, found[3]
+    found = STEPS.search(text)  # As in `epoch 3/30, step 1170/4680, …`.
+    return (text, int(found[1]), int(found[2]), "steps") if found else None

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from manifests import K8S, of_kind
 
+from boceto.console import Console
 from k8s import follow, jobs, render, start, verbs
 from k8s.__main__ import main
 from k8s.api import Cluster
@@ -686,8 +687,20 @@ def test_what_is_rendered_is_what_would_be_applied(capsys):
 
 
 def test_progress_says_its_steps():
-    assert follow.steps("epoch 2/4, step 6/12, loss 1") == ("epoch 2/4, step 6/12, loss 1", 6, 12, "steps")
-    assert follow.steps("no numbers") == ("no numbers",)
+    assert follow.amounts("epoch 2/4, step 6/12, loss 1") == ("epoch 2/4, step 6/12, loss 1", 6, 12, "steps")
+    assert follow.amounts("no numbers") is None
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "unit"), [(0, 12, "steps"), (1500, 20_000, "drawings"), (1.5, 3.0, "GB")], ids=str
+)
+def test_a_programs_plain_progress_line_gets_a_bar(capsys, done, total, unit):
+    moments = iter([0.0, 20.0])
+    console = Console(clock=lambda: next(moments))
+    console.progress("reading", 0, total, unit)
+    console.progress("reading", done, total, unit)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert follow.amounts(line) == ("reading", done, total, unit)
 
 
 def test_a_log_in_json_is_read_to_people():
@@ -699,7 +712,7 @@ def test_a_log_in_json_is_read_to_people():
 def test_a_log_point_in_json_says_its_steps():
     point = {"time": "t", "level": "info", "message": "progress", "steps": 12, "step": 6, "epoch": 2, "loss": 1.23456}
     text = follow.of_json(json.dumps(point))
-    assert follow.steps(text) == ("step 6/12, epoch 2, loss 1.235", 6, 12, "steps")
+    assert follow.amounts(text) == ("step 6/12, epoch 2, loss 1.235", 6, 12, "steps")
 
 
 def _failed(reason, message, *, heard):

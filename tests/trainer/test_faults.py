@@ -134,19 +134,17 @@ def _bucket_comes_back(emulator, kept):
 def test_a_bucket_that_goes_under_a_run_is_a_fault_and_the_run_goes_on_when_it_is_back(make_run, emulator, monkeypatch):
     run = make_run(classes=3, train=8)
     far = f"{emulator.bucket}/run"
-    kept, read, gate = {}, batches.TrainingSet.read, threading.Event()
+    kept, send, writes = {}, gs.Store._send, threading.Lock()
 
-    def held(training_set, call):  # The emulator deletes no bucket that is being written to.
-        gate.wait()
-        return read(training_set, call)
+    def sends(store, *words):  # Nothing is written while the bucket goes, so that `kept` is of one moment.
+        with writes:
+            return send(store, *words)
 
     def goes():
-        gate.clear()
-        kept.update(_bucket_goes(emulator))
-        gate.set()
+        with writes:
+            kept.update(_bucket_goes(emulator))
 
-    gate.set()
-    monkeypatch.setattr(batches.TrainingSet, "read", held)
+    monkeypatch.setattr(gs.Store, "_send", sends)
 
     def saved():
         return any(checkpoint.is_committed(urls) for urls in checkpoint.files(far).values())

@@ -10,6 +10,7 @@ serves all programs. Flags win over the file, the file over the defaults. Decisi
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import re
@@ -127,24 +128,16 @@ def _read_table(path: str, verb: str) -> dict[str, Any]:
 
 def _converted(where: str, value: Any, kind: Any) -> Any:
     """Returns `value`, a flag's text or a TOML value, as `kind`: str, int, float, bool or `TEXTS`."""
+    if isinstance(value, str) and kind in (int, float):
+        with contextlib.suppress(ValueError):
+            value = kind(value)
     if isinstance(value, int) and value.bit_length() > _BITS:
         raise SettingsError(f"{where} has more than {_BITS} bits; use a smaller number")
-    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if kind == TEXTS and texts:
-        return tuple(value)
-    if kind != TEXTS and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    try:
-        if isinstance(value, str) and kind in (int, float):
-            return _converted(where, kind(value), kind)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-    except ValueError:
-        pass
-    if kind is str and texts:
-        return "\n".join(value)
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+    takes = {TEXTS: (), int: (int,), float: (int, float), str: (str, int, float), bool: (bool,)}[kind]
+    if isinstance(value, takes) and isinstance(value, bool) == (kind is bool):
+        return kind(value)
+    if kind in (str, TEXTS) and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value) if kind == TEXTS else "\n".join(value)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", TEXTS: "a list of texts"}
     raise SettingsError(f"{where} = {value!r} is not {names[kind]}")
 

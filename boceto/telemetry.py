@@ -1,7 +1,7 @@
 """The Prometheus metrics of all programs. The only place where their names are written.
 
-Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` for what only grows, `_ratio` for shares
-from 0 to 1, `_info` for words. Labels have few values, which are known beforehand or one a process.
+Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` for counters, `_ratio` for shares from 0
+to 1, `_info` for words. A label has few values: they are known beforehand, or a process has one of them.
 """
 
 import time
@@ -11,9 +11,9 @@ from typing import Any
 
 from boceto.settings import option
 
-# What the steps' time goes to, beside what is accounted for below.
+# The phases of a step.
 STEP_ACTIVITIES = ("waiting", "computing", "saving")
-# Where all wall time of a run goes, over its sessions; `lost` is that of steps which had to be done again.
+# The activities of a run's wall time, over all its sessions. `lost` is the time of steps that were done again.
 ACTIVITIES = ("starting", "restoring", "computing", "waiting", "validating", "saving", "lost")
 SAVED = "saved"
 SAVE_RESULTS = (SAVED, "disk_full", "storage", "damaged", "memory")
@@ -24,7 +24,7 @@ COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 @dataclass(frozen=True)
 class Metric:
-    """labels: each label's values, or () where they are only known later."""
+    """A metric. labels: the values of each label, or () if they are known later."""
 
     kind: str
     name: str
@@ -33,7 +33,7 @@ class Metric:
 
     @property
     def program(self) -> str:
-        """The program that tells it, or "" where all of them do."""
+        """Returns the program that reports it, or "" if all programs do."""
         word = self.name.split("_")[1]
         return word if word in PROGRAMS else ""
 
@@ -101,35 +101,35 @@ LINGER = 30.0  # Seconds: two scrape intervals.
 SAVE_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
-Wait = Callable[[float], object]  # Waits some seconds; true where the program is asked to stop.
+Wait = Callable[[float], object]  # Waits some seconds; returns true if the program is asked to stop.
 
 
 def port_option() -> Any:
-    """The setting `metrics_port` of a program."""
+    """Returns the setting `metrics_port` of a program."""
     return option(0, help="port of the Prometheus metrics; 0: off", at_least=0, at_most=65535)
 
 
 def linger_option() -> Any:
-    """The setting `metrics_linger` of a program."""
+    """Returns the setting `metrics_linger` of a program."""
     return option(
         None,
-        help=f"at most as many seconds are the metrics served after the end, until they are scraped; none: {LINGER:g} "
-        "where they were scraped before, else 0",
+        help=f"seconds to serve the metrics after the end, until they are scraped; none: {LINGER:g} if they "
+        "were scraped before, else 0",
         at_least=0,
         at_most=3600,
     )
 
 
 def short(digest: str) -> str:
-    """A data set's digest as a label."""
+    """Returns a data set's digest as a label."""
     return digest[:12]
 
 
 class Telemetry:
-    """What a program tells of itself. This one tells nobody."""
+    """The metrics of a program. This class drops all values: the program has no metrics port."""
 
     def serve(self) -> None:
-        """Begins to answer; call it after forking. Nothing else needs it.
+        """Starts the server. A program calls it after its forks.
 
         Raises:
             SettingsError: the port is taken or not allowed.
@@ -139,7 +139,7 @@ class Telemetry:
         """Adds to a counter."""
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Sets a gauge; before that it is not there at all."""
+        """Sets a gauge. A gauge that was never set does not exist."""
 
     def observe(self, metric: Metric, value: float) -> None:
         """Counts a value into a histogram."""
@@ -149,11 +149,11 @@ class Telemetry:
         self.set(metric, time.time())
 
     def text(self) -> bytes:
-        """The last values in Prometheus's text format; nothing where nobody is told."""
+        """Returns the last values in Prometheus's text format; empty if all values are dropped."""
         return b""
 
     def end(self, code: int, seconds: float | None, wait: Wait) -> None:
-        """Tells the exit code, and waits until that is known, for at most so many seconds."""
+        """Sets the exit code, and waits at most `seconds` until it is scraped."""
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the server."""

@@ -110,8 +110,8 @@ class Console:
         bar = [] if share is None else [ProgressBar(1.0, share)]
         for _ in bar:
             row.add_column(width=min(BAR, terminal.width // 4))
-        row.add_column(no_wrap=True, overflow="ellipsis")
-        row.add_row(*bar, Text(printable(" ".join(text.split()))))
+        row.add_column()
+        row.add_row(*bar, Text(printable(" ".join(text.split())), no_wrap=True, overflow="ellipsis"))
         with terminal.capture() as drawn:
             terminal.print(row)
         process.last_word.erase = ERASE

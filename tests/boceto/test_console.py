@@ -48,13 +48,23 @@ def test_progress_is_a_bar_in_the_last_line_of_a_terminal(monkeypatch, columns, 
         monkeypatch.setenv(name, value)
     erased, *lines = _shown(_Terminal(), [0, 0.1, 12, 13]).split(ERASE)
     assert (erased, lines.pop()) == ("", "done\n")
-    assert (re.search(r"\x1b\[[39]", lines[1]) is not None) is (colours and columns > 8)
+    assert (re.search(r"\x1b\[[39]", lines[1]) is not None) is colours
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     assert all("\x1b" not in line and len(line) <= columns for line in plain)
     if columns == 80:
         assert plain[1].endswith("120/300 steps, 10.0 steps/s, 00:18 left: test")
         assert plain[1].count("\N{BOX DRAWINGS HEAVY HORIZONTAL}") >= 4
         assert plain[2] == "waits for [bold]x"
+
+
+def test_a_long_text_is_cut_and_the_bar_is_not(monkeypatch):
+    for name, value in {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    stream = _Terminal()
+    Console(stream, lambda: 0.0).progress("long " * 30, 5, 10, "steps")
+    line = stream.getvalue().removeprefix(ERASE)
+    assert (len(line), line[-1]) == (80, "\N{HORIZONTAL ELLIPSIS}")
+    assert line[12:].startswith(" 5/10 steps: long long")
 
 
 def test_less_done_than_at_the_start_is_another_job(monkeypatch):

@@ -10,7 +10,8 @@ from trainer.nets import Spec
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def _policy(spec: Spec) -> str:
+def policy(spec: Spec) -> str:
+    """The dtype policy of the layers of a net."""
     return "float32" if spec.precision == "float32" else f"mixed_{spec.precision}"
 
 
@@ -21,42 +22,105 @@ def image(spec: Spec) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     return pixels, keras.layers.Rescaling(1 / 255, dtype="float32", name="rescale")(pixels)
 
 
-def conv(x: keras.KerasTensor, name: str, channels: int, spec: Spec) -> keras.KerasTensor:
-    """x[B, H, W, C] -> [B, H, W, D], in the precision of `spec`: convolution 3x3 without bias, batch norm, ReLU.
+def conv(  # noqa: PLR0913 - the properties of a convolution
+    x: keras.KerasTensor,
+    name: str,
+    channels: int,
+    spec: Spec,
+    *,
+    size: int = 3,
+    stride: int = 1,
+    activation: str = "relu",
+    initializer: str = "glorot_uniform",
+) -> keras.KerasTensor:
+    """float[B, H, W, C] -> float[B, ceil(H / stride), ceil(W / stride), D]: no bias, batch norm, activation.
 
-    D is `channels` times the width multiplier.
+    D is `channels` times the width multiplier. The kernel is size x size, the padding SAME.
     """
-    policy = _policy(spec)
-    convolution = keras.layers.Conv2D(
-        spec.channels(channels), 3, padding="same", use_bias=False, dtype=policy, name=name
-    )
-    norm = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=policy, name=f"{name}_bn")
-    return keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(norm(convolution(x)))
+    x = keras.layers.Conv2D(
+        spec.channels(channels),
+        size,
+        stride,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=initializer,
+        dtype=policy(spec),
+        name=name,
+    )(x)
+    return norm(x, name, spec, activation)
 
 
-def pool(x: keras.KerasTensor, name: str, spec: Spec) -> keras.KerasTensor:
-    """x[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C]: maximum over 3x3, stride 2."""
-    return keras.layers.MaxPooling2D(3, 2, padding="same", dtype=_policy(spec), name=name)(x)
+def depthwise(
+    x: keras.KerasTensor, name: str, spec: Spec, stride: int = 1, activation: str = "relu"
+) -> keras.KerasTensor:
+    """float[B, H, W, C] -> float[B, ceil(H / stride), ceil(W / stride), C]: 3x3 a channel, batch norm, activation."""
+    x = keras.layers.DepthwiseConv2D(
+        3, stride, padding="same", use_bias=False, depthwise_initializer="he_normal", dtype=policy(spec), name=name
+    )(x)
+    return norm(x, name, spec, activation)
+
+
+def norm(x: keras.KerasTensor, name: str, spec: Spec, activation: str = "linear") -> keras.KerasTensor:
+    """Batch norm `name`_bn, and the activation `name`_relu (or another; none where it is linear)."""
+    x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=policy(spec), name=f"{name}_bn")(x)
+    return x if activation == "linear" else activate(x, name, spec, activation)
+
+
+def activate(x: keras.KerasTensor, name: str, spec: Spec, activation: str = "relu") -> keras.KerasTensor:
+    """The activation, as a layer `name`_`activation`."""
+    return keras.layers.Activation(activation, dtype=policy(spec), name=f"{name}_{activation}")(x)
+
+
+def pool(x: keras.KerasTensor, name: str, spec: Spec, size: int = 3, padding: str = "same") -> keras.KerasTensor:
+    """float[B, H, W, C] -> float[B, ceil(H / 2), ceil(W / 2), C]: max over size x size, stride 2."""
+    return keras.layers.MaxPooling2D(size, 2, padding=padding, dtype=policy(spec), name=name)(x)
 
 
 def add(x: keras.KerasTensor, y: keras.KerasTensor, name: str, spec: Spec) -> keras.KerasTensor:
-    """x[B, H, W, C], y[B, H, W, C] -> [B, H, W, C]: their sum."""
-    return keras.layers.Add(dtype=_policy(spec), name=name)([x, y])
+    """The sum of two tensors of one shape."""
+    return keras.layers.Add(dtype=policy(spec), name=name)([x, y])
 
 
-def classifier(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
-    """Ends a net: images uint8[B, H, W, C] and its last features x[B, h, w, c] -> `logits` float32[B, classes] and
-    `embedding` float32[B, D], by flatten, fc_1 with ReLU (the embedding), dropout, and fc_2, which is linear.
+def squeeze_excite(  # noqa: PLR0913 - the two forms that nets use
+    x: keras.KerasTensor, name: str, channels: int, spec: Spec, *, norm_between: bool, activation: str
+) -> keras.KerasTensor:
+    """Scales the channels of float[B, H, W, C] by a function of their means (Hu et al. 2018), through `channels`."""
+    y = keras.layers.GlobalAveragePooling2D(keepdims=True, dtype=policy(spec), name=f"{name}_mean")(x)
+    y = keras.layers.Conv2D(channels, 1, dtype=policy(spec), name=f"{name}_reduce")(y)
+    y = norm(y, f"{name}_reduce", spec, activation) if norm_between else activate(y, f"{name}_reduce", spec, activation)
+    y = keras.layers.Conv2D(x.shape[-1], 1, activation="sigmoid", dtype=policy(spec), name=f"{name}_expand")(y)
+    return keras.layers.Multiply(dtype=policy(spec), name=f"{name}_scale")([x, y])
 
-    fc_2 computes in float32 under every precision, so that logits and loss are float32.
+
+def classifier(
+    name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec, embedding: int = 1024
+) -> keras.Model:
+    """The end of a net: flatten, fc_1 with ReLU, and `head`. The embedding has `embedding` numbers by default."""
+    x = keras.layers.Flatten(dtype=policy(spec), name="flatten")(x)
+    return head(name, image, _fc_1(x, spec.embedding or embedding, spec), spec)
+
+
+def pooled(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
+    """The end of a net: the means of float[B, H, W, D] are the embedding, and then `head`."""
+    return head(name, image, keras.layers.GlobalAveragePooling2D(dtype=policy(spec), name="mean")(x), spec)
+
+
+def head(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
+    """The end of every net: float[B, D] is the embedding; dropout; fc_2, which is linear.
+
+    Where the spec asks for an embedding of another size, fc_1 makes it, with ReLU. fc_2 computes in float32 under every
+    precision, so that logits and loss do.
     """
-    policy = _policy(spec)
-    x = keras.layers.Flatten(dtype=policy, name="flatten")(x)
-    x = keras.layers.Dense(spec.embedding, activation="relu", dtype=policy, name="fc_1")(x)
+    if spec.embedding not in {0, x.shape[-1]}:
+        x = _fc_1(x, spec.embedding, spec)
     embedding = keras.layers.Activation("linear", dtype="float32", name="embedding")(x)
     kept = keras.layers.Dropout(spec.dropout, dtype="float32", name="dropout")(embedding) if spec.dropout else embedding
     logits = keras.layers.Dense(spec.classes, dtype="float32", name="fc_2")(kept)
     return keras.Model(image, {"logits": logits, "embedding": embedding}, name=name)
+
+
+def _fc_1(x: keras.KerasTensor, size: int, spec: Spec) -> keras.KerasTensor:
+    return keras.layers.Dense(size, activation="relu", dtype=policy(spec), name="fc_1")(x)
 
 
 def every_layer(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
@@ -77,7 +141,7 @@ _FREE = (
     "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling2D",
     "BatchNormalization", "Concatenate", "Cropping2D", "Dropout", "ELU", "Flatten", "GaussianDropout",
     "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "InputLayer",
-    "LayerNormalization", "LeakyReLU", "Maximum", "MaxPooling2D", "Minimum", "Multiply", "PReLU", "Permute",
+    "LayerNormalization", "LeakyReLU", "Maximum", "MaxPooling2D", "Minimum", "Multiply", "PReLU", "Pad", "Permute",
     "RMSNormalization", "ReLU", "Rescaling", "Reshape", "Softmax", "SpatialDropout2D", "Subtract",
     "UnitNormalization", "UpSampling2D", "ZeroPadding2D",
 )  # fmt: skip
@@ -86,11 +150,15 @@ _FREE = (
 def multiply_accumulates(model: keras.Model) -> int | None:
     """Counts the multiply-accumulate operations of one image: those of convolutions and dense layers.
 
-    Returns None where the net has a layer of another kind, whose operations are not known here.
+    A layer of a net's own counts its operations in `multiply_accumulates()`. Returns None where the net has a layer or
+    an operation of another kind, whose operations are not known here.
     """
     total = 0
-    for layer in model.layers:
+    for layer in model.operations:
         kind = type(layer).__name__
+        if hasattr(layer, "multiply_accumulates"):
+            total += layer.multiply_accumulates()
+            continue
         if type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
             height, width = layer.output.shape[1:3]
             total += height * width * layer.kernel.shape.num_elements()

@@ -26,15 +26,15 @@ class Spec:
     """The numbers that a net is built from.
 
     classes: C. height, width: of the images, in pixels. image_channels: 1 or 3. width_multiplier: multiplies the
-    channels of the convolutions. embedding: D, the size of the embedding. dropout: the dropout rate of the embedding,
-    0..1. precision: of the layers, `float32`, `bfloat16` or `float16`. seed: of the initial weights.
-    """
+        channels of the convolutions. embedding: D; 0 is the net's own. dropout: the dropout rate of the embedding.
+    precision: of the layers. seed: of the weights.
+        """
 
     classes: int
     height: int = 128
     width: int = 128
     width_multiplier: float = 1.0
-    embedding: int = 1024
+    embedding: int = 0
     dropout: float = 0.0
     precision: str = "float32"
     seed: int = 0
@@ -54,9 +54,15 @@ def build(name: str, spec: Spec) -> "keras.Model":
     """Builds a net. Two builds of one spec have the same layer names and the same weights.
 
     Raises:
-        SettingsError: there is no such net.
+        SettingsError: there is no such net, or the images are too small for it (`SMALLEST` of its module).
     """
     module = lookup.find(__name__, name, "train.net")
+    smallest = getattr(module, "SMALLEST", 1)
+    if min(spec.height, spec.width) < smallest:
+        raise SettingsError(
+            f"train.net = {name!r} needs images of {smallest} pixels or more a side, these have {spec.height}x"
+            f"{spec.width}; prepare them with --height and --width of at least {smallest}, or choose another net"
+        )
     from keras.src.utils import naming  # Keras 3.15 has no public way to number unnamed layers from 0 again.
 
     naming.reset_uids()

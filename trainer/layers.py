@@ -92,12 +92,10 @@ def squeeze_excite(  # noqa: PLR0913 - the two forms that nets use
     return keras.layers.Multiply(dtype=policy(spec), name=f"{name}_scale")([x, y])
 
 
-def classifier(
-    name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec, embedding: int = 1024
-) -> keras.Model:
-    """The end of a net: flatten, fc_1 with ReLU, and `head`. The embedding has `embedding` numbers by default."""
+def classifier(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
+    """The end of a net: flatten, fc_1 with ReLU, and `head`."""
     x = keras.layers.Flatten(dtype=policy(spec), name="flatten")(x)
-    return head(name, image, _fc_1(x, spec.embedding or embedding, spec), spec)
+    return head(name, image, _fc_1(x, spec), spec)
 
 
 def pooled(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
@@ -108,19 +106,19 @@ def pooled(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec
 def head(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
     """The end of every net: float[B, D] is the embedding; dropout; fc_2, which is linear.
 
-    Where the spec asks for an embedding of another size, fc_1 makes it, with ReLU. fc_2 computes in float32 under every
-    precision, so that logits and loss do.
+    Where the spec asks for an embedding of another size than D, fc_1 makes it, with ReLU. fc_2 computes in float32
+    under every precision, so that logits and loss do.
     """
     if spec.embedding not in {0, x.shape[-1]}:
-        x = _fc_1(x, spec.embedding, spec)
+        x = _fc_1(x, spec)
     embedding = keras.layers.Activation("linear", dtype="float32", name="embedding")(x)
     kept = keras.layers.Dropout(spec.dropout, dtype="float32", name="dropout")(embedding) if spec.dropout else embedding
     logits = keras.layers.Dense(spec.classes, dtype="float32", name="fc_2")(kept)
     return keras.Model(image, {"logits": logits, "embedding": embedding}, name=name)
 
 
-def _fc_1(x: keras.KerasTensor, size: int, spec: Spec) -> keras.KerasTensor:
-    return keras.layers.Dense(size, activation="relu", dtype=policy(spec), name="fc_1")(x)
+def _fc_1(x: keras.KerasTensor, spec: Spec) -> keras.KerasTensor:
+    return keras.layers.Dense(spec.embedding, activation="relu", dtype=policy(spec), name="fc_1")(x)
 
 
 def every_layer(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer]]:

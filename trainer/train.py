@@ -69,11 +69,12 @@ def run(job: TrainingJob) -> dict[str, Any]:
     check_last(restored[0].step if restored else 0, schedule.last, settings)
 
     of_net = spec(settings, job.data.manifest)
-    loss = losses.find(settings.loss, settings.loss_options, of_net)
     of_width = f"train.width_multiplier = {settings.width_multiplier} and train.embedding = {settings.embedding}"
     with devices.fitting(f"a net of {of_width}"):
         with strategy.scope():
             model = nets.build(settings.net, of_net)
+        size = model.output["embedding"].shape[-1]
+        loss = losses.find(settings.loss, settings.loss_options, dataclasses.replace(of_net, embedding=size))
         variables = states.create(strategy, model, settings, loss.weights)
     state = TrainState(variables)
     _set_state(job, state, restored)
@@ -281,7 +282,7 @@ def _export(job: TrainingJob, chosen: ExportChoice, progress: Progress) -> dict[
         "height": manifest.height,
         "width": manifest.width,
         "channels": manifest.channels,
-        "embedding": settings.embedding,
+        "embedding": model.output["embedding"].shape[-1],
         "step": chosen.step,
         "settings": dataclasses.asdict(settings),
         "boceto": __version__,

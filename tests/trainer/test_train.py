@@ -292,7 +292,7 @@ def test_batches_groups_and_replicas_that_do_not_divide(numbers, message):
 def test_the_settings_of_the_assignment():
     defaults = Settings(data="d", run="r")
     assert (defaults.optimizer, defaults.learning_rate, defaults.batch_size, defaults.epochs) == ("adam", 1e-3, 256, 30)
-    assert (defaults.net, defaults.width_multiplier, defaults.embedding, defaults.seed) == ("sknet", 1.0, 1024, 0)
+    assert (defaults.net, defaults.width_multiplier, defaults.embedding, defaults.seed) == ("sknet", 1.0, 0, 0)
 
 
 LOADER = """

@@ -1,11 +1,13 @@
 """The nets: one file a net, found by its name. The file of a net has `build(spec) -> keras.Model`.
 
 The model maps `uint8[B, H, W, C]` to a dict with `logits` float32[B, C] and `embedding` float32[B, D]. Its layers may
-be any of Keras's.
+be any of Keras's. Where a net's own embedding is not of 1,024 numbers, `EMBEDDING` of its module says its size (0: the
+channels that its last block has), and `SMALLEST` the fewest pixels a side that its strides allow.
 """
 
 import collections
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +69,8 @@ def build(name: str, spec: Spec) -> "keras.Model":
 
     naming.reset_uids()
     with _seeded(spec.seed):
-        model: keras.Model = module.build(spec)
+        own = spec.embedding or getattr(module, "EMBEDDING", 1024)
+        model: keras.Model = module.build(dataclasses.replace(spec, embedding=own))
     paths = [variable.path for variable in model.variables]
     twice = sorted({path for path in paths if paths.count(path) > 1 or path.startswith("loss/")})
     if twice:

@@ -10,7 +10,7 @@ from trainer import layers
 from trainer.nets import Spec
 
 SMALLEST = 63  # Pixels of height and width: below, the third pool has nothing to look at.
-HIDDEN = 4096
+EMBEDDING = 4096
 
 
 def _conv(x: keras.KerasTensor, name: str, channels: int, spec: Spec, *, size: int = 3) -> keras.KerasTensor:
@@ -32,7 +32,7 @@ def build(spec: Spec) -> keras.Model:
     x = layers.pool(_conv(x, "conv5", 256, spec), "pool_3", spec, padding="valid")
     x = keras.layers.Flatten(dtype=policy, name="flatten")(x)
     x = keras.layers.Dropout(0.5, dtype=policy, name="dropout_6")(x)
-    x = keras.layers.Dense(spec.channels(HIDDEN), activation="relu", dtype=policy, name="fc_6")(x)
+    x = keras.layers.Dense(spec.channels(EMBEDDING), activation="relu", dtype=policy, name="fc_6")(x)
     x = keras.layers.Dropout(0.5, dtype=policy, name="dropout_7")(x)
-    x = keras.layers.Dense(spec.embedding or HIDDEN, activation="relu", dtype=policy, name="fc_7")(x)
+    x = keras.layers.Dense(spec.embedding, activation="relu", dtype=policy, name="fc_7")(x)
     return layers.head("alexnet", image, x, spec)

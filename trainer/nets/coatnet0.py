@@ -13,6 +13,8 @@ import keras
 from trainer import layers
 from trainer.nets import Spec
 
+SMALLEST = 33  # Pixels a side: below, the last stage attends to one pixel.
+EMBEDDING = 0  # The channels of the last stage.
 STEM = 64
 WIDTHS = (96, 192, 384, 768)
 DEPTHS = (2, 3, 5, 2)

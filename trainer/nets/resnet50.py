@@ -8,6 +8,7 @@ import keras
 from trainer import layers
 from trainer.nets import Spec, _residual
 
+EMBEDDING = 0  # The channels of the last block.
 DEPTHS = (3, 4, 6, 3)
 EXPANSION = 4
 

@@ -12,6 +12,7 @@ import keras
 from trainer import layers
 from trainer.nets import Spec
 
+EMBEDDING = 0  # The channels of the last convolution.
 DEPTHS = (1, 2, 2, 3, 3, 5)
 STRIDES = (1, 2, 2, 2, 1, 2)
 STEM, FIRST, GROWTH, LAST = 32, 16, 180, 1280

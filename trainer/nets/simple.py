@@ -18,4 +18,4 @@ def build(spec: Spec) -> keras.Model:
     for number, channels in enumerate(CHANNELS, 1):
         x = layers.conv(x, f"conv{number}", channels, spec)
         x = layers.pool(x, f"pool_{number}", spec)
-    return layers.classifier("simple", image, x, spec, EMBEDDING)
+    return layers.classifier("simple", image, x, spec)

@@ -1,3 +1,5 @@
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -61,13 +63,40 @@ def test_the_residual_sums_of_skresnet():
     }
 
 
+# Counts of torchvision's and timm's own models; simple and cnn4: 9 C D + 2 D a convolution, (N + 1) M a dense layer.
+COUNTS = {
+    "simple": (Spec(250), 9 * (32 + 32 * 64 + 64 * 128) + 2 * 224 + (16 * 16 * 128 + 1) * 256 + 257 * 250),
+    "cnn4": (Spec(100), 9 * (32 + 32 * 64 + 64 * 128 + 128 * 256) + 2 * 480 + (8 * 8 * 256 + 1) * 512 + 513 * 100),
+    "resnet18": (Spec(1000, 224, 224, image_channels=3), 11_689_512),
+    "resnet50": (Spec(1000, 224, 224, image_channels=3), 25_557_032),
+    "alexnet": (Spec(1000, 224, 224, image_channels=3), 61_100_840),
+    "rexnet": (Spec(1000, 224, 224, image_channels=3), 4_796_873),
+    # timm's has a hidden layer of 768 before the logits, ours has not.
+    "coatnet0": (Spec(1000, 224, 224, image_channels=3), 25_036_820 - 769 * 768),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters_are_those_of_the_references(name):
+    spec, count = COUNTS[name]
+    net = nets.build(name, spec)
+    assert parameters(net) == count
+    assert layers.multiply_accumulates(net) > 0
+
+
+def test_images_that_are_too_small_are_refused_with_the_smallest():
+    with pytest.raises(SettingsError, match="'alexnet' needs images of 63 pixels or more a side, these have 64x62"):
+        nets.build("alexnet", Spec(2, 64, 62))
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", nets.names())
 def test_every_net_of_the_folder(name, precision):
+    size = max(16, getattr(importlib.import_module(f"trainer.nets.{name}"), "SMALLEST", 1))
     spec = Spec(
         classes=5,
-        height=16,
-        width=24,
+        height=size,
+        width=size + 8,
         width_multiplier=1 / 16,
         embedding=6,
         dropout=0.5,
@@ -76,7 +105,7 @@ def test_every_net_of_the_folder(name, precision):
         image_channels=3,
     )
     net = nets.build(name, spec)
-    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size + 8, 3), np.uint8)
     outputs = net(images, training=False)
     assert {key: (value.shape, value.dtype.name) for key, value in outputs.items()} == {
         "logits": ((2, 5), "float32"),

@@ -33,7 +33,7 @@ def conv(  # noqa: PLR0913 - the properties of a convolution
     activation: str = "relu",
     initializer: str = "glorot_uniform",
 ) -> keras.KerasTensor:
-    """float[B, H, W, C] -> float[B, ceil(H / stride), ceil(W / stride), D]: no bias, batch norm, activation.
+    """x[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), D]: convolution without bias, batch norm, activation.
 
     D is `channels` times the width multiplier. The kernel is size x size, the padding SAME.
     """
@@ -53,7 +53,7 @@ def conv(  # noqa: PLR0913 - the properties of a convolution
 def depthwise(
     x: keras.KerasTensor, name: str, spec: Spec, stride: int = 1, activation: str = "relu"
 ) -> keras.KerasTensor:
-    """float[B, H, W, C] -> float[B, ceil(H / stride), ceil(W / stride), C]: 3x3 a channel, batch norm, activation."""
+    """x[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C]: one 3x3 a channel, batch norm, activation."""
     x = keras.layers.DepthwiseConv2D(
         3, stride, padding="same", use_bias=False, depthwise_initializer="he_normal", dtype=policy(spec), name=name
     )(x)
@@ -61,30 +61,30 @@ def depthwise(
 
 
 def norm(x: keras.KerasTensor, name: str, spec: Spec, activation: str = "linear") -> keras.KerasTensor:
-    """Batch norm `name`_bn, and the activation `name`_relu (or another; none where it is linear)."""
+    """x[B, ..., C] -> the same shape: batch norm, and an activation where it is not linear."""
     x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=policy(spec), name=f"{name}_bn")(x)
     return x if activation == "linear" else activate(x, name, spec, activation)
 
 
 def activate(x: keras.KerasTensor, name: str, spec: Spec, activation: str = "relu") -> keras.KerasTensor:
-    """The activation, as a layer `name`_`activation`."""
+    """x[...] -> the same shape: an activation of Keras."""
     return keras.layers.Activation(activation, dtype=policy(spec), name=f"{name}_{activation}")(x)
 
 
 def pool(x: keras.KerasTensor, name: str, spec: Spec, size: int = 3, padding: str = "same") -> keras.KerasTensor:
-    """float[B, H, W, C] -> float[B, ceil(H / 2), ceil(W / 2), C]: max over size x size, stride 2."""
+    """x[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C]: maximum over size x size, stride 2."""
     return keras.layers.MaxPooling2D(size, 2, padding=padding, dtype=policy(spec), name=name)(x)
 
 
 def add(x: keras.KerasTensor, y: keras.KerasTensor, name: str, spec: Spec) -> keras.KerasTensor:
-    """The sum of two tensors of one shape."""
+    """x[B, H, W, C], y[B, H, W, C] -> [B, H, W, C]: their sum."""
     return keras.layers.Add(dtype=policy(spec), name=name)([x, y])
 
 
 def squeeze_excite(  # noqa: PLR0913 - the two forms that nets use
     x: keras.KerasTensor, name: str, channels: int, spec: Spec, *, norm_between: bool, activation: str
 ) -> keras.KerasTensor:
-    """Scales the channels of float[B, H, W, C] by a function of their means (Hu et al. 2018), through `channels`."""
+    """x[B, H, W, C] -> [B, H, W, C]: channels scaled by a function of their means (Hu et al., 2018)."""
     y = keras.layers.GlobalAveragePooling2D(keepdims=True, dtype=policy(spec), name=f"{name}_mean")(x)
     y = keras.layers.Conv2D(channels, 1, dtype=policy(spec), name=f"{name}_reduce")(y)
     y = norm(y, f"{name}_reduce", spec, activation) if norm_between else activate(y, f"{name}_reduce", spec, activation)
@@ -93,18 +93,20 @@ def squeeze_excite(  # noqa: PLR0913 - the two forms that nets use
 
 
 def classifier(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
-    """The end of a net: flatten, fc_1 with ReLU, and `head`."""
+    """Ends a net behind its features x[B, h, w, c]: flatten, fc_1 with ReLU (the embedding), and `head`."""
     x = keras.layers.Flatten(dtype=policy(spec), name="flatten")(x)
     return head(name, image, _fc_1(x, spec), spec)
 
 
 def pooled(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
-    """The end of a net: the means of float[B, H, W, D] are the embedding, and then `head`."""
+    """Ends a net behind its features x[B, h, w, D]: their means (the embedding), and `head`."""
     return head(name, image, keras.layers.GlobalAveragePooling2D(dtype=policy(spec), name="mean")(x), spec)
 
 
 def head(name: str, image: keras.KerasTensor, x: keras.KerasTensor, spec: Spec) -> keras.Model:
-    """The end of every net: float[B, D] is the embedding; dropout; fc_2, which is linear.
+    """Ends a net: images uint8[B, H, W, C], x[B, D] -> `logits` float32[B, classes], `embedding` float32[B, D].
+
+    x is the embedding; behind it are dropout and fc_2, which is linear.
 
     Where the spec asks for an embedding of another size than D, fc_1 makes it, with ReLU. fc_2 computes in float32
     under every precision, so that logits and loss do.

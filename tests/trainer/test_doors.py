@@ -1,5 +1,7 @@
 """Nets, losses and layers of other people go through the trainer without a change to it."""
 
+import dataclasses
+import importlib
 import textwrap
 
 import keras
@@ -69,19 +71,20 @@ def _files(tmp_path, monkeypatch):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
 
 
-def make(replicas):
-    wanted = Settings("", "", batch_size=8, groups=4, loss="centres", loss_options="share=0.2", ema=0.9, seed=5)
+def make(replicas, name="attentive", spec=SPEC, groups=4):
+    wanted = Settings("", "", batch_size=8, groups=groups, loss="centres", loss_options="share=0.2", ema=0.9, seed=5)
     strategy = devices.strategy(replicas)
-    loss = losses.find(wanted.loss, wanted.loss_options, SPEC)
     with strategy.scope():
-        model = nets.build("attentive", SPEC)
+        model = nets.build(name, spec)
+    size = model.output["embedding"].shape[-1]
+    loss = losses.find(wanted.loss, wanted.loss_options, dataclasses.replace(spec, embedding=size))
     learned = state.create(strategy, model, wanted, loss.weights)
     return model, learned, steps.Steps(learned, model, wanted, loss, xla=False)
 
 
-def train(step, first, last):
+def train(step, first, last, pixels=16):
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (6, 8, 16, 16, 1), np.uint8), rng.integers(0, 3, (6, 8), np.int64)
+    images, labels = rng.integers(0, 256, (6, 8, pixels, pixels, 1), np.uint8), rng.integers(0, 3, (6, 8), np.int64)
     for at in range(first, last):
         part = Batches(images[at : at + 1], labels[at : at + 1], np.zeros((1, 8, 0), np.float32))
         step.train(step.place(part), at, [1e-2])
@@ -117,6 +120,28 @@ def test_a_net_and_a_loss_of_other_layers_train_resume_and_export(tmp_path):
         if not state.is_seed(variable):
             variable.assign(state.export_weights(end)[variable.path])
     assert outputs["logits"].numpy() == pytest.approx(model(images, training=False)["logits"].numpy(), abs=1e-5)
+
+
+OURS = [name for name in nets.names() if name != "small"]
+
+
+def small_spec(name):
+    smallest = getattr(importlib.import_module(f"trainer.nets.{name}"), "SMALLEST", 16)
+    return dataclasses.replace(SPEC, height=smallest, width=smallest, embedding=0)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_net_goes_on_with_the_same_bits(name):
+    _, learned, step = make(1, name, small_spec(name), groups=1)
+    train(step, 0, 1, small_spec(name).height)
+    saved = {path: array.copy() for path, array in learned.arrays().items()}
+    train(step, 1, 2, small_spec(name).height)
+    end = {path: array.copy() for path, array in learned.arrays().items()}
+    assert all(np.isfinite(array).all() for array in end.values())
+    assert (end["weights/fc_2/kernel"] != saved["weights/fc_2/kernel"]).any()
+    learned.restore(saved)
+    train(step, 1, 2, small_spec(name).height)
+    assert all((array == end[path]).all() for path, array in learned.arrays().items())
 
 
 def test_two_builds_are_equal_and_layers_of_one_shape_differ():

@@ -28,9 +28,9 @@ class Spec:
     """The numbers that a net is built from.
 
     classes: C. height, width: of the images, in pixels. image_channels: 1 or 3. width_multiplier: multiplies the
-        channels of the convolutions. embedding: D; 0 is the net's own. dropout: the dropout rate of the embedding.
-    precision: of the layers. seed: of the weights.
-        """
+    channels of the convolutions. embedding: D, the size of the embedding; 0: the net's own. dropout: the dropout rate
+    of the embedding, 0..1. precision: of the layers, `float32`, `bfloat16` or `float16`. seed: of the initial weights.
+    """
 
     classes: int
     height: int = 128

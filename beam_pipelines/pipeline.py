@@ -26,11 +26,11 @@ from beam_pipelines import columns, select, sources
 from beam_pipelines.drawer import BATCH, Drawer
 from beam_pipelines.select import Candidate, Candidates, Smallest
 from beam_pipelines.settings import Settings
-from beam_pipelines.shards import Drawings, ShardWriter
+from beam_pipelines.shards import Drawings, write_shard
 from beam_pipelines.sources import Drawing, InputPart, Refused
 from beam_pipelines.verdict import REFUSED, problem_of, total
 from boceto import __version__, storage
-from boceto.dataset import MANIFEST, SPLITS, Manifest, SourceFile, SplitInfo, content_digest
+from boceto.dataset import MANIFEST, SPLITS, Manifest, SourceFile, SplitInfo, content_digest, shard_name
 from boceto.errors import DataError
 from boceto.records import Layout
 
@@ -274,8 +274,9 @@ class Write(Stage):
             (Drawings(labels, keys, strokes), drawer.images(strokes, pixels))
             for _, labels, keys, strokes, pixels in batches
         )
-        writer = ShardWriter(settings.output, Layout(*settings.shape, settings.encoding, job.classes))
-        written, per_class = writer.write(split, shard, job.shards[split], drawn)
+        layout = Layout(*settings.shape, settings.encoding, job.classes)
+        name = shard_name(split, shard, job.shards[split])
+        written, per_class = write_shard(settings.output, name, layout, drawn)
         if settings.metrics_port:
             report = json.dumps({"records": written.records}).encode()
             storage.write_bytes(job.work_file(f"{SHARD}-{split}-{shard}.json"), report)

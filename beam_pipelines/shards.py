@@ -1,4 +1,4 @@
-"""Writes one shard: drawings with their pixels in, a TFRecord file and its description out."""
+"""Writes one shard: drawings with their pixels in, a TFRecord file, its index and its description out."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import images, records, shard_index, storage
-from boceto.dataset import Shard, ShardDigest, shard_name
+from boceto.dataset import Shard, ShardDigest
 
 
 class Drawings(NamedTuple):
@@ -18,48 +18,33 @@ class Drawings(NamedTuple):
 
     labels: Sequence[int]
     keys: Sequence[str]
-    inks: Sequence[bytes]
+    strokes: Sequence[bytes]
 
 
-class ShardWriter:
-    """Writes the shards of one data set."""
+def write_shard(
+    folder: str, name: str, layout: records.Layout, batches: Iterable[tuple[Drawings, NDArray[np.uint8]]]
+) -> tuple[Shard, list[int]]:
+    """Writes the drawings of `batches`, each B drawings and their pixels uint8[B, H, W, C], in order, and their index.
 
-    def __init__(self, folder: str, layout: records.Layout) -> None:
-        self._folder = folder
-        self._layout = layout
-        self._encoder = records.Encoder(layout)
-        self._png = images.PngEncoder(layout.height, layout.width, layout.channels)
-
-    def write(
-        self, split: str, shard: int, shards: int, batches: Iterable[tuple[Drawings, NDArray[np.uint8]]]
-    ) -> tuple[Shard, list[int]]:
-        """Writes the drawings of `batches`, each B drawings and their pixels uint8[B, H, W, C], in order,
-        and their index.
-
-        Returns the shard's description and its records a class.
-        """
-        name = shard_name(split, shard, shards)
-        checksum = google_crc32c.Checksum()
-        content = ShardDigest()
-        per_class = [0] * len(self._layout.classes)
-        size = 0
-        pieces = []
-        with storage.writing(storage.join(self._folder, name)) as file:
-            for (labels, keys, inks), pixels in batches:
-                content.add(pixels, zip(labels, (key.encode() for key in keys), inks, strict=True))
-                encoded = [
-                    image.tobytes() if self._layout.encoding == "raw" else self._png.encode(image) for image in pixels
-                ]
-                rows = zip(labels, encoded, keys, inks, strict=True)
-                data = b"".join(records.frame(self._encoder.encode(*row)) for row in rows)
-                checksum.update(data)
-                file.write(data)
-                size += len(data)
-                pieces.append(shard_index.build(np.frombuffer(data, np.uint8), self._layout))
-                for label in labels:
-                    per_class[label] += 1
-        index = shard_index.joined(pieces).to_bytes()
-        digests = checksum.hexdigest().decode(), content.hexdigest()
-        written = Shard(name, sum(per_class), size, *digests, len(index), storage.crc32c(index))
-        storage.write_bytes(storage.join(self._folder, written.index), index)
-        return written, per_class
+    Returns the shard's description and its records a class.
+    """
+    encoder = records.Encoder(layout)
+    png = images.PngEncoder(layout.height, layout.width, layout.channels)
+    encode = np.ndarray.tobytes if layout.encoding == "raw" else png.encode
+    checksum, content, size = google_crc32c.Checksum(), ShardDigest(), 0
+    per_class = np.zeros(len(layout.classes), np.int64)
+    pieces = []
+    with storage.writing(storage.join(folder, name)) as file:
+        for (labels, keys, strokes), pixels in batches:
+            content.add(pixels, zip(labels, map(str.encode, keys), strokes, strict=True))
+            rows = zip(labels, map(encode, pixels), keys, strokes, strict=True)
+            data = b"".join(records.frame(encoder.encode(*row)) for row in rows)
+            checksum.update(data)
+            size += file.write(data)
+            pieces.append(shard_index.build(np.frombuffer(data, np.uint8), layout))
+            per_class += np.bincount(labels, minlength=len(per_class))
+    index = shard_index.joined(pieces).to_bytes()
+    digests = checksum.hexdigest().decode(), content.hexdigest()
+    written = Shard(name, int(per_class.sum()), size, *digests, len(index), storage.crc32c(index))
+    storage.write_bytes(storage.join(folder, written.index), index)
+    return written, per_class.tolist()

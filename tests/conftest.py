@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from beam_pipelines.shards import Drawings, ShardWriter
+from beam_pipelines.shards import Drawings, write_shard
 from boceto import storage
-from boceto.dataset import MANIFEST, Manifest, SplitInfo, content_digest
+from boceto.dataset import MANIFEST, Manifest, SplitInfo, content_digest, shard_name
 from boceto.records import Layout
 from boceto.strokes import pack
 from trainer import nets
@@ -60,7 +60,7 @@ def make_data(tmp_path) -> MakeData:
         width = width or size
         url = str(tmp_path / name)
         names = [f"class {label}" for label in range(classes)]
-        writer = ShardWriter(url, Layout(size, width, channels, encoding, names))
+        layout = Layout(size, width, channels, encoding, names)
         splits = {}
         first = 0
         for split, count in (("train", train), ("validation", validation), ("test", test)):
@@ -74,7 +74,8 @@ def make_data(tmp_path) -> MakeData:
                     [pack([[[label, 9], [number % 256, 9]]]) if strokes else b"" for label, number in mine],
                 )
                 pixels = np.stack([_square(label, number, size, width, channels) for label, number in mine])
-                written.append(writer.write(split, shard, shards, [(drawings, pixels)])[0])
+                file = shard_name(split, shard, shards)
+                written.append(write_shard(url, file, layout, [(drawings, pixels)])[0])
             splits[split] = SplitInfo([count] * classes, written)
             first += count
         digests = {split: [shard.digest for shard in info.shards] for split, info in splits.items()}

@@ -5,6 +5,7 @@ Source: https://github.com/googlecreativelab/quickdraw-dataset#the-raw-moderated
 """
 
 import fnmatch
+import itertools
 import math
 import re
 import struct
@@ -39,10 +40,13 @@ _COUNT = struct.Struct("<H")
 class _Refusal(Exception):  # noqa: N818 - not an error: what is wrong with one drawing
     """Carries the reason, and what is wrong with which field."""
 
-    def __init__(self, reason: str, what: str = "") -> None:
-        super().__init__(reason, what)
-        self.reason = reason
-        self.what = what
+    def of(self, number: int, text: str) -> Refused:
+        """The item for the drawing of this number; where the file ends in it, as much again is lost as is there."""
+        reason, what = self.args
+        return Refused(number, reason, text, what, number if reason == _CUT else 1)
+
+
+_Found = Refused | tuple[Drawing, Any]  # a drawing has its flag `recognized` beside it
 
 
 class _CutOff(bytes):
@@ -107,13 +111,19 @@ def _end_of_name(where: str, at: int) -> int:
 
 def read(part: InputPart, settings: Settings) -> Iterator[Item]:
     """The drawings of one file, in order; a file that breaks off or is damaged ends in a refused item."""
-    only_recognized = settings.recognized == "only"
     with opened(part.url, part.size) as file:
         if part.url.lower().endswith(".bin"):
-            yield from _read_binary(file, only_recognized)
+            items = _read_binary(file)
         else:
             pieces, loss = text(file, part.url, part.size)
-            yield from _read_lines(_lines(pieces), loss, part.category, only_recognized)
+            items = _read_lines(_lines(pieces), loss, part.category)
+        for item in items:
+            if isinstance(item, Refused):
+                yield item
+            elif settings.recognized == "only" and item[1] is not True:
+                yield Filtered("not recognized" if item[1] is False else "without the flag `recognized`")
+            else:
+                yield item[0]
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -132,18 +142,17 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield _CutOff(rest)
 
 
-def _read_lines(lines: Iterable[bytes], loss: Loss | None, category: str, only_recognized: bool) -> Iterator[Item]:  # noqa: FBT001
+def _read_lines(lines: Iterable[bytes], loss: Loss | None, category: str) -> Iterator[_Found]:
     number = 0
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE:
             yield Refused(number, "line_too_long", _shown(line), f"the line has more than {MAX_LINE:,} bytes")
         elif line and not line.isspace():
             try:
-                yield _sketch(line, category, only_recognized)
+                yield _of_line(line, category)
             except _Refusal as refusal:
                 if loss is None or not isinstance(line, _CutOff):  # The loss tells of that line.
-                    lost = number if refusal.reason == _CUT else 1
-                    yield Refused(number, refusal.reason, _shown(line), refusal.what, lost)
+                    yield refusal.of(number, _shown(line))
     if loss:
         yield Refused(number + 1, loss.reason, "", loss.what, loss.lines)
 
@@ -152,13 +161,13 @@ def _shown(line: bytes) -> str:
     return line[: 4 * SHOWN].decode("utf-8", "replace").rstrip("\n")[:SHOWN]
 
 
-def _sketch(line: bytes, category: str, only_recognized: bool) -> Drawing | Filtered:  # noqa: FBT001
-    """One line of JSON -> a drawing, or why an option leaves it out; raises _Refusal with the reason."""
+def _of_line(line: bytes, category: str) -> tuple[Drawing, Any]:
+    """One line of JSON -> a drawing and its flag `recognized`; raises _Refusal with the reason."""
     try:
         entry = orjson.loads(bytes(line))  # It takes no class of our own.
     except orjson.JSONDecodeError as error:
         if line.startswith(BOM):
-            return _sketch(line.removeprefix(BOM), category, only_recognized)
+            return _of_line(line.removeprefix(BOM), category)
         raise _why_no_json(line, error) from None
     if not isinstance(entry, dict):
         raise _Refusal("wrong_type", f"the line is {_brief(entry)}, and no object in braces")
@@ -170,9 +179,7 @@ def _sketch(line: bytes, category: str, only_recognized: bool) -> Drawing | Filt
     recognized = entry.get("recognized")
     if line.count(b"true") + line.count(b"false") > isinstance(recognized, bool) and _has_bool(entry["drawing"]):
         raise _why_no_ink(entry["drawing"])
-    if only_recognized and recognized is not True:
-        return Filtered("not recognized" if recognized is False else "without the flag `recognized`")
-    return Drawing(ink, _key(entry.get("key_id")))
+    return Drawing(ink, _key(entry.get("key_id"))), recognized
 
 
 def _brief(value: Any) -> str:
@@ -282,35 +289,25 @@ def _why_no_coordinate(value: Any, *, is_raw: bool) -> tuple[str, str] | None:
     return None if 0 <= value <= MAX_COORDINATE else ("out_of_range", f"is outside 0 to {MAX_COORDINATE}")
 
 
-def _read_binary(file: BinaryIO, only_recognized: bool) -> Iterator[Item]:  # noqa: FBT001
-    number = 0
-    while header := file.read(_HEADER.size):
-        number += 1
-        try:
-            yield _binary_sketch(file, header, only_recognized)
-        except EOFError:
-            what = f"the file ends within this record; {UNKNOWN}; fetch it again"
-            yield Refused(number, _CUT, header.hex(), what, number)
+def _read_binary(file: BinaryIO) -> Iterator[_Found]:
+    for number in itertools.count(1):
+        header = file.read(_HEADER.size)
+        if not header:
             return
+        try:
+            yield _of_record(header, file)
         except _Refusal as refusal:
-            yield Refused(number, refusal.reason, header.hex(), refusal.what)
+            yield refusal.of(number, header.hex())
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise EOFError
-    return data
-
-
-def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Drawing | Filtered:  # noqa: FBT001
-    if len(header) != _HEADER.size:
-        raise EOFError
-    key, _, recognized, _, count = _HEADER.unpack(header)
+def _of_record(header: bytes, file: BinaryIO) -> tuple[Drawing, bool]:
+    """The header of a record and the file behind it -> a drawing and its flag `recognized`."""
+    key, _, recognized, _, count = _HEADER.unpack(_whole(header, _HEADER.size))
     parts = []
     for _ in range(count):
-        points = _exactly(file, _COUNT.size)
-        parts.append(points + _exactly(file, 2 * _COUNT.unpack(points)[0]))
+        points = _whole(file.read(_COUNT.size), _COUNT.size)
+        size = 2 * _COUNT.unpack(points)[0]
+        parts.append(points + _whole(file.read(size), size))
     if any(part[:2] == b"\0\0" for part in parts):
         raise _Refusal("uneven_stroke", "a stroke has no point")
     if not parts:
@@ -318,6 +315,10 @@ def _binary_sketch(file: BinaryIO, header: bytes, only_recognized: bool) -> Draw
     ink = b"".join(parts)
     if len(np.unique(np.concatenate(strokes.unpack(ink)), axis=0)) == 1:
         raise _Refusal("one_point", "all points of the record are one")
-    if only_recognized and recognized != 1:
-        return Filtered("not recognized")
-    return Drawing(ink, str(key))
+    return Drawing(ink, str(key)), recognized == 1
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise _Refusal(_CUT, f"the file ends within this record; {UNKNOWN}; fetch it again")
+    return data

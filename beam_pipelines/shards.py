@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from boceto import images, records, shard_index, storage
 from boceto.dataset import Shard, ShardDigest
 
+_PIECE = 1 << 20  # Bytes that are written and indexed at once: few pieces take less time, many less memory.
+
 
 class Drawings(NamedTuple):
     """B drawings on their way into records: class numbers, keys, and strokes in the form of `boceto.strokes` (b"" for a
@@ -33,16 +35,25 @@ def write_shard(
     encode = np.ndarray.tobytes if layout.encoding == "raw" else png.encode
     checksum, content, size = google_crc32c.Checksum(), ShardDigest(), 0
     per_class = np.zeros(len(layout.classes), np.int64)
+    frames: list[bytes] = []
     pieces = []
     with storage.writing(storage.join(folder, name)) as file:
+
+        def write() -> int:
+            data = b"".join(frames)
+            frames.clear()
+            checksum.update(data)
+            pieces.append(shard_index.build(np.frombuffer(data, np.uint8), layout))
+            return file.write(data)
+
         for (labels, keys, strokes), pixels in batches:
             content.add(pixels, zip(labels, map(str.encode, keys), strokes, strict=True))
             rows = zip(labels, map(encode, pixels), keys, strokes, strict=True)
-            data = b"".join(records.frame(encoder.encode(*row)) for row in rows)
-            checksum.update(data)
-            size += file.write(data)
-            pieces.append(shard_index.build(np.frombuffer(data, np.uint8), layout))
+            frames += (records.frame(encoder.encode(*row)) for row in rows)
             per_class += np.bincount(labels, minlength=len(per_class))
+            if sum(map(len, frames)) > _PIECE:
+                size += write()
+        size += write()
     index = shard_index.joined(pieces).to_bytes()
     digests = checksum.hexdigest().decode(), content.hexdigest()
     written = Shard(name, int(per_class.sum()), size, *digests, len(index), storage.crc32c(index))

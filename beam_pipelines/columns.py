@@ -13,7 +13,7 @@ _CHECKSUM = 4
 
 
 def pack(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> bytes:
-    """Rows, each with the values of `schema` in order -> bytes."""
+    """Returns rows as bytes; each row has the values of `schema` in order."""
     columns = [pa.array([row[at] for row in rows], field.type) for at, field in enumerate(schema)]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as stream:
@@ -23,7 +23,7 @@ def pack(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> bytes:
 
 
 def unpack(data: bytes, schema: pa.Schema) -> list[tuple[Any, ...]]:
-    """The opposite of `pack`. Lists come out as lists.
+    """Returns the rows that `pack` took.
 
     Raises:
         ValueError: the bytes are damaged, or rows of another schema.

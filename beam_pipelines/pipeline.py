@@ -58,7 +58,7 @@ Claims = tuple[str, list[ClassFile], bytes]  # class, its files, `select.claim` 
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """What every stage knows: the settings, the classes in order, and a token that no other job has."""
+    """The settings, the classes in order, and a token that no other job has. Every stage holds it."""
 
     settings: Settings
     classes: tuple[str, ...]
@@ -66,7 +66,7 @@ class PrepareJob:
 
     @property
     def shards(self) -> dict[str, int]:
-        """Shards a split, from what is wanted: the stages need it before the drawings are counted."""
+        """The number of shards by split. It follows from the wanted drawings, since the counted ones come too late."""
         counts = {split: count * len(self.classes) for split, count in self.settings.per_class.items()}
         return {split: min(MOST_SHARDS, -(-counts[split] // self.settings.records_per_shard)) for split in SPLITS}
 
@@ -80,15 +80,15 @@ class PrepareJob:
             raise DataError(f"{self.settings.output} was taken over by another job; run this one with another --output")
 
     def work_file(self, name: str) -> str:
-        """The URL of a file that exists only while the data set is unfinished."""
+        """Returns the URL of a file that exists only while the data set is unfinished."""
         return storage.join(self.settings.output, WORK, name)
 
     def strokes_file(self, name: str) -> str:
-        """The URL of a file of strokes, which no other job in this folder can mistake for its own."""
+        """Returns the URL of a file of strokes. The token in it keeps other jobs in this folder from reading it."""
         return self.work_file(f"strokes-{self.token}-{name}")
 
     def read_rows(self, schema: pa.Schema, name: str, start: int = 0, end: int | None = None) -> list[tuple[Any, ...]]:
-        """The rows in the bytes from `start` to `end` of a file of strokes.
+        """Returns the rows in the bytes from `start` to `end` of a file of strokes.
 
         Raises:
             DataError: the file is damaged, or another job has taken the folder over.
@@ -103,7 +103,11 @@ class PrepareJob:
             raise DataError(f"{path} is damaged: {error}; run the same command again") from error
 
     def candidates(self, category: str, files: Iterable[ClassFile]) -> tuple[Candidates, list[str]]:
-        """The candidates of a class, out of the files of its parts, and of each why it is left out ("": it is not)."""
+        """Returns the candidates of a class, and for each why it is left out ("" if it is not).
+
+        Raises:
+            DataError: a file of its parts is damaged, or another job has taken the folder over.
+        """
         parts = [
             Candidates(full, [Candidate(*row) for row in self.read_rows(select.SCHEMA, name)]) for name, full in files
         ]
@@ -112,7 +116,7 @@ class PrepareJob:
         return found, select.reasons(found.rows, drawer)
 
     def drawer(self) -> Drawer:
-        """What makes this job's images."""
+        """Returns what makes this job's images."""
         settings = self.settings
         return Drawer(settings.shape, settings.line_width, settings.margin, settings.ink)
 

@@ -78,9 +78,8 @@ def _key(seed: int, category: str) -> bytes:
 
 
 def reasons(rows: Sequence[Candidate], drawer: Drawer) -> list[str]:
-    """Of candidates of one class, smallest rank first: why each is the same as one before it; "" where it is not.
-
-    Only candidates whose probes agree are drawn whole.
+    """Returns for each candidate of one class, smallest rank first, why it is the same as an earlier candidate: `key`,
+    `picture`, or "" if it is not. Only candidates with equal probes are drawn whole.
     """
     times = Counter(row.probe for row in rows)
     unclear = [row for row in rows if times[row.probe] > 1]
@@ -112,7 +111,7 @@ class Smallest:
         self._room = 2 * keep + 64
 
     def add_drawing(self, drawing: Drawing) -> None:
-        """Offers one drawing."""
+        """Adds one drawing of the input."""
         content = drawing.strokes if drawing.image is None else drawing.image.tobytes()
         content_id = hashlib.blake2b(content, digest_size=ID_BYTES).digest()
         rank = hashlib.blake2b(content_id, digest_size=ID_BYTES, key=self._key).digest()
@@ -123,7 +122,7 @@ class Smallest:
             self._full = True
 
     def add(self, candidate: Candidate) -> None:
-        """Offers a candidate of this class, which another worker may have kept."""
+        """Adds a candidate of this class, which another worker may have kept."""
         if candidate.rank >= self._bound:
             self._full = True
             return
@@ -158,13 +157,13 @@ class Smallest:
         return [self._found[rank] for rank in sorted(self._found)]
 
     def value(self) -> "Candidates":
-        """What was kept."""
+        """Returns the candidates that were kept."""
         self._cut(self._keep)
         return Candidates(full=self._full, rows=self._rows())
 
 
 def keep_of(wanted: int) -> int:
-    """How many candidates of a class are kept where `wanted` are to be taken."""
+    """Returns how many candidates of a class are kept if `wanted` of them are to be taken."""
     return wanted + max(SPARE_LEAST, int(wanted * SPARE_SHARE))
 
 
@@ -176,7 +175,7 @@ class Candidates(NamedTuple):
 
 
 def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str, drawer: Drawer) -> Candidates:
-    """The candidates of one class, out of those of its parts."""
+    """Returns the candidates of one class from the candidates of its parts."""
     if len(parts) == 1:
         return parts[0]
     smallest = Smallest(keep_of(wanted), seed, category, drawer)
@@ -191,12 +190,12 @@ def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str, dr
 
 
 def claim(row: Candidate) -> bytes:
-    """The probe and the beginning of the rank, CLAIM_BYTES."""
+    """Returns the probe and the beginning of the rank, CLAIM_BYTES in all."""
     return row.probe + row.rank[:RANK_BYTES]
 
 
 def unclear(claims: Mapping[str, bytes]) -> dict[str, set[bytes]]:
-    """Class -> its claims, joined, become class -> beginnings of the ranks whose probe another class has too."""
+    """Returns by class the beginnings of those ranks whose probe another class has too; `claims`: by class, joined."""
     owners: dict[bytes, list[tuple[str, bytes]]] = {}
     for category, joined in claims.items():
         for at in range(0, len(joined), CLAIM_BYTES):
@@ -211,8 +210,8 @@ def unclear(claims: Mapping[str, bytes]) -> dict[str, set[bytes]]:
 
 
 def lost(classes: Mapping[str, Sequence[Candidate]], drawer: Drawer) -> list[tuple[str, bytes, str]]:
-    """Candidates of several classes -> (class, beginning of the rank, why) of each candidate that has the picture of a
-    candidate with a smaller rank.
+    """Returns (class, beginning of the rank, why) of each candidate that has the same picture as a candidate of a
+    smaller rank; `classes`: candidates by class.
 
     Keys do not count: many people number their drawings from 1 in each category.
     """
@@ -231,7 +230,7 @@ def lost(classes: Mapping[str, Sequence[Candidate]], drawer: Drawer) -> list[tup
 
 
 def count(rows: Sequence[Candidate], whys: Sequence[str], last: int) -> dict[str, int]:
-    """How many drawings of the rows up to the number `last` (-1: of all) are the same as another one, by why."""
+    """Counts by reason the drawings that are the same as an earlier one, in the rows up to number `last` (-1: all)."""
     found = dict.fromkeys(WHY, 0)
     for row, why in list(zip(rows, whys, strict=True))[: last + 1 or None]:
         reason = why or INK
@@ -241,7 +240,8 @@ def count(rows: Sequence[Candidate], whys: Sequence[str], last: int) -> dict[str
 
 
 def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:
-    """The names of the classes, sorted: a number of them by the seed, a list, a file of names, or all.
+    """Returns the names of the classes, sorted. The setting `classes` is a number of them (chosen by the seed), a list,
+    a file of names, or "all"; `there`: the categories of the input.
 
     Raises:
         SettingsError: a name that is not there or stands twice, or too large a number.

@@ -34,8 +34,11 @@ class InputPart(NamedTuple):
 
 
 def crc32c(part: InputPart) -> str:
-    """The checksum of a part's file (or of its files' checksums, in order), 8 hexadecimal digits; "" of a part without
-    files. Object storage knows it by itself.
+    """Returns the crc32c of a part's file (or of its files' checksums, in order) as 8 hexadecimal digits, or "" for a
+    part without files. Object storage knows the checksum; local files are read.
+
+    Raises:
+        FileNotFoundError: a file has gone.
     """
     found = [storage.checksum(url)[1] for url in part.urls or ((part.url,) if part.url else ())]
     return found[0] if len(found) == 1 else storage.crc32c("".join(found).encode()) if found else ""
@@ -52,15 +55,15 @@ class Drawing(NamedTuple):
 
 
 def deflated(image: NDArray[np.uint8]) -> bytes:
-    """The pixels of an image, smaller."""
+    """Compresses the pixels of an image, uint8[H, W, C], for `inflated`."""
     return isal_zlib.compress(image.tobytes(), 1)
 
 
 def inflated(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The opposite of `deflated`, for an image of this shape.
+    """Returns the image uint8[H, W, C] of this shape that `deflated` compressed.
 
     Raises:
-        ValueError: the data are no such image.
+        ValueError: the data are damaged, or an image of another shape.
     """
     try:
         return np.frombuffer(isal_zlib.decompress(data), np.uint8).reshape(shape)
@@ -93,14 +96,18 @@ class DrawingSource(Protocol):
     """What a module of this folder offers."""
 
     def plan(self, settings: Settings) -> list[InputPart]:
-        """All parts, sorted by name."""
+        """Returns all parts, sorted by name.
+
+        Raises:
+            SettingsError: there is no input, or the settings do not fit it.
+        """
 
     def read(self, part: InputPart, settings: Settings) -> Iterator[Item]:
-        """The drawings of one part, in order."""
+        """Yields the drawings of one part, in order. A bad drawing is a `Refused`, not an error."""
 
 
 def names() -> list[str]:
-    """The sources there are."""
+    """Returns the names of the sources."""
     return lookup.names(__name__)
 
 

@@ -14,11 +14,12 @@ SUMMARIES = {
     "eval": "artefact and shards to accuracy, mAP and a report",
     "inspect": "what a data set, run, checkpoint, artefact or scores hold, and whether they are whole",
     "preflight": "whether a training would run here: data, storage, memory, disk, devices, time to save",
+    "nets": "the nets, or the layers of a net, with parameters and operations",
     "submit": "the programs on a Kubernetes cluster: start, follow, stop, resume",
     "verify-resume": "whether a training that is killed and goes on ends the same, to the bit",
 }
 # Verbs that come with another one's extra.
-EXTRAS = {"preflight": "train", "verify-resume": "train"}
+EXTRAS = {"nets": "train", "preflight": "train", "verify-resume": "train"}
 
 
 def usage(verbs: Sequence[str]) -> str:

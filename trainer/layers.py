@@ -1,5 +1,6 @@
 """Blocks of layers that the nets share; the parameters and multiply-accumulates of any net."""
 
+import math
 from collections.abc import Iterator
 
 import keras
@@ -148,29 +149,26 @@ _FREE = (
 
 
 def multiply_accumulates(model: keras.Model) -> int | None:
-    """Counts the multiply-accumulate operations of one image: those of convolutions and dense layers.
+    """Counts the multiply-accumulate operations of one image: those of convolutions, dense layers and attention.
 
     A layer of a net's own counts its operations in `multiply_accumulates()`. Returns None where the net has a layer or
     an operation of another kind, whose operations are not known here.
     """
-    total = 0
-    for layer in model.operations:
-        kind = type(layer).__name__
-        if hasattr(layer, "multiply_accumulates"):
-            total += layer.multiply_accumulates()
-            continue
-        if type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
-            height, width = layer.output.shape[1:3]
-            total += height * width * layer.kernel.shape.num_elements()
-        elif isinstance(layer, keras.layers.SeparableConv2D):
-            height, width = layer.output.shape[1:3]
-            kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
-            total += height * width * sum(kernel.shape.num_elements() for kernel in kernels)
-        elif isinstance(layer, keras.layers.Dense):
-            rows = 1
-            for size in layer.output.shape[1:-1]:
-                rows *= size
-            total += rows * layer.kernel.shape.num_elements()
-        elif not (kind in _FREE and type(layer).__module__.startswith("keras.")):
-            return None
-    return int(total)
+    counts = [count_of(layer) for layer in model.operations]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def count_of(layer: keras.Operation) -> int | None:
+    """Counts the multiply-accumulate operations of one layer for one image; None where its kind is not known."""
+    if hasattr(layer, "multiply_accumulates"):
+        return int(layer.multiply_accumulates())
+    if type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
+        kernels = [layer.kernel]
+    elif isinstance(layer, keras.layers.SeparableConv2D):
+        kernels = [layer.depthwise_kernel, layer.pointwise_kernel]
+    elif isinstance(layer, keras.layers.Dense):
+        kernels = [layer.kernel]
+    else:
+        return 0 if type(layer).__name__ in _FREE and type(layer).__module__.startswith("keras.") else None
+    places = math.prod(layer.output.shape[1:-1])
+    return places * sum(int(kernel.shape.num_elements()) for kernel in kernels)

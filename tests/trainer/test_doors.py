@@ -1,7 +1,6 @@
 """Nets, losses and layers of other people go through the trainer without a change to it."""
 
 import dataclasses
-import importlib
 import textwrap
 
 import keras
@@ -126,7 +125,7 @@ OURS = [name for name in nets.names() if name != "small"]
 
 
 def small_spec(name):
-    smallest = getattr(importlib.import_module(f"trainer.nets.{name}"), "SMALLEST", 16)
+    smallest = max(16, nets.smallest(name))
     return dataclasses.replace(SPEC, height=smallest, width=smallest, embedding=0)
 
 

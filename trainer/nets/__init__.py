@@ -52,6 +52,11 @@ def names() -> list[str]:
     return lookup.names(__name__)
 
 
+def smallest(name: str) -> int:
+    """Returns the fewest pixels a side that the strides of a net allow."""
+    return int(getattr(lookup.find(__name__, name, "train.net"), "SMALLEST", 1))
+
+
 def build(name: str, spec: Spec) -> "keras.Model":
     """Builds a net. Two builds of one spec have the same layer names and the same weights.
 
@@ -59,11 +64,10 @@ def build(name: str, spec: Spec) -> "keras.Model":
         SettingsError: there is no such net, or the images are too small for it (`SMALLEST` of its module).
     """
     module = lookup.find(__name__, name, "train.net")
-    smallest = getattr(module, "SMALLEST", 1)
-    if min(spec.height, spec.width) < smallest:
+    if min(spec.height, spec.width) < smallest(name):
         raise SettingsError(
-            f"train.net = {name!r} needs images of {smallest} pixels or more a side, these have {spec.height}x"
-            f"{spec.width}; prepare them with --height and --width of at least {smallest}, or choose another net"
+            f"train.net = {name!r} needs images of {smallest(name)} pixels or more a side, these have {spec.height}x"
+            f"{spec.width}; prepare them with --height and --width of at least {smallest(name)}, or choose another net"
         )
     from keras.src.utils import naming  # Keras 3.15 has no public way to number unnamed layers from 0 again.
 

@@ -1,5 +1,3 @@
-import importlib
-
 import keras
 import numpy as np
 import pytest
@@ -92,7 +90,7 @@ def test_images_that_are_too_small_are_refused_with_the_smallest():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", nets.names())
 def test_every_net_of_the_folder(name, precision):
-    size = max(16, getattr(importlib.import_module(f"trainer.nets.{name}"), "SMALLEST", 1))
+    size = max(16, nets.smallest(name))
     spec = Spec(
         classes=5,
         height=size,

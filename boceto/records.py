@@ -54,22 +54,31 @@ def _varint(value: int) -> bytes:
 _SMALL_VARINTS = [_varint(value) for value in range(1 << 14)]
 
 
-def _delimited(tag: bytes, *parts: bytes) -> bytes:
-    """A field of the wire type "length-delimited": its tag, its length, and the joined parts."""
-    size = sum(map(len, parts))
-    return b"".join((tag, _SMALL_VARINTS[size] if size < len(_SMALL_VARINTS) else _varint(size), *parts))
+def _head(tag: bytes, size: int) -> bytes:
+    """The head of a field of the wire type "length-delimited": its tag and its length."""
+    return tag + (_SMALL_VARINTS[size] if size < len(_SMALL_VARINTS) else _varint(size))
 
 
-def _bytes_feature(name: bytes, value: bytes) -> bytes:
-    """An entry of the map: name -> Feature(bytes_list=[value])."""
-    feature = _delimited(b"\x12", _delimited(b"\x0a", _delimited(b"\x0a", value)))
-    return _delimited(b"\x0a", _delimited(b"\x0a", name), feature)
+def _delimited(tag: bytes, value: bytes) -> bytes:
+    return _head(tag, len(value)) + value
+
+
+def _entry(name: bytes, feature: bytes) -> bytes:
+    """An entry of the map of features: name -> Feature."""
+    return _delimited(b"\x0a", _delimited(b"\x0a", name) + _delimited(b"\x12", feature))
 
 
 def _int_feature(name: bytes, value: int) -> bytes:
     """An entry of the map: name -> Feature(int64_list=[value])."""
-    feature = _delimited(b"\x12", _delimited(b"\x1a", _delimited(b"\x0a", _varint(value))))
-    return _delimited(b"\x0a", _delimited(b"\x0a", name), feature)
+    return _entry(name, _delimited(b"\x1a", _delimited(b"\x0a", _varint(value))))
+
+
+def _bytes_feature(name: bytes, value: bytes) -> bytes:
+    """An entry of the map: name -> Feature(bytes_list=[value]). The heads are made first, so the value is copied once."""
+    first = _head(b"\x0a", len(value))
+    second = _head(b"\x0a", len(first) + len(value)) + first
+    third = _delimited(b"\x0a", name) + _head(b"\x12", len(second) + len(value)) + second
+    return b"".join((_head(b"\x0a", len(third) + len(value)), third, value))
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,7 @@ class Encoder:
 
     def encode(self, label: int, encoded: bytes, key: str, strokes: bytes = b"") -> bytes:
         """One serialised `tf.train.Example`. Without strokes, it has no feature `sketch/strokes`."""
-        return _delimited(
-            b"\x0a",
+        features = (
             self._first[label],
             _bytes_feature(ENCODED, encoded),
             self._format,
@@ -108,6 +116,7 @@ class Encoder:
             self._width,
             _bytes_feature(STROKES, strokes) if strokes else b"",
         )
+        return _delimited(b"\x0a", b"".join(features))
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _int_feature(name: bytes, value: int) -> bytes:
 
 
 def _bytes_feature(name: bytes, value: bytes) -> bytes:
-    """An entry of the map: name -> Feature(bytes_list=[value]). The heads are made first, so the value is copied once."""
+    """An entry of the map: name -> Feature(bytes_list=[value]). The value is copied once."""
     first = _head(b"\x0a", len(value))
     second = _head(b"\x0a", len(first) + len(value)) + first
     third = _delimited(b"\x0a", name) + _head(b"\x12", len(second) + len(value)) + second

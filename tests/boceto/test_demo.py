@@ -32,8 +32,28 @@ def test_a_finished_demo_is_shown_and_starting_afresh_removes_only_what_the_chai
     assert demo.main(["--output", str(tmp_path), "--fresh"]) == 2
     assert "holds sknet, and no demo.json says that a demo made it" in capsys.readouterr().err
     assert (tmp_path / "sknet" / "run.json").exists()
-    for damaged in ("{", '{"data": {}}'):
+    for damaged in ("{", '{"data": {}, "sknet": {}, "skresnet": {}}'):
         (tmp_path / "demo.json").write_text(damaged)
         assert demo.main(["--output", str(tmp_path)]) == 65
         assert "demo.json is damaged" in capsys.readouterr().err
     assert (tmp_path / "photos" / "mine.png").exists()
+
+
+def test_another_net_joins_what_is_there(tmp_path, capsys, monkeypatch):
+    calls = []
+
+    def program(verb, *words):
+        calls.append((verb, *words[words.index("--net") + 1 :][:1]) if "--net" in words else (verb,))
+        return {"classes": 21, **dict.fromkeys(demo.COLUMNS, 1), "picture": "p.png"}
+
+    monkeypatch.setattr(demo, "_program", program)
+    words = ["--output", str(tmp_path)]
+    assert demo.main([*words, "--net", "simple"]) == 0
+    assert calls == [("prepare",), ("train", "simple"), ("eval",)]
+    assert demo.main([*words, "--net", "simple, cnn4"]) == 0
+    assert calls[3:] == [("prepare",), ("train", "cnn4"), ("eval",)]
+    assert demo.main([*words, "--net", "cnn4,simple"]) == 0
+    assert len(calls) == 6
+    assert "cnn4: test drawings" in capsys.readouterr().err
+    assert demo.main([*words, "--net", "../mine"]) == 2
+    assert "'../mine' is no net" in capsys.readouterr().err

@@ -155,7 +155,7 @@ def _corrupt(cluster: Cluster, overlay: str) -> tuple[str, ...]:
     small = ("--set", "prepare.output=gs://boceto/corrupt", "--set", "prepare.train_per_class=5")
     words = ("--program", "prepare", "--name", "corrupt", *small, "--set", "prepare.test_per_class=2")
     cluster.submit("run", "--overlay", overlay, *words).well()
-    name = next(each for each in cluster.objects("corrupt/") if "/train-00000" in each)
+    name = next(each for each in cluster.objects("corrupt/") if re.search(r"/train-00000.*\.tfrecord$", each))
     size = next(
         shard["bytes"]
         for shard in cluster.read("corrupt/dataset.json")["splits"]["train"]["shards"]

@@ -24,7 +24,7 @@ from beam_pipelines.verdict import REFUSED
 from boceto import contract, dataset, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
-from boceto.errors import DataError, SettingsError
+from boceto.errors import DataError, SettingsError, Stopped
 from boceto.exposition import serving
 from boceto.telemetry import Telemetry
 
@@ -49,7 +49,7 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
     there = _finished(job, parts)
     if there is not None:
         console.line(f"{settings.output} holds this data set already; --overwrite makes it anew")
-        _tidy(settings)
+        _tidy(settings, console)
         return _summary(settings, there, console)
     storage.check_writable(settings.output, "prepare.output")
     _warn_of_names(parts, console)
@@ -63,7 +63,7 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
         if storage.exists(problem := job.work_file(PROBLEM)):
             raise DataError(storage.read_bytes(problem).decode())
         manifest = dataset.load(settings.output).manifest
-        _tidy(settings)
+        _tidy(settings, console)
         console.line(f"done in {clock_time(time.monotonic() - started)}")
         return _summary(settings, manifest, console)
 
@@ -86,11 +86,16 @@ def _warn_of_damage(settings: Settings, manifest: dataset.Manifest, console: Con
                 console.warning(f"{line['file']} from line {line['line']} on: {line['reason']}: {line['what']}")
 
 
-def _tidy(settings: Settings) -> None:
+def _tidy(settings: Settings, console: Console) -> None:
     """Removes the work folder and draws the preview, as an earlier job may have been stopped before that."""
     storage.delete_folder(storage.join(settings.output, WORK))
     if settings.preview and not storage.exists(storage.join(settings.output, PREVIEW)):
-        draw_preview(settings.output)
+        try:
+            draw_preview(settings.output)
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - the data set is finished without a preview
+            console.warning(f"{PREVIEW} cannot be drawn: {error}")
 
 
 def _finished(job: PrepareJob, parts: Sequence[sources.InputPart]) -> dataset.Manifest | None:

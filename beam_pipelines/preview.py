@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from boceto import dataset, storage
 from boceto.dataset import DataSet
@@ -42,17 +42,16 @@ def draw_preview(url: str) -> None:
         (columns * (LABEL_WIDTH + DRAWINGS * TILE), rows * TILE),
         "#404040",
     )
+    width, height = data.manifest.width, data.manifest.height
+    longest = max(width, height)
+    size = max(1, round(width * (TILE - 2) / longest)), max(1, round(height * (TILE - 2) / longest))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for label, images in enumerate(_first_of_each(data)):
         left, top = label // rows * (LABEL_WIDTH + DRAWINGS * TILE), label % rows * TILE
         pen.text((left + 6, top + TILE // 2), data.manifest.classes[label][:20], "white", font, anchor="lm")
         for place, image in enumerate(images):
-            tile = ImageOps.contain(
-                Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image),
-                (TILE - 2,) * 2,
-                Image.Resampling.BOX,
-            )
-            sheet.paste(tile, (left + LABEL_WIDTH + place * TILE + 1, top + 1))
+            drawing = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+            sheet.paste(drawing.resize(size, Image.Resampling.BOX), (left + LABEL_WIDTH + place * TILE + 1, top + 1))
     file = io.BytesIO()
     sheet.save(file, "png")
     storage.write_bytes(storage.join(url, PREVIEW), file.getvalue())

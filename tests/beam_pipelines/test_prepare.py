@@ -457,6 +457,27 @@ def test_a_folder_that_another_job_writes_is_left_alone(strokes_folder, tmp_path
     assert _prepare(strokes_folder, tmp_path / "data") == 0
 
 
+@pytest.mark.parametrize("shape", [(8, 1024), (1024, 8)])
+def test_very_long_images_have_a_preview(tmp_path, shape):
+    sizes = ["--height", shape[0], "--width", shape[1], "--classes", 2, "--train-per-class", 4, "--test-per-class", 2]
+    words = ["--source", "synthetic", "--output", tmp_path / "data", "--workers", 1, *sizes]
+    assert main([str(word) for word in words]) == 0
+    assert (tmp_path / "data" / "preview.png").exists()
+
+
+def test_a_preview_that_fails_costs_a_warning(strokes_folder, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise ValueError("no font")
+
+    monkeypatch.setattr(prepare, "draw_preview", fail)
+    for _ in range(2):
+        assert _prepare(strokes_folder, tmp_path / "data") == 0
+        assert "warning: preview.png cannot be drawn: no font" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    assert (tmp_path / "data" / "preview.png").exists()
+
+
 @pytest.fixture
 def running(tmp_path):
     """A job of many drawings with two workers, once its first files are read: (process, its workers, its folder)."""

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from beam_pipelines.preview import PREVIEW, draw_preview
 from beam_pipelines.progress import watching
 from beam_pipelines.settings import Settings
 from beam_pipelines.verdict import REFUSED
-from boceto import contract, dataset, storage, strokes
+from boceto import contract, dataset, lease, storage, strokes
 from boceto.console import Console, clock_time
 from boceto.dataset import MANIFEST, SHARD_NAME
 from boceto.errors import DataError, SettingsError, Stopped
@@ -32,7 +31,6 @@ DIRECT = "DirectRunner"
 SHOWN = 3
 # Reasons to refuse a file, not a drawing.
 BROKEN = frozenset({"truncated_file", "damaged_file", "trailing_bytes"})
-_LARGEST_PROCESS = 2**31 - 1
 
 
 def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -> Mapping[str, Any]:
@@ -144,7 +142,9 @@ def _take(job: PrepareJob) -> None:
     """
     output, path = job.settings.output, job.work_file(OWNER)
     _check_ours(output)
-    me = json.dumps({"token": job.token, "process": os.getpid(), "host": socket.gethostname()}).encode()
+    process = os.getpid()
+    owner = {"token": job.token, "process": process, "machine": lease.machine(), "begun": lease.begun(process)}
+    me = json.dumps(owner).encode()
     try:
         try:
             storage.create_bytes(path, me)
@@ -186,17 +186,15 @@ def _check_idle(text: bytes, output: str) -> None:
     """
     try:
         owner = contract.decode(text)
-        process = contract.field(owner, "process", int)
-        contract.within(1, _LARGEST_PROCESS, process=process)
+        process, begun = contract.field(owner, "process", int), contract.field(owner, "begun", str)
     except ValueError:  # No job wrote it.
         return
-    if owner.get("host") == socket.gethostname() and process != os.getpid():
-        with contextlib.suppress(ProcessLookupError):
-            with contextlib.suppress(PermissionError):
-                os.kill(process, 0)
-            raise SettingsError(
-                f"prepare.output = {output} is being written by process {process}; wait for it, or give another folder"
-            )
+    is_other = process != os.getpid() and owner.get("machine") == lease.machine()
+    if is_other and begun and lease.begun(process) == begun:
+        raise SettingsError(
+            f"prepare.output = {output} is being written by process {process}, says {WORK}/{OWNER} there; "
+            "wait for it, or give another folder"
+        )
 
 
 def _made(output: str) -> list[str]:

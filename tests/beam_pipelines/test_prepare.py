@@ -22,7 +22,7 @@ from beam_pipelines import columns, prepare
 from beam_pipelines.__main__ import main
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import synthetic
-from boceto import contract, dataset, storage, strokes
+from boceto import contract, dataset, lease, storage, strokes
 
 CLASSES = ("circle", "star", "sun")
 PER_CLASS = 30
@@ -449,12 +449,28 @@ def test_a_file_changed_within_its_size_is_noticed_and_a_touched_one_is_the_same
 def test_a_folder_that_another_job_writes_is_left_alone(strokes_folder, tmp_path, capsys):
     work = tmp_path / "data" / "_work"
     work.mkdir(parents=True)
-    owner = {"token": "other", "process": os.getppid(), "host": socket.gethostname()}
+    process = os.getppid()
+    owner = {"token": "other", "process": process, "machine": lease.machine(), "begun": lease.begun(process)}
     (work / "owner.json").write_text(json.dumps(owner))
     assert _prepare(strokes_folder, tmp_path / "data") == 2
-    assert f"being written by process {os.getppid()}" in capsys.readouterr().err
-    (work / "owner.json").write_text(json.dumps({**owner, "process": 2**22 + 1}))
-    assert _prepare(strokes_folder, tmp_path / "data") == 0
+    assert f"being written by process {process}, says _work/owner.json there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "other", [{"begun": "1"}, {"machine": "of before the reboot"}, {"process": 2**22 + 1}, {"process": None}]
+)
+def test_a_number_that_a_later_process_has_keeps_no_folder(strokes_folder, tmp_path, other):
+    work = tmp_path / "data" / "_work"
+    work.mkdir(parents=True)
+    process = os.getppid()
+    owner = {
+        "process": process,
+        "host": socket.gethostname(),
+        "machine": lease.machine(),
+        "begun": lease.begun(process),
+    }
+    (work / "owner.json").write_text(json.dumps({"token": "other", **owner, **other}))
+    assert _prepare(strokes_folder, tmp_path / "data", "--no-preview") == 0
 
 
 @pytest.mark.parametrize("shape", [(8, 1024), (1024, 8)])

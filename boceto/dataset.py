@@ -55,7 +55,7 @@ class Shard:
     @property
     def files(self) -> list[staging.File]:
         """The shard's file, and its index where it has one."""
-        index = staging.File(self.index, self.index_bytes, self.index_crc32c)
+        index = staging.File(self.index, self.index_bytes, self.index_crc32c, verify=True)
         return [staging.File(self.name, self.bytes, self.crc32c), *([index] if self.index_crc32c else [])]
 
     @property

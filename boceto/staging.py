@@ -34,11 +34,15 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS)
 
 
 class File(NamedTuple):
-    """A file to copy: its name, size in bytes and crc32c (8 hexadecimal digits)."""
+    """A file to copy: its name, size in bytes and crc32c (8 hexadecimal digits).
+
+    verify: every byte of a copy that is there is always checked.
+    """
 
     name: str
     size: int
     crc32c: str
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Cache:
         """Copies `files`, which are in the folder `url`, unless they are in the cache; returns the paths of the copies.
 
         Copies of the same `key` are shared by all processes. With `verify`, every byte of the copies that are there is
-        checked, and damaged copies are replaced; without, only their sizes are checked.
+        checked, and damaged copies are replaced; without, only their sizes are checked, but for files with `verify`.
 
         Raises:
             SettingsError: the cache cannot be written, or its disk has too little room.
@@ -169,7 +173,9 @@ class _Transfer:
         self._count(file.size)
 
     def _is_whole(self, file: File) -> bool:
-        return self.has_size(file) and (not self._verify or storage.checksum(str(self.path(file)))[1] == file.crc32c)
+        if not self.has_size(file):
+            return False
+        return not (self._verify or file.verify) or storage.checksum(str(self.path(file)))[1] == file.crc32c
 
     @contextlib.contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
@@ -177,11 +183,13 @@ class _Transfer:
         while True:
             with contextlib.closing(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")) as file:
                 note_written(path)
+                is_ours = False
                 with contextlib.suppress(BlockingIOError, FileNotFoundError):
                     lock(file.fileno(), path, wait=False)
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # Else it has become the copy.
-                        yield
-                        return
+                    is_ours = os.path.samestat(os.fstat(file.fileno()), path.stat())  # Else it has become the copy.
+                if is_ours:
+                    yield
+                    return
             self._doing = "another process copies"
             if self._cancelled.wait(_LOOK_SECONDS):
                 raise _Cancelled

@@ -99,7 +99,7 @@ def _choose(settings: Settings, data: DataSet, description: Artefact, console: C
         of = "train" if share and name == "validation" else name
         info = data.manifest.splits.get(of)
         if of not in splits and (name == "test" or (info and info.records)):
-            splits[of] = data.split(of)
+            splits[of] = data.split(of, verify=settings.verify)
         numbers = np.arange(len(splits[of]) if of in splits else 0)
         if share and of == "train" and len(numbers):
             held = held_out(description.settings["seed"], share, splits[of].keys(numbers.tolist()))

@@ -307,6 +307,26 @@ def test_a_staged_data_set_is_the_local_one(make_data, tmp_path, cache, encoding
         staged.split("test")
 
 
+def test_a_damaged_copy_of_an_index_is_replaced(make_data, tmp_path, cache):
+    data = dataset.load(_in_memory(make_data(), tmp_path), cache)
+    data.split("train")
+    copies = sorted(cache.folder.rglob("*.index"))
+    whole_files = [copy.read_bytes() for copy in copies]
+    for copy, content in zip(copies, whole_files, strict=True):
+        copy.write_bytes(bytes(len(content)))
+    assert len(data.split("train")) == 24
+    assert [copy.read_bytes() for copy in copies] == whole_files
+
+
+def test_an_error_under_the_lock_stays_the_error(folder, cache, monkeypatch):
+    def fails(*_):
+        raise BlockingIOError("busy")
+
+    monkeypatch.setattr(storage, "download", fails)
+    with pytest.raises(BlockingIOError, match="busy"):
+        cache.stage(folder[0], "key", folder[1])
+
+
 def test_two_encodings_of_one_digest_do_not_meet_in_the_cache(make_data, tmp_path, cache):
     for encoding in ("raw", "png", "raw"):
         local = make_data(encoding=encoding, name=encoding)

@@ -48,6 +48,21 @@ def test_an_evaluation_writes_scores_report_and_picture(make_data, make_run, eva
     Image.open(io.BytesIO(storage.read_bytes(result["picture"]))).verify()
 
 
+def test_a_damaged_copy_is_replaced_with_verify(make_data, make_run, evaluate, tmp_path):
+    local = make_data()
+    url = f"memory://sets/{tmp_path.name}"
+    for entry in storage.list_files(local):
+        storage.write_bytes(storage.join(url, storage.relative(entry.url, local)), storage.read_bytes(entry.url))
+    run, cache = make_run(local), tmp_path / "cache"
+    assert evaluate(url, run, "--cache-dir", str(cache))[0] == 0
+    for copy in cache.rglob("*.tfrecord"):
+        copy.write_bytes(bytes(copy.stat().st_size))
+    code, _, err = evaluate(url, run, "--cache-dir", str(cache))
+    assert (code, "run the same command again with --verify" in err) == (65, True), err
+    code, _, err = evaluate(url, run, "--cache-dir", str(cache), "--verify")
+    assert code == 0, err
+
+
 def test_scores_repeat_byte_for_byte_whatever_the_batch(make_data, make_run, evaluate):
     data = make_data()
     run = make_run(data)

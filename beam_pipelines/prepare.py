@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import sys
 import threading
@@ -141,6 +142,7 @@ def _take(job: PrepareJob) -> None:
         SettingsError: a job that still runs on this machine is writing there, or Boceto did not make what is there.
     """
     output, path = job.settings.output, job.work_file(OWNER)
+    _check_folders(output)
     _check_ours(output)
     process = os.getpid()
     owner = {"token": job.token, "process": process, "machine": lease.machine(), "begun": lease.begun(process)}
@@ -161,6 +163,20 @@ def _take(job: PrepareJob) -> None:
     for name in _made(output):
         if name != f"{WORK}/{OWNER}":
             storage.delete(storage.join(output, name))
+
+
+def _check_folders(output: str) -> None:
+    """Checks that no folder is in the place of a data set's file, and no file in the place of the work folder."""
+    if not storage.is_local(output):
+        return
+    for path in sorted(storage.local_folder(output).iterdir()):
+        is_file = path.name in {MANIFEST, REFUSED, PREVIEW} or SHARD_NAME.fullmatch(path.name)
+        if path.is_dir() if is_file else path.name == WORK and not path.is_dir():
+            wrong, right = ("folder", "file") if is_file else ("file", "folder")
+            raise SettingsError(
+                f"prepare.output = {output} holds a {wrong} {path.name}, where the {right} of this name belongs; "
+                "remove it, or give another folder"
+            )
 
 
 def _check_ours(output: str) -> None:
@@ -274,14 +290,17 @@ def _apart(work: Callable[[], None]) -> None:
 def _raise_cause(error: BaseException, output: str) -> None:
     """Raises the project's own error that a runner wrapped in one of Beam's, if there is one."""
     ours = (SettingsError, DataError, storage.Unavailable)
-    for kind in (*ours, FileNotFoundError, PermissionError, OSError, MemoryError):
-        marker = f"{kind.__module__}.{kind.__name__}: " if kind in ours else f"{kind.__name__}: "
-        for line in str(error).splitlines():
-            if marker in line:
-                said = line.partition(marker)[2].partition(" [while running")[0]
-                if os.strerror(errno.ENOSPC) in said:
-                    said = f"prepare.output = {output} is full: {said}; make room, or give another folder"
-                raise kind(said) from None
+    kinds: dict[str, type[Exception]] = {re.escape(f"{kind.__module__}.{kind.__name__}: "): kind for kind in ours}
+    kinds |= {r"\w*Error: (?=\[Errno \d+\])": OSError}  # Of any name: IsADirectoryError is one.
+    kinds |= {f"{kind.__name__}: ": kind for kind in (FileNotFoundError, PermissionError, OSError, MemoryError)}
+    for marker, kind in kinds.items():
+        if found := re.search(rf"{marker}(.*?)(?: \[while running|$)", str(error), re.MULTILINE):
+            said = found[1]
+            if os.strerror(errno.ENOSPC) in said:
+                said = f"prepare.output = {output} is full: {said}; make room, or give another folder"
+            elif kind is OSError and (numbered := re.match(r"\[Errno (\d+)\] (.*)", said)):
+                raise OSError(int(numbered[1]), numbered[2]) from None
+            raise kind(said) from None
 
 
 def _summary(settings: Settings, manifest: dataset.Manifest, console: Console) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`boceto prepare` as people run it: whole jobs over small inputs, on both runners."""
 
+import errno
 import gzip
 import json
 import os
@@ -535,6 +536,34 @@ def test_a_worker_that_is_short_of_memory_says_so():
     said = "Traceback …\nnumpy._core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB [while running 'draw']"
     with pytest.raises(MemoryError, match="^Unable to allocate 3 GiB$"):
         prepare._raise_cause(RuntimeError(said), "data")
+
+
+@pytest.mark.parametrize("kind", [IsADirectoryError, FileNotFoundError, ConnectionResetError, OSError])
+def test_an_error_of_the_system_stays_one_whatever_its_class(kind):
+    number = {IsADirectoryError: errno.EISDIR, FileNotFoundError: errno.ENOENT, ConnectionResetError: errno.ECONNRESET}
+    error = OSError(number.get(kind, errno.EIO), "it says so", "a/b")
+    said = f"Traceback …\n{kind.__name__}: {error} [while running 'Write']"
+    with pytest.raises(kind) as raised:
+        prepare._raise_cause(RuntimeError(said), "data")
+    assert (str(raised.value), raised.value.errno) == (str(error), error.errno)
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00004.index", "test-00000-of-00001.tfrecord", "refused.jsonl"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_goes(strokes_folder, tmp_path, capsys, name):
+    assert _prepare(strokes_folder, tmp_path / "data", "--no-preview") == 0
+    (tmp_path / "data" / name).unlink()
+    (tmp_path / "data" / name).mkdir()
+    before = sorted((tmp_path / "data").iterdir())
+    assert _prepare(strokes_folder, tmp_path / "data", "--no-preview", "--overwrite") == 2
+    assert f"holds a folder {name}, where the file of this name belongs; remove it" in capsys.readouterr().err
+    assert sorted((tmp_path / "data").iterdir()) == before
+
+
+def test_a_file_in_the_place_of_the_work_folder_is_refused(strokes_folder, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "_work").write_text("mine")
+    assert _prepare(strokes_folder, tmp_path / "data") == 2
+    assert "holds a file _work, where the folder of this name belongs; remove it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--train-per-class", "--synthetic-drawings"])

@@ -20,7 +20,7 @@ class Settings:
     source: str = option("quickdraw", help="kind of input: quickdraw or synthetic (drawn by rule, needs no input)")
     input: str = option("", help="folder, file or glob of the input, or gs://quickdraw_dataset/full/simplified")
     classes: str = option(
-        "all", help="how many categories, chosen by the seed; or names with commas; or a file of names"
+        "all", help="how many categories, chosen by the seed; or names with commas; or a file of names", listed=True
     )
     train_per_class: int = option(1000, help="training drawings a class", at_least=1)
     validation_per_class: int = option(0, help="validation drawings a class", at_least=0)

@@ -43,7 +43,9 @@ class Settings:
     """The flags of `boceto demo`."""
 
     output: str = option("demo", help="folder, also in object storage, for the data set, the runs and their scores")
-    net: str = option(",".join(NETS), help="nets to train and score, with commas; `boceto nets` lists them")
+    net: str = option(
+        ",".join(NETS), help="nets to train and score, with commas; `boceto nets` lists them", listed=True
+    )
     size: int = option(32, help="height and width of an image, pixels", at_least=8, at_most=1024)
     fresh: bool = option(False, help="start afresh instead of showing what is there")
     metrics_port: int = option(

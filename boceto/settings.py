@@ -27,7 +27,7 @@ from boceto.stores.file import regular
 T = TypeVar("T")
 PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume", "submit")
 TEXTS = tuple[str, ...]  # A list in TOML, a repeated flag on the command line.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # A list of names for a text comes in lines.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 _BITS = 63  # What counts steps and records on a device.
 _LARGEST = 3.4e38  # float32 holds no larger number, and devices compute with it.
 
@@ -40,13 +40,15 @@ def option(  # noqa: PLR0913 - what help and check need
     at_most: float | None = None,
     choices: Sequence[str | int] | None = None,
     positional: bool = False,
+    listed: bool = False,
 ) -> Any:
     """A dataclass field with the help and the bounds of its setting; without a default the setting is required.
 
     The command line gives a `positional` setting without its name, and repeats the flag of a setting of type `TEXTS`.
+    A `listed` setting is a text with commas or in lines, or a list in TOML.
     """
     metadata = {"help": help, "at_least": at_least, "at_most": at_most, "choices": choices, "positional": positional}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"listed": listed})
 
 
 def fixed(value: Any) -> Any:
@@ -126,8 +128,10 @@ def _read_table(path: str, verb: str) -> dict[str, Any]:
     return table
 
 
-def _converted(where: str, value: Any, kind: Any) -> Any:
+def _converted(where: str, value: Any, kind: Any, *, listed: bool) -> Any:
     """Returns `value`, a flag's text or a TOML value, as `kind`: str, int, float, bool or `TEXTS`."""
+    if listed and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
     if isinstance(value, str) and kind in (int, float):
         with contextlib.suppress(ValueError):
             value = kind(value)
@@ -136,17 +140,18 @@ def _converted(where: str, value: Any, kind: Any) -> Any:
     takes = {TEXTS: (), int: (int,), float: (int, float), str: (str, int, float), bool: (bool,)}[kind]
     if isinstance(value, takes) and isinstance(value, bool) == (kind is bool):
         return kind(value)
-    if kind in (str, TEXTS) and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value) if kind == TEXTS else "\n".join(value)
+    if kind == TEXTS and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", TEXTS: "a list of texts"}
-    raise SettingsError(f"{where} = {value!r} is not {names[kind]}")
+    a_list = "a list, " if isinstance(value, list) and kind != TEXTS else ""
+    raise SettingsError(f"{where} = {value!r} is {a_list}not {names[kind]}")
 
 
 def _check(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if value is None:
         return
     for text in value if isinstance(value, tuple) else [value]:
-        if isinstance(text, str) and _CONTROL.search(text):
+        if isinstance(text, str) and _CONTROL.search(text.replace("\n", "") if metadata["listed"] else text):
             raise SettingsError(f"{where} = {text!r} is not readable text: it has a control character; rename it")
     choices, low, high = metadata["choices"], metadata["at_least"], metadata["at_most"]
     if choices and value not in choices:
@@ -178,7 +183,7 @@ def build(cls: type[T], verb: str, given: Mapping[str, Any], source: str = "sett
     for name, field in fields.items():
         where = f"{verb}.{name}"
         if name in given:
-            values[name] = _converted(where, given[name], _plain_type(hints[name]))
+            values[name] = _converted(where, given[name], _plain_type(hints[name]), listed=field.metadata["listed"])
         if field.default is dataclasses.MISSING and values.get(name, "") == "":
             flag = name.upper() if field.metadata["positional"] else f"--{name.replace('_', '-')}"
             raise SettingsError(f"{where} is missing; give {flag}")

@@ -16,7 +16,9 @@ class Settings:
     data: str = option(help="folder of the data set")
     run: str = option(help="folder of the run, whose export is evaluated; the scores go to its eval/")
     splits: str = option(
-        "test,train", help="splits to score: test, train (records trained on), validation (held out of training)"
+        "test,train",
+        help="splits to score: test, train (records trained on), validation (held out of training)",
+        listed=True,
     )
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     verify: bool = option(False, help="check every byte of the data set first, and replace damaged copies")
@@ -35,9 +37,12 @@ class Settings:
         """The splits, test first.
 
         Raises:
-            SettingsError: one is unknown, or there is none.
+            SettingsError: a name is unknown or empty, or there is none.
         """
         given = [name.strip() for name in self.splits.split(",")]
+        if "" in given:
+            said = "has an empty name" if any(given) else "names no split"
+            raise SettingsError(f"eval.splits = {self.splits!r} {said}; choose among {', '.join(SPLITS)}")
         if unknown := [name for name in given if name not in SPLITS]:
             raise SettingsError(f"eval.splits: {unknown[0]!r} is unknown; choose among {', '.join(SPLITS)}")
         return [name for name in SPLITS if name in given]

@@ -56,7 +56,7 @@ class Settings:
     schedule: str = option("constant", help="learning rate after the warm-up", choices=("constant", "cosine"))
     warmup_steps: int = option(0, help="steps of linear warm-up", at_least=0)
     loss: str = option("cross_entropy", help="loss", choices=losses.names())
-    loss_options: str = option("", help="settings of the loss, as name=value, name=value")
+    loss_options: str = option("", help="settings of the loss, as name=value, name=value", listed=True)
     clip_norm: float = option(0.0, help="highest global norm of the gradients; 0: no clipping", at_least=0)
     ema: float = option(0.0, help="decay of the weights' moving average; 0: none", at_least=0, at_most=0.99999)
     precision: str = option("float32", help="precision of the layers", choices=("float32", "bfloat16", "float16"))

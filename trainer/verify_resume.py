@@ -57,7 +57,9 @@ class Settings(training.Settings):
     )
     readers: int = _as_in_training("readers", 2)
     replicas: str = option(  # type: ignore[assignment]  # A number a session.
-        "0", help="replicas of the sessions in turn, as 4,2,1, the undisturbed run with the first; 0: as in a training"
+        "0",
+        help="replicas of the sessions in turn, as 4,2,1, the undisturbed run with the first; 0: as in a training",
+        listed=True,
     )
     epochs: int = fixed(1)
     max_steps: int = fixed(0)

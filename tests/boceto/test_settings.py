@@ -22,6 +22,7 @@ class Example:
 @dataclass(frozen=True)
 class Listed:
     set: tuple[str, ...] = option((), help="some texts")
+    splits: str = option("", help="some names", listed=True)
 
 
 def test_a_list_is_a_list_in_toml_and_a_repeated_flag(tmp_path):
@@ -29,7 +30,7 @@ def test_a_list_is_a_list_in_toml_and_a_repeated_flag(tmp_path):
     words = [[], ["--config", str(tmp_path / "s.toml")], ["--set", "a=1,2", "--set", "b"]]
     found = [settings.parse(Listed, "submit", each, "") for each in words]
     assert [each.settings.set for each in found] == [(), ("a=1,2", 'b="3"'), ("a=1,2", "b")]
-    assert settings.to_flags(found[2].settings) == words[2]
+    assert settings.to_flags(found[2].settings) == [*words[2], "--splits", ""]
     for text, message in (
         ("'x'", "'x' is not a list of texts"),
         ("[1]", "is not a list of texts"),
@@ -38,6 +39,13 @@ def test_a_list_is_a_list_in_toml_and_a_repeated_flag(tmp_path):
         (tmp_path / "s.toml").write_text(f"[submit]\nset = {text}\n")
         with pytest.raises(SettingsError, match=message):
             settings.parse(Listed, "submit", words[1], "")
+
+
+def test_a_list_for_a_text_with_commas_is_joined(tmp_path):
+    (tmp_path / "s.toml").write_text('[eval]\nsplits = ["test", "train"]\n')
+    found = settings.parse(Listed, "eval", ["--config", str(tmp_path / "s.toml")], "")
+    assert found.settings.splits == "test,train"
+    assert settings.parse(Listed, "eval", ["--splits", "test\ntrain"], "").settings.splits == "test\ntrain"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +121,8 @@ def test_an_error_says_the_value_the_place_and_the_remedy(words, message):
         ("epochs = 3\n", r"unknown table 'epochs'"),
         ("[train]\ndata='d'\nepochs = true\n", r"train\.epochs = True is not a whole number"),
         ("[train]\ndata='d'\nfast = 'yes'\n", r"train\.fast = 'yes' is not true or false"),
+        ("[train]\ndata = ['a', 'b']\n", r"train\.data = \['a', 'b'\] is a list, not text"),
+        ("[train]\ndata='d'\nnet = ['sknet']\n", r"train\.net = \['sknet'\] is a list, not text"),
         ("[train\n", "is not TOML"),
         ("[train]\ndata='d'\nepochs = 1" + 4300 * "0", "is not TOML: Exceeds the limit"),
         ("[train]\ndata='d'\nepochs = 0x1" + 4300 * "0", r"train\.epochs has more than 63 bits"),
@@ -126,7 +136,7 @@ def test_a_file_is_checked_like_the_flags(tmp_path, text, message):
         _parse("--config", str(file))
 
 
-@pytest.mark.parametrize("word", ["a\udcff", "a\0b", "a\r", "\x1b[31m"])
+@pytest.mark.parametrize("word", ["a\udcff", "a\0b", "a\r", "a\nb", "\x1b[31m"])
 def test_a_word_that_is_no_readable_text_is_refused(word):
     with pytest.raises(
         SettingsError,

@@ -107,7 +107,8 @@ def test_the_chosen_splits_are_scored(  # noqa: PLR0913, PLR0917 - fixtures, and
     [
         ("train", "none of them has drawings"),
         ("test", "has no drawings in split 'test'; it has none"),
-        ("", "eval.splits: '' is unknown; choose among test, train, validation"),
+        ("", "eval.splits = '' names no split; choose among test, train, validation"),
+        ("test,,train", "eval.splits = 'test,,train' has an empty name; choose among test"),
     ],
 )
 def test_splits_that_are_not_there_are_refused(make_data, make_run, evaluate, splits, said):

@@ -161,12 +161,12 @@ def content_digest(shape: tuple[int, int, int], classes: Sequence[str], shards: 
 def _check_split(name: str, split: SplitInfo, classes: int) -> None:
     if name not in SPLITS:
         raise ValueError(f"unknown split {name!r}")
-    # A manifest's names become paths: nothing else may stand there.
+    # The names become paths, so every name that this format does not give is refused.
     named = [shard.name for shard in split.shards]
     if named != [shard_name(name, number, len(named)) for number in range(len(named))]:
         raise ValueError(f"the shards of split {name!r} are not named as this format names them")
-    counts = [*split.per_class, *(shard.records for shard in split.shards), *(shard.bytes for shard in split.shards)]
-    if min(counts, default=0) < 0 or len(split.per_class) != classes:
+    counts = [count for shard in split.shards for count in (shard.records, shard.bytes, shard.index_bytes)]
+    if min([*split.per_class, *counts], default=0) < 0 or len(split.per_class) != classes:
         raise ValueError(f"the counts of split {name!r} are not a number a class")
     if sum(shard.records for shard in split.shards) != split.records:
         raise ValueError(f"the counts of split {name!r} do not add up")
@@ -334,17 +334,23 @@ class DataSet:
         data = open_shard(path, remedy).whole().data
         _check(data, shard.index_crc32c, path, remedy)
         try:
-            return shard_index.parse(data, shard.records, len(self.manifest.classes))
+            return self._parse(data, shard)
         except ValueError as error:
             raise DataError(f"{path} is no index of {shard.name}: {error}; {remedy}") from error
+
+    def _parse(self, data: bytes | memoryview, shard: Shard) -> shard_index.ShardIndex:
+        index = shard_index.parse(data, shard.records, len(self.manifest.classes), shard.bytes)
+        if self.manifest.encoding == "raw" and (index.rows["image_bytes"] != np.prod(self.manifest.shape)).any():
+            raise ValueError("an image has too few or too many bytes")
+        return index
 
     def _index(self, shard: Shard, file: ShardFile) -> shard_index.ShardIndex:
         """Indexes a shard of a data set without indexes. The cache keeps the result, behind its checksum."""
         kept = self.cache and str(self.cache.folder / self.manifest.digest / f"{shard.crc32c}-{shard.index}")
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, SettingsError):  # SettingsError: it is a pipe.
             content = storage.read_bytes(kept) if kept else b""
             if content[:8] == storage.crc32c(content[8:]).encode():
-                return shard_index.parse(content[8:], shard.records, len(self.manifest.classes))
+                return self._parse(content[8:], shard)
         data = file.whole()
         _check(data.data, shard.crc32c, file.path, file.remedy)
         index = build_index(shard, data, self.manifest, file.path)

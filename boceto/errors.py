@@ -7,7 +7,7 @@ EXIT_FAULT = 1
 EXIT_SETTINGS = 2
 EXIT_DATA = 65
 EXIT_STOPPED = 75
-# What may pass at the same path: of the disk, of the network, of the whole machine.
+# These errors of the disk, the network or the whole machine may go away: the same path may work later.
 PASSING = frozenset(
     {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT}
 )

@@ -40,8 +40,8 @@ class ShardIndex:
         return self.rows.tobytes() + self.keys.tobytes()
 
 
-def parse(data: bytes | memoryview, count: int, classes: int) -> ShardIndex:
-    """Reads an index of `count` records whose labels are below `classes`.
+def parse(data: bytes | memoryview, count: int, classes: int, size: int) -> ShardIndex:
+    """Reads an index of `count` records, whose labels are below `classes`, of a shard of `size` bytes.
 
     Raises:
         ValueError: `data` is no such index.
@@ -52,6 +52,10 @@ def parse(data: bytes | memoryview, count: int, classes: int) -> ShardIndex:
     keys = np.frombuffer(data, np.uint8, offset=rows.nbytes)
     if rows["key_bytes"].sum() != len(keys):
         raise ValueError("its keys are not as long as its rows say")
+    # Compared without a sum of uint64, which could overflow.
+    outside = (rows["offset"] > size) | (rows["bytes"] > np.uint64(size) - rows["offset"])
+    if (outside | (rows["image"].astype(np.int64) + rows["image_bytes"] > rows["bytes"])).any():
+        raise ValueError("a record is not inside the shard, or an image not inside its record")
     _check_labels(rows["label"], classes)
     return ShardIndex(rows, keys)
 

@@ -68,13 +68,15 @@ def open_shard(path: str, remedy: str) -> ShardFile:
     """The shard at `path`, which stays readable when its name is deleted.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is a folder.
         SettingsError: this process may not have so many files open.
     """
     try:
         return ShardFile(path, remedy, storage.open_random(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; {remedy}") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder; remove it, then {remedy}") from error
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise

@@ -5,6 +5,7 @@ the URL chooses the adapter in `boceto.stores`.
 """
 
 import contextlib
+import errno
 import functools
 import glob
 import importlib
@@ -165,9 +166,12 @@ class RandomAccess:
 
 
 def open_random(url: str) -> RandomAccess:
-    """Opens one object for reads by position. Raises FileNotFoundError if it does not exist."""
+    """Opens one object for reads by position. Raises FileNotFoundError or IsADirectoryError if there is none."""
     if is_local(url):
-        return RandomAccess(b"", os.open(local.regular(local_path(url)), os.O_RDONLY | os.O_CLOEXEC))
+        path = local.regular(local_path(url))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        return RandomAccess(b"", os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     return RandomAccess(read_bytes(url))
 
 

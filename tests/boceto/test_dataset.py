@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -6,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from boceto import contract, dataset, records, staging, strokes
+from boceto import contract, dataset, records, shard_index, staging, storage, strokes
 from boceto.errors import DataError, SettingsError
 
 
@@ -72,6 +73,7 @@ def test_a_flipped_byte_is_refused(make_data, tmp_path):
         (lambda m: m.update(version=99), "version 99"),
         (lambda m: m["classes"].reverse(), "digest does not match"),
         (lambda m: m["splits"]["train"]["per_class"].append(1), "not a number a class"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(index_bytes=-1), "not a number a class"),
         (lambda m: m["splits"]["train"]["shards"][0].update(name="../../etc/passwd"), "not named as this format names"),
         (lambda m: m["splits"]["train"]["shards"][0].update(records=True), "is True, not a whole number"),
         (lambda m: m["splits"]["train"]["per_class"].__setitem__(0, 9), "do not add up"),
@@ -132,6 +134,41 @@ def test_an_index_that_is_changed_is_refused(make_data, tmp_path):
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("offset", 2**64 - 1),
+        ("offset", 2**63),
+        ("bytes", 2**32 - 1),
+        ("image", 2**32 - 1),
+        ("image_bytes", 2**32 - 1),
+        ("image_bytes", 1),
+    ],
+)
+def test_an_index_that_leaves_the_shard_is_refused(make_data, tmp_path, field, value):
+    url = make_data(encoding="raw")
+    folder = tmp_path / "data"
+    manifest = json.loads((folder / "dataset.json").read_text())
+    shard = manifest["splits"]["train"]["shards"][1]
+    path = folder / shard["name"].replace("tfrecord", "index")
+    content = bytearray(path.read_bytes())
+    np.frombuffer(content, shard_index.ROW, shard["records"])[field][3] = value
+    path.write_bytes(content)
+    shard["index_crc32c"] = storage.crc32c(bytes(content))
+    (folder / "dataset.json").write_bytes(contract.sealed(manifest))
+    with pytest.raises(DataError, match="00001-of-00002.index is no index of train-00001"):
+        dataset.load(url).split("train")
+
+
+@pytest.mark.parametrize("name", ["train-00001-of-00002.index", "train-00001-of-00002.tfrecord"])
+def test_a_folder_in_the_place_of_a_file_is_refused(make_data, tmp_path, name):
+    data = dataset.load(make_data())
+    (tmp_path / "data" / name).unlink()
+    (tmp_path / "data" / name).mkdir()
+    with pytest.raises(DataError, match=f"{name} is a folder; remove it, then prepare it again"):
+        data.split("train")
+
+
 def _without_indexes(url, tmp_path):
     """The data set as an older Boceto wrote it."""
     path = tmp_path / "data" / "dataset.json"
@@ -168,6 +205,18 @@ def test_shards_without_an_index_are_indexed_once(make_data, tmp_path):
     for shard, whole in zip(shards, content, strict=True):
         shard.write_bytes(whole)
     assert (data.split("train").images(numbers) == images).all()
+
+
+def test_a_pipe_in_the_place_of_a_kept_index_is_replaced(make_data, tmp_path):
+    data = _without_indexes(make_data(), tmp_path)
+    data.split("train")
+    kept = next((tmp_path / "cache").rglob("*.index"))
+    whole = kept.read_bytes()
+    kept.unlink()
+    os.mkfifo(kept)
+    assert len(data.split("train")) == 24
+    assert kept.is_file()
+    assert kept.read_bytes() == whole
 
 
 def test_a_shard_without_index_that_is_not_what_its_manifest_says_is_refused(make_data, tmp_path):

@@ -146,7 +146,8 @@ class Read(Stage):
                 smallest.add_drawing(item)
             elif isinstance(item, Refused):
                 refused[item.reason] += item.lost
-                lines.append({"file": part.name, **item._asdict()})
+                line = item._asdict()
+                lines.append({"file": line.pop("file") or part.name, **line})
             else:
                 filtered[item.reason] += 1
         report = {

@@ -54,8 +54,10 @@ class Watch:
         # Reading and drawing take about the same time; each is half of the way.
         if done := (len(reads) / self._parts + len(shards) / self._shards) / 2:
             self._metrics.set(telemetry.LEFT, seconds * (1 - done) / done)
-        text = f"{self._drawings / seconds:,.0f} drawings/s, written {len(shards)}/{self._shards} shards"
-        return text, len(reads) + len(shards), self._parts + self._shards, "files"
+        # The first shard is written when all parts are read.
+        if len(reads) < self._parts:
+            return f"reading, {self._drawings / seconds:,.0f} drawings/s", len(reads), self._parts, "parts"
+        return "writing", len(shards), self._shards, "shards"
 
 
 @contextlib.contextmanager

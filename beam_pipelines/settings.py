@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from beam_pipelines import sources
 from boceto import telemetry
 from boceto.dataset import CHANNELS, ENCODINGS
 from boceto.settings import option
@@ -17,7 +18,9 @@ class Settings:
     """The flags of `boceto prepare`, and the table [prepare] of a settings file."""
 
     output: str = option(help="folder of the data set to make")
-    source: str = option("quickdraw", help="kind of input: quickdraw or synthetic (drawn by rule, needs no input)")
+    source: str = option(
+        "quickdraw", help=f"kind of input: {', '.join(sources.names())}; synthetic is drawn by rule and needs no input"
+    )
     input: str = option("", help="folder, file or glob of the input, or gs://quickdraw_dataset/full/simplified")
     classes: str = option(
         "all", help="how many categories, chosen by the seed; or names with commas; or a file of names", listed=True
@@ -41,7 +44,9 @@ class Settings:
     synthetic_drawings: int = option(
         0, help="drawings a class of the synthetic source; 0: a few more than wanted", at_least=0
     )
-    overwrite: bool = option(False, help="replace a finished data set that is in the folder")
+    overwrite: bool = option(
+        False, help="replace a finished data set that is in the folder: the old data set goes first"
+    )
     preview: bool = option(True, help="draw preview.png, a row of drawings a class")
     runner: str = option("DirectRunner", help="Beam runner; options of Beam's own go behind `--`")
     workers: int = option(0, help="workers of the DirectRunner; 0: one a core", at_least=0, at_most=256)

@@ -34,11 +34,12 @@ def problem_of(reads: Sequence[Report], counts: Sequence[Report], settings: Sett
     reason = max(sorted(refused), key=lambda name: refused[name])
     worst = max(reads, key=lambda read: (read["refused"].get(reason, 0), read["name"]))
     example = worst["first"][reason]
+    where = example["file"] if example["file"] != worst["name"] else f"{worst['name']}, line {example['line']}"
     share = min(1.0, math.ceil(bad / drawings * 1000) / 1000)
     advice = f"; without them, {few}" if few else f", or take the others with --max-refused {share}"
     return (
         f"{bad} of {drawings} drawings are bad, more than prepare.max_refused = {settings.max_refused} allows "
-        f"({_listed(refused)}): in {worst['name']}, line {example['line']}, {reason}: {example['what']} "
+        f"({_listed(refused)}): in {where}, {reason}: {example['what']} "
         f"(all are in {storage.join(settings.output, REFUSED)}); mend the input{advice}"
     )
 

@@ -3,17 +3,22 @@
 A source module has
     plan(settings) -> list[InputPart]         what there is to read, and of which category
     read(part, settings) -> Iterator[Item]    its drawings, with strokes or as images; of a bad one, why it is refused
+
+An image is taken as it is: a source of images gives bright drawings on black, as strokes are drawn by default, or heeds
+`settings.ink` itself. Else `--ink`, `--line-width` and `--margin` have no effect on images.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from beam_pipelines.settings import Settings
 from boceto import lookup, storage
+
+if TYPE_CHECKING:
+    from beam_pipelines.settings import Settings
 
 
 class InputPart(NamedTuple):
@@ -73,7 +78,8 @@ def inflated(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 class Refused(NamedTuple):
     """A bad drawing: the line (or record) of its file from 1 on, the reason, how its text begins, and what is wrong
-    with which field. `lost`: how many drawings that is, where a file is damaged.
+    with which field. lost: how many drawings that is, where a file is damaged. file: its own file, where its part has
+    several.
     """
 
     line: int
@@ -81,6 +87,7 @@ class Refused(NamedTuple):
     text: str
     what: str = ""
     lost: int = 1
+    file: str = ""
 
 
 class Filtered(NamedTuple):
@@ -95,14 +102,14 @@ Item = Drawing | Refused | Filtered
 class DrawingSource(Protocol):
     """What a module of this folder offers."""
 
-    def plan(self, settings: Settings) -> list[InputPart]:
+    def plan(self, settings: "Settings") -> list[InputPart]:
         """Returns all parts, sorted by name.
 
         Raises:
             SettingsError: there is no input, or the settings do not fit it.
         """
 
-    def read(self, part: InputPart, settings: Settings) -> Iterator[Item]:
+    def read(self, part: InputPart, settings: "Settings") -> Iterator[Item]:
         """Yields the drawings of one part, in order. A bad drawing is a `Refused`, not an error."""
 
 

@@ -1,5 +1,8 @@
 """A source of images is a file in the folder of sources: it goes through prepare, train and eval."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +77,23 @@ def test_the_same_files_are_the_same_data_set_and_a_changed_file_is_another(fold
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert _prepare(folder, tmp_path / "data") == 2
     assert "another bar: the file was changed since, though its size is the same" in capsys.readouterr().err
+
+
+def test_a_bad_image_is_named_by_its_own_file(folder, tmp_path, capsys):
+    assert _prepare(folder, tmp_path / "data", "--max-refused", 0) == 65
+    assert "in stripe/damaged.png, damaged_image: " in capsys.readouterr().err
+    refused = json.loads((tmp_path / "data" / "refused.jsonl").read_text())
+    assert (refused["file"], refused["line"]) == ("stripe/damaged.png", EACH + 1)
+
+
+def test_the_help_lists_the_files_of_the_folder():
+    script = (
+        "import sys; from beam_pipelines import sources; sources.__path__.append(sys.argv[1])\n"
+        "from beam_pipelines.__main__ import main; main(['--help'])"
+    )
+    words = [sys.executable, "-c", script, str(Path(__file__).parents[1] / "small_sources")]
+    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    assert "kind of input: quickdraw, synthetic, tiles;" in " ".join(said.split())
 
 
 def test_an_image_of_another_shape_names_its_source(folder, tmp_path, capsys, monkeypatch):

@@ -28,4 +28,4 @@ def read(part, settings):
                 fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height))
                 yield Drawing(image=np.asarray(fitted).reshape(settings.shape), key=url.rpartition("/")[2])
         except OSError as error:
-            yield Refused(number, "damaged_image", "", str(error))
+            yield Refused(number, "damaged_image", "", str(error), file=storage.relative(url, settings.input))

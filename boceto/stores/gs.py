@@ -113,10 +113,10 @@ class Store:
         return sorted(entries)
 
     def stat(self, url: str) -> Stat | None:
+        if not _bucket_and_name(url)[1]:
+            return None
         try:
             with self._call(url, _GET) as call:
-                if not call.blob.name:
-                    return None
                 call.blob.reload(**call.options)
         except FileNotFoundError:
             return None
@@ -366,10 +366,12 @@ def _stat(blob: Any) -> Stat:
 
 
 def _plain(error: Exception) -> Any:
-    """Returns the error of one request, out of the error of a call."""
+    """Returns the error of one request, out of the error of a call, with the storage's own message."""
     if isinstance(error, api.RetryError) and isinstance(error.cause, Exception):
         return _plain(error.cause)
-    return api.from_http_response(error.response) if isinstance(error, InvalidResponse) else error
+    # Of a transfer, the library's message is the whole answer and the status codes that it expected.
+    answered = isinstance(error, InvalidResponse | api.GoogleAPICallError) and error.response is not None
+    return api.from_http_response(error.response) if answered else error
 
 
 def _message(error: Any) -> str:

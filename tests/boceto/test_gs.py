@@ -246,6 +246,12 @@ def test_what_is_refused_is_tried_once_and_names_the_right(proxy, url):
     with pytest.raises(SettingsError, match="the right storage.objects.create is missing .*storage.objectUser"):
         storage.write_bytes(url, b"")
     assert len(proxy.log) == 1
+    proxy.add(answer(403, said), method="POST", path=UPLOAD)
+    with pytest.raises(SettingsError, match=r": x@y.z does not have storage.objects.create access to the object\.\);"):
+        storage.write_bytes(url, b"")
+    proxy.add(answer(403, said), method="GET", path=MEDIA)
+    with pytest.raises(SettingsError, match=r": x@y.z does not have storage.objects.create access to the object\.\);"):
+        storage.read_bytes(url)
     proxy.add(answer(403), method="DELETE")
     with pytest.raises(SettingsError, match="the right storage.objects.delete is missing"):
         storage.delete(url)
@@ -255,6 +261,12 @@ def test_what_is_refused_is_tried_once_and_names_the_right(proxy, url):
     proxy.add(answer(400), method="GET")
     with pytest.raises(SettingsError, match="was refused"):
         storage.stat(url)
+
+
+def test_a_look_at_a_bucket_grants_no_right(proxy, emulator):
+    assert storage.stat(emulator.bucket) is None
+    assert not gs.Store()._granted
+    assert not proxy.log
 
 
 def test_a_lost_race_is_told_as_one_and_may_be_run_again(proxy, url):

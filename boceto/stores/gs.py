@@ -370,8 +370,9 @@ def _plain(error: Exception) -> Any:
     if isinstance(error, api.RetryError) and isinstance(error.cause, Exception):
         return _plain(error.cause)
     # Of a transfer, the library's message is the whole answer and the status codes that it expected.
-    answered = isinstance(error, InvalidResponse | api.GoogleAPICallError) and error.response is not None
-    return api.from_http_response(error.response) if answered else error
+    if isinstance(error, InvalidResponse | api.GoogleAPICallError) and error.response is not None:
+        return api.from_http_response(error.response)
+    return error
 
 
 def _message(error: Any) -> str:

@@ -152,13 +152,13 @@ def _classify(evaluation: Evaluation, name: str, sample: Sample) -> tuple[dict[s
     done = 0
     for part, logits, embedding in evaluation.net.batches(sample.split, sample.numbers, evaluation.settings.batch_size):
         batch = Predictions(sample.split.labels[part], logits)
-        states = {each: metric.add(states[each], batch) for each, metric in chosen.items()}
+        states = metrics.add(chosen, states, batch)
         if len(embeddings):
             embeddings[done : done + len(part)] = embedding
         done += len(part)
         evaluation.telemetry.add(telemetry.CLASSIFIED, len(part), split=name)
         evaluation.console.progress(f"scoring {name}", done, total, "drawings")
-    scores = {each: metric.value(states[each], evaluation.bootstrap) for each, metric in chosen.items()}
+    scores = metrics.values(chosen, states, evaluation.bootstrap, len(classes))
     return {"drawings": total, "of": sample.available} | scores, embeddings
 
 
@@ -171,8 +171,8 @@ def _retrieve(evaluation: Evaluation, embeddings: NDArray[np.float32], labels: N
         evaluation.console.progress(f"ranking {len(labels)} drawings by {distance}")
         states = {name: metric.empty(len(classes)) for name, metric in chosen.items()}
         for batch in retrieval.rankings(embeddings, labels, distance):
-            states = {name: metric.add(states[name], batch) for name, metric in chosen.items()}
-        values = {name: metric.value(states[name], evaluation.bootstrap) for name, metric in chosen.items()}
+            states = metrics.add(chosen, states, batch)
+        values = metrics.values(chosen, states, evaluation.bootstrap, len(classes))
         rankings[distance] = {"distance": definition} | values
     return {
         "queries": int(counts[counts > 1].sum()),
@@ -188,7 +188,7 @@ def _picture(evaluation: Evaluation, test: Split, embeddings: NDArray[np.float32
         shown = np.concatenate([[query], near])
         hits = [None, *(test.labels[near] == test.labels[query]).tolist()]
         names = [evaluation.data.manifest.classes[label] for label in test.labels[shown]]
-        images = test.images(shown)[..., 0]
+        images = test.images(shown).mean(axis=-1).astype(np.uint8)  # Grey.
         rows.append([neighbours.Tile(*parts) for parts in zip(images, names, hits, strict=True)])
     return neighbours.draw(rows)
 

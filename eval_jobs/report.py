@@ -8,6 +8,10 @@ from boceto.console import table
 
 WIDTH = 100
 CONFUSIONS = 10
+IN_TABLES = {
+    "drawings", "of", "accuracy", "top_5", "confusion",
+    "distance", "mean_average_precision", "precision_at_1", "precision_at_5", "precision_at_10",
+}  # fmt: skip
 RANKINGS = {"l2": "L2", "l2_normalised": "L2, normalised", "cosine": "cosine"}
 
 
@@ -50,9 +54,30 @@ def summary(scores: Mapping[str, Any]) -> str:
 
 
 def full(scores: Mapping[str, Any]) -> str:
-    """The summary, a table by class, the most frequent mistakes, and the definitions."""
+    """The summary, a table by class, the most frequent mistakes, the other scores, and the definitions."""
     definitions = [textwrap.fill(f"{name}: {text}", WIDTH) for name, text in scores["definitions"].items()]
-    return "\n\n".join([summary(scores), _by_class(scores), _mistakes(scores), *definitions]) + "\n"
+    return "\n\n".join([summary(scores), _by_class(scores), _mistakes(scores), *_others(scores), *definitions]) + "\n"
+
+
+def _others(scores: Mapping[str, Any]) -> list[str]:
+    """A table of the scores that no other table shows, if there are any."""
+    places = scores["splits"] | scores["retrieval"]["rankings"]
+    rows = [
+        [name, RANKINGS.get(place, place), _plain(score)]
+        for place, found in places.items()
+        for name, score in found.items()
+        if name not in IN_TABLES
+    ]
+    return [table(["other scores", "of", "value"], rows)] if rows else []
+
+
+def _plain(score: Any) -> str:
+    if isinstance(score, Mapping) and "value" in score:
+        interval = [score.get("low"), score.get("high")]
+        return _plain(score["value"]) + ("" if None in interval else f" [{interval[0]:.4g}, {interval[1]:.4g}]")
+    if score is None:
+        return "-"
+    return f"{score:.4g}" if isinstance(score, int | float) else "in scores.json"
 
 
 def _by_class(scores: Mapping[str, Any]) -> str:

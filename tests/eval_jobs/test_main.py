@@ -3,18 +3,26 @@ import dataclasses
 import errno
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from faulty_store import Fault
 from PIL import Image
 
 import eval_jobs
-from boceto import artefact, inspection, storage
+from boceto import artefact, dataset, inspection, storage
+from eval_jobs import evaluate as evaluate_module
+from eval_jobs import metrics
 from eval_jobs.__main__ import main
+from eval_jobs.means import Mean
+from eval_jobs.model import Predictions
+from eval_jobs.settings import Settings
 
 
 @pytest.fixture
@@ -46,6 +54,29 @@ def test_an_evaluation_writes_scores_report_and_picture(make_data, make_run, eva
     report = storage.read_bytes(result["report"]).decode()
     assert all(f"class {label}" in report for label in range(6))
     Image.open(io.BytesIO(storage.read_bytes(result["picture"]))).verify()
+
+
+def test_the_report_shows_a_metric_without_a_table_of_its_own(make_data, make_run, evaluate, monkeypatch):
+    found = metrics.find()
+    ones = Mean(Predictions, lambda batch: np.full(len(batch.labels), 2.5), "always two and a half")
+    monkeypatch.setattr(metrics, "find", lambda: found | {"steady": ones})
+    data = make_data()
+    code, result, err = evaluate(data, make_run(data), "--splits", "test")
+    assert code == 0, err
+    report = storage.read_bytes(result["report"]).decode()
+    assert re.search(r"steady +test +2\.5 \[2\.5, 2\.5\]", report), report
+
+
+def test_the_picture_of_colour_images_is_their_grey(make_data, monkeypatch):
+    data = dataset.load(make_data(channels=3, strokes=False))
+    test = data.split("test")
+    monkeypatch.setattr(evaluate_module.neighbours, "draw", lambda rows: rows)
+    evaluation = SimpleNamespace(settings=Settings(data.url, "run", picture_queries=2), data=data)
+    embeddings = np.arange(len(test), dtype=np.float32)[:, None]
+    rows = evaluate_module._picture(evaluation, test, embeddings)
+    query = evaluate_module.neighbours.choose(test.labels, 2, 0)[0]
+    assert (rows[0][0].image == test.images(np.array([query]))[0].mean(axis=-1).astype(np.uint8)).all()
+    assert (rows[0][0].image != test.images(np.array([query]))[0, ..., 0]).any()
 
 
 def test_a_damaged_copy_is_replaced_with_verify(make_data, make_run, evaluate, tmp_path):

@@ -1,8 +1,12 @@
+from types import ModuleType
+
 import numpy as np
 import pytest
 
+from boceto import lookup
+from boceto.errors import SettingsError
 from eval_jobs import metrics
-from eval_jobs.means import Bootstrap
+from eval_jobs.means import Bootstrap, Mean
 from eval_jobs.model import Predictions
 from eval_jobs.retrieval import Rankings, rankings
 
@@ -52,7 +56,7 @@ def test_a_metric_says_what_it_is_and_bears_emptiness(name):
 
 
 def test_the_registry_knows_what_reads_what():
-    assert set(metrics.reading(Predictions)) == {"accuracy", "top_5", "confusion"}
+    assert set(metrics.reading(Predictions)) >= {"accuracy", "top_5", "confusion"}
     assert "mean_average_precision" in metrics.reading(Rankings)
 
 
@@ -95,3 +99,30 @@ def test_confusion_and_accuracy_agree(accuracy_of_confusion):
     batch = predictions(np.random.default_rng(accuracy_of_confusion), 200)
     confusion = np.array(value(METRICS["confusion"], batch))
     assert np.trace(confusion) / 200 == value(METRICS["accuracy"], batch)["value"]
+
+
+def test_a_file_without_a_metric_is_named(monkeypatch):
+    monkeypatch.setattr(lookup, "modules", lambda _: {"brier": ModuleType("brier")})
+    with pytest.raises(SettingsError, match=r"eval_jobs/metrics/brier\.py: it has no METRIC"):
+        metrics.find()
+
+
+class _Short(Mean):
+    def value(self, state, bootstrap):
+        return {"value": 1.0, "per_class": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (Mean(Predictions, lambda batch: np.full(len(batch.labels), np.nan), ""), "not JSON compliant"),
+        (Mean(Predictions, lambda _: np.ones(3), ""), "IndexError"),
+        (Mean(Predictions, lambda batch: np.ones((len(batch.labels), 2)), ""), "ValueError"),
+        (_Short(Predictions, lambda batch: batch.labels, ""), "per_class has 1 entries for 7 classes"),
+    ],
+)
+def test_a_metric_that_fails_is_named(metric, said):
+    chosen = {"brier": metric}
+    with pytest.raises(SettingsError, match=rf"eval_jobs/metrics/brier\.py: .*{said}"):
+        states = metrics.add(chosen, {"brier": metric.empty(CLASSES)}, predictions(np.random.default_rng(0), 9))
+        metrics.values(chosen, states, BOOTSTRAP, CLASSES)

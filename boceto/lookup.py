@@ -21,13 +21,17 @@ def modules(package: str) -> dict[str, ModuleType]:
     return {name: importlib.import_module(f"{package}.{name}") for name in names(package)}
 
 
-def find(package: str, name: str, setting: str) -> ModuleType:
-    """Imports the module that a setting names.
+def find(package: str, name: str, setting: str, *needs: str) -> ModuleType:
+    """Imports the module that a setting names, and checks that it defines the names in `needs`.
 
     Raises:
-        SettingsError: the package has no such choice.
+        SettingsError: the package has no such choice, or the module lacks a name.
     """
     known = names(package)
     if name not in known:
         raise SettingsError(f"{setting} = {name!r} is unknown; choose one of {', '.join(known)}")
-    return importlib.import_module(f"{package}.{name}")
+    module = importlib.import_module(f"{package}.{name}")
+    for need in needs:
+        if not hasattr(module, need):
+            raise SettingsError(f"{setting} = {name!r}: {module.__file__} does not define {need}; add it")
+    return module

@@ -36,7 +36,7 @@ def _transforms(parameters: tf.Tensor, settings: Settings, height: int, width: i
 def augmented(images: tf.Tensor, parameters: tf.Tensor, settings: Settings) -> tf.Tensor:
     """Images uint8[B, H, W, C] and their parameters float32[B, 5] in [0, 1) -> uint8[B, H, W, C], C = 1 or 3.
 
-    Pixels from outside of the image are black.
+    Pixels from outside of the image are those of its border: the paper, where a drawing leaves a margin.
     """
     height, width = images.shape[1:3]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
@@ -45,6 +45,6 @@ def augmented(images: tf.Tensor, parameters: tf.Tensor, settings: Settings) -> t
         output_shape=[height, width],
         fill_value=0.0,
         interpolation="BILINEAR",
-        fill_mode="CONSTANT",
+        fill_mode="NEAREST",
     )
     return tf.cast(tf.round(moved), tf.uint8)

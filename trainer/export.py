@@ -28,8 +28,8 @@ class Served(tf.Module):
         super().__init__()
         learned = {variable.path for variable in model.trainable_variables}
         values = {
-            # A seed has no array; at inference, nothing is random.
-            variable.path: variable.numpy() if is_seed(variable) else arrays.get(variable.path)
+            # A seed has no array; at inference, nothing is random. Keras's own value differs from build to build.
+            variable.path: np.zeros_like(variable.numpy()) if is_seed(variable) else arrays.get(variable.path)
             for variable in model.variables
         }
         if missing := [path for path, value in values.items() if value is None]:

@@ -92,15 +92,15 @@ def start(settings: Settings, arrays: Arrays, report: Callable[[str], None]) -> 
             used.add(path)
         elif group != "ema":
             kept.append(path)
-    if not used:
+    if not any(weights[path].ndim > 1 for path in used):  # The last bias fits any net of as many classes.
         raise SettingsError(
-            f"train.init = {settings.init}: none of its {len(weights)} arrays fits this net by name and shape; give a "
-            "run of the same net"
+            f"train.init = {settings.init}: none of its {len(weights)} arrays that are no biases fits this net by name "
+            "and shape; give a run of the same net"
         )
     unused = [name for name in weights if name not in used]
     report(
-        f"{settings.init}: {len(used)} arrays are copied from it; as in a new run are {_listed(kept)}; "
-        f"of it are not used {_listed(unused)}"
+        f"{settings.init}: {len(used)} of its {len(weights)} arrays are copied; arrays of this net that begin as in "
+        f"a new run: {_listed(kept)}; arrays that are not used: {_listed(unused)}"
     )
     return started
 

@@ -139,12 +139,12 @@ def parameters(model: keras.Model) -> int:
 
 # Layers whose multiplications are few enough to leave out.
 _FREE = (
-    "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling2D",
+    "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling1D", "AveragePooling2D",
     "BatchNormalization", "Concatenate", "Cropping2D", "Dropout", "ELU", "Flatten", "GaussianDropout",
-    "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "InputLayer",
-    "LayerNormalization", "LeakyReLU", "Maximum", "MaxPooling2D", "Minimum", "Multiply", "PReLU", "Pad", "Permute",
-    "RMSNormalization", "ReLU", "Rescaling", "Reshape", "Softmax", "SpatialDropout2D", "Subtract",
-    "UnitNormalization", "UpSampling2D", "ZeroPadding2D",
+    "GaussianNoise", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
+    "GroupNormalization", "InputLayer", "LayerNormalization", "LeakyReLU", "Maximum", "MaxPooling1D", "MaxPooling2D",
+    "Minimum", "Multiply", "Pad", "Permute", "PReLU", "ReLU", "Rescaling", "Reshape", "RMSNormalization", "Softmax",
+    "SpatialDropout2D", "Subtract", "UnitNormalization", "UpSampling2D", "ZeroPadding2D",
 )  # fmt: skip
 
 

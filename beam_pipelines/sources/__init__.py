@@ -124,4 +124,4 @@ def load(name: str) -> DrawingSource:
     Raises:
         SettingsError: there is none.
     """
-    return cast("DrawingSource", lookup.find(__name__, name, "prepare.source"))
+    return cast("DrawingSource", lookup.find(__name__, name, "prepare.source", "plan", "read"))

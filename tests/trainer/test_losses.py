@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from boceto.errors import SettingsError
 from trainer import losses
 from trainer.nets import Spec
 
@@ -71,6 +72,21 @@ def test_gradients_are_finite_where_embeddings_are_zero_or_alone(name):
     gradient = tape.gradient(total, embedding)
     assert np.isfinite(total.numpy())
     assert gradient is None or np.isfinite(tf.convert_to_tensor(gradient).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("result", "shape"), [("tf.constant(1.0)", r"float32\[\]"), ("outputs['logits']", r"float32\[2, 3\]")]
+)
+def test_a_loss_of_another_shape_is_refused(tmp_path, monkeypatch, result, shape):
+    name = f"odd{len(result)}"
+    (tmp_path / f"{name}.py").write_text(
+        "import tensorflow as tf\n"
+        "from trainer.losses.cross_entropy import Options\n"
+        f"def loss(outputs, labels, weights, options):\n    return {result}\n"
+    )
+    monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
+    with pytest.raises(SettingsError, match=f"'{name}' gives {shape} for 2 records, and must give"):
+        losses.find(name, "", SPEC)
 
 
 def test_beyond_the_margin_the_angular_loss_still_rises():

@@ -200,16 +200,16 @@ def test_warm_up_and_cosine():
 
 def test_augmentations_move_what_they_say():
     image = np.zeros((1, 5, 5, 1), np.uint8)
-    image[0, 1, 0] = 255
+    image[0, 1, 1] = 255  # Ink of the border would be drawn out to the border.
 
     def moved(draws, **values):
         found = augment.augmented(tf.constant(image), tf.constant([draws], tf.float32), settings(**values))
         return [tuple(at) for at in np.argwhere(found.numpy()[0, :, :, 0] == 255).tolist()]
 
     middle = [0.5] * 5
-    assert moved(middle, flip=True) == [(1, 0)]
-    assert moved([0.0, *middle[1:]], flip=True) == [(1, 4)]
-    assert moved([0.0, *middle[1:]], rotation=90) == [(1, 0)]
-    assert moved([0.5, 0.75, 0.5, 0.5, 0.5], rotation=180) == [(4, 1)]
-    assert moved([0.5, 0.5, 1.0, 0.5, 0.5], shift=0.2) == [(1, 1)]
-    assert moved([0.5, 0.5, 0.5, 1.0, 0.5], shift=0.4) == [(3, 0)]
+    assert moved(middle, flip=True) == [(1, 1)]
+    assert moved([0.0, *middle[1:]], flip=True) == [(1, 3)]
+    assert moved([0.0, *middle[1:]], rotation=90) == [(1, 1)]
+    assert moved([0.5, 0.75, 0.5, 0.5, 0.5], rotation=180) == [(3, 1)]
+    assert moved([0.5, 0.5, 1.0, 0.5, 0.5], shift=0.2) == [(1, 2)]
+    assert moved([0.5, 0.5, 0.5, 1.0, 0.5], shift=0.4) == [(3, 1)]

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from boceto import lookup, settings
+from boceto.errors import SettingsError
 from trainer.nets import Spec
 
 
@@ -40,10 +41,20 @@ def find(name: str, options: str, spec: Spec) -> Loss:
     Raises:
         SettingsError: the loss or an option is unknown, or a value is refused.
     """
-    module = lookup.find(__name__, name, "train.loss")
+    import tensorflow as tf
+
+    module = lookup.find(__name__, name, "train.loss", "Options", "loss")
     chosen = settings.from_text(module.Options, options, "train.loss_options")
     weights = module.weights(spec, chosen) if hasattr(module, "weights") else {}
-    return Loss(functools.partial(_call, module.loss, chosen), weights)
+    found = Loss(functools.partial(_call, module.loss, chosen), weights)
+    outputs = {"logits": tf.zeros((2, spec.classes)), "embedding": tf.zeros((2, spec.embedding))}
+    values = tf.convert_to_tensor(found.call(outputs, tf.zeros(2, tf.int64), weights))
+    if values.shape != (2,) or values.dtype != tf.float32:
+        raise SettingsError(
+            f"train.loss = {name!r} gives {values.dtype.name}{values.shape.as_list()} for 2 records, and must give "
+            f"float32[2], one loss a record; mend {module.__file__}"
+        )
+    return found
 
 
 def _call(loss: Callable[..., Any], options: Any, outputs: Any, labels: Any, weights: Any) -> Any:

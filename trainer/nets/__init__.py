@@ -1,8 +1,8 @@
 """The nets: one file a net, found by its name. The file of a net has `build(spec) -> keras.Model`.
 
 The model maps `uint8[B, H, W, C]` to a dict with `logits` float32[B, C] and `embedding` float32[B, D]. Its layers may
-be any of Keras's. Where a net's own embedding is not of 1,024 numbers, `EMBEDDING` of its module says its size (0: the
-channels that its last block has), and `SMALLEST` the fewest pixels a side that its strides allow.
+be any of Keras's. Its module may define two constants. `EMBEDDING` is the size of the net's own embedding: 1,024 where
+it is not defined, and 0 for the channels of the last block. `SMALLEST` is the fewest pixels a side that it can take.
 """
 
 import collections
@@ -63,7 +63,7 @@ def build(name: str, spec: Spec) -> "keras.Model":
     Raises:
         SettingsError: there is no such net, or the images are too small for it (`SMALLEST` of its module).
     """
-    module = lookup.find(__name__, name, "train.net")
+    module = lookup.find(__name__, name, "train.net", "build")
     if min(spec.height, spec.width) < smallest(name):
         raise SettingsError(
             f"train.net = {name!r} needs images of {smallest(name)} pixels or more a side, these have {spec.height}x"
@@ -75,6 +75,7 @@ def build(name: str, spec: Spec) -> "keras.Model":
     with _seeded(spec.seed):
         own = spec.embedding or getattr(module, "EMBEDDING", 1024)
         model: keras.Model = module.build(dataclasses.replace(spec, embedding=own))
+    _check_outputs(name, model, spec)
     paths = [variable.path for variable in model.variables]
     twice = sorted({path for path in paths if paths.count(path) > 1 or path.startswith("loss/")})
     if twice:
@@ -82,6 +83,20 @@ def build(name: str, spec: Spec) -> "keras.Model":
             f"train.net = {name!r}: the weight {twice[0]} has the name of another; give its layer a name of its own"
         )
     return model
+
+
+def _check_outputs(name: str, model: "keras.Model", spec: Spec) -> None:
+    """Raises SettingsError where a net does not give the outputs that the trainer reads."""
+    wanted = {"logits": spec.classes, "embedding": spec.embedding}
+    outputs = model.output if isinstance(model.output, dict) else {}
+    for key, size in wanted.items():
+        found = outputs.get(key)
+        if found is None or found.ndim != 2 or found.shape[1] != (size or found.shape[1]):  # noqa: PLR2004 - [B, D]
+            there = f"float[B, {', '.join(map(str, found.shape[1:]))}]" if found is not None else "nothing"
+            raise SettingsError(
+                f"train.net = {name!r} gives {there} as {key!r}, and must give float[B, {size or 'D'}] in a dict with "
+                "'logits' and 'embedding'; mend its build()"
+            )
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ WIDTHS = (64, 128, 256, 512)
 HE = "he_normal"
 
 
-def shortcut(x: keras.KerasTensor, y: keras.KerasTensor, name: str, channels: int, spec: Spec) -> keras.KerasTensor:
-    """ReLU of y and of x, which a convolution 1x1 brings to y's shape where it has another one."""
-    if x.shape != y.shape:
-        stride = -(-x.shape[1] // y.shape[1])
+def shortcut(  # noqa: PLR0913 - the properties of a block
+    x: keras.KerasTensor, y: keras.KerasTensor, name: str, channels: int, spec: Spec, *, stride: int
+) -> keras.KerasTensor:
+    """ReLU of y and of x, which a convolution 1x1 brings to y's shape where the block has another one."""
+    if stride > 1 or x.shape[-1] != y.shape[-1]:
         x = layers.conv(
             x, f"{name}_shortcut", channels, spec, size=1, stride=stride, activation="linear", initializer=HE
         )

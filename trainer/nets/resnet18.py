@@ -15,7 +15,7 @@ DEPTHS = (2, 2, 2, 2)
 def _block(x: keras.KerasTensor, name: str, channels: int, stride: int, spec: Spec) -> keras.KerasTensor:
     y = layers.conv(x, f"{name}_conv1", channels, spec, stride=stride, initializer=_residual.HE)
     y = layers.conv(y, f"{name}_conv2", channels, spec, activation="linear", initializer=_residual.HE)
-    return _residual.shortcut(x, y, name, channels, spec)
+    return _residual.shortcut(x, y, name, channels, spec, stride=stride)
 
 
 def build(spec: Spec) -> keras.Model:

@@ -18,7 +18,7 @@ def _block(x: keras.KerasTensor, name: str, channels: int, stride: int, spec: Sp
     y = layers.conv(x, f"{name}_conv1", channels, spec, size=1, initializer=_residual.HE)
     y = layers.conv(y, f"{name}_conv2", channels, spec, stride=stride, initializer=_residual.HE)
     y = layers.conv(y, f"{name}_conv3", full, spec, size=1, activation="linear", initializer=_residual.HE)
-    return _residual.shortcut(x, y, name, full, spec)
+    return _residual.shortcut(x, y, name, full, spec, stride=stride)
 
 
 def build(spec: Spec) -> keras.Model:

@@ -17,7 +17,7 @@ DEPTHS = (1, 2, 2, 3, 3, 5)
 STRIDES = (1, 2, 2, 2, 1, 2)
 STEM, FIRST, GROWTH, LAST = 32, 16, 180, 1280
 EXPANSION, SQUEEZE = 6, 12
-EXPANDS, SQUEEZES = 1, 2  # The stages behind these expand, and squeeze.
+EXPANDS, SQUEEZES = 1, 2  # The numbers of the last stages that do not expand, and do not squeeze.
 HE = "he_normal"
 
 

@@ -87,6 +87,35 @@ def test_images_that_are_too_small_are_refused_with_the_smallest():
         nets.build("alexnet", Spec(2, 64, 62))
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 128), (128, 8)])
+@pytest.mark.parametrize("name", [name for name in nets.names() if nets.smallest(name) == 1])
+def test_flat_images(name, height, width):
+    net = nets.build(name, Spec(2, height, width, 1 / 32))
+    assert net.output["logits"].shape == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "outputs", "message"),
+    [
+        (1, "{'logits': y, 'embedding': x}", r"gives float\[B, 7\] as 'embedding', and must give float\[B, 9\]"),
+        (2, "{'logits': x, 'embedding': y}", r"gives float\[B, 7\] as 'logits', and must give float\[B, 2\]"),
+        (3, "y", "gives nothing as 'logits'"),
+    ],
+)
+def test_a_net_whose_outputs_are_others_is_refused(tmp_path, monkeypatch, number, outputs, message):
+    (tmp_path / f"odd{number}.py").write_text(
+        "import keras\n"
+        "def build(spec):\n"
+        "    images = keras.Input((spec.height, spec.width, 1), dtype='uint8')\n"
+        "    x = keras.layers.Dense(7)(keras.layers.Flatten()(keras.layers.Rescaling(1.0)(images)))\n"
+        "    y = keras.layers.Dense(spec.classes)(x)\n"
+        f"    return keras.Model(images, {outputs})\n"
+    )
+    monkeypatch.setattr(nets, "__path__", [*nets.__path__, str(tmp_path)])
+    with pytest.raises(SettingsError, match=message):
+        nets.build(f"odd{number}", Spec(2, 8, 8, embedding=9))
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", nets.names())
 def test_every_net_of_the_folder(name, precision):
@@ -111,7 +140,10 @@ def test_every_net_of_the_folder(name, precision):
     }
     assert all(variable.dtype == "float32" for variable in net.trainable_variables)
     again, other = nets.build(name, spec), nets.build(name, Spec(**(vars(spec) | {"seed": 4})))
-    kernels = [one.get_layer("fc_2").kernel.numpy() for one in (net, again, other)]
+    last = [variable.path for variable in net.trainable_variables if len(variable.shape) > 1][-1]
+    kernels = [
+        next(variable.numpy() for variable in one.variables if variable.path == last) for one in (net, again, other)
+    ]
     assert (kernels[0] == kernels[1]).all()
     assert (kernels[0] != kernels[2]).any()
 

@@ -170,6 +170,11 @@ def test_an_index_that_is_not_its_shards_is_damage(data, capsys):
     assert f"{index} is missing" in capsys.readouterr().err
 
 
+def test_what_is_known_of_the_sources_is_said(make_data):
+    link = look(make_data()).chain[0]
+    assert (link.matches, link.said) == (None, "the sources were not read again: their checksums are in the manifest")
+
+
 def test_an_unfinished_data_set_is_one(data):
     (Path(data) / dataset.MANIFEST).unlink()
     found = look(data)

@@ -19,6 +19,7 @@ MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 GZIP = 31  # zlib's window bits for a gzip header and trailer, which are checked.
 _BUFFER, _PIECE = 1 << 18, 1 << 16
+_LEAST = 18  # Bytes of a header and a trailer: the shortest member has more.
 _LINE = 130  # Packed bytes of a drawing, about, where a file does not tell.
 UNKNOWN = "how much is missing is not known, and counts as much as is there"
 _WHOLE, _CUT, _DAMAGED, _BEHIND = "whole", "truncated_file", "damaged_file", "trailing_bytes"
@@ -123,6 +124,8 @@ def _ends_in_a_trailer(file: BinaryIO, unpacked: int) -> bool:
     """Whether the last bytes are the length that a member's end tells, about: then nothing is missing, but damage made
     the end unrecognisable.
     """
+    if file.seek(0, io.SEEK_END) < _LEAST:
+        return False
     file.seek(-4, io.SEEK_END)
     return abs(int.from_bytes(file.read(4), "little") - unpacked % (1 << 32)) <= unpacked // 8 + _PIECE
 

@@ -450,7 +450,10 @@ def test_input_in_memory_is_read_too():
     assert [item.key for item in quickdraw.read(part, settings)] == ["12"]
 
 
-@given(st.binary(max_size=300))
+_PACKED = st.builds(lambda content, length: gzip.compress(content)[:length], st.binary(max_size=40), st.integers(0, 80))
+
+
+@given(st.binary(max_size=300) | _PACKED | st.binary(max_size=20).map(lambda content: b"\x1f\x8b" + content))
 def test_no_bytes_make_the_reader_fail(content):
     storage.write_bytes("memory://fuzz/cat.ndjson", content)
     storage.write_bytes("memory://fuzz/cat.bin", content)

@@ -1,6 +1,5 @@
 import contextlib
 import errno
-import http.client
 import re
 import socket
 import struct
@@ -17,11 +16,12 @@ from boceto.telemetry import METRICS
 
 
 def metrics(port, client="127.0.0.1", path="/metrics"):
+    """The answer, read to the end of the connection: by then the server has noted the scrape."""
     address = "::1" if ":" in client else "127.0.0.1"
-    connection = http.client.HTTPConnection(address, port, timeout=120, source_address=(client, 0))
-    with contextlib.closing(connection):
-        connection.request("GET", path)
-        return connection.getresponse().read().decode()
+    with socket.create_connection((address, port), 120, (client, 0)) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            return answer.read().partition(b"\r\n\r\n")[2].decode()
 
 
 class Wait:

@@ -311,7 +311,7 @@ class DataSet:
             file = open_shard(paths[shard.name], remedy)
             if file.size != shard.bytes:
                 raise DataError(f"{file.path} has {file.size} bytes, its manifest says {shard.bytes}; {remedy}")
-            if verify:
+            if verify and not self._is_staged:  # Staging has checked its copies.
                 _check(file.whole().data, shard.crc32c, file.path, remedy)
             if shard.index_crc32c:
                 index = self._read_index(shard, paths[shard.index], remedy)
@@ -323,9 +323,13 @@ class DataSet:
         ends = np.concatenate([[0], rows["key_bytes"]]).cumsum(dtype=np.int64)
         return Split(name, self.manifest, rows["label"].copy(), files, first, rows, np.concatenate(keys), ends)
 
+    @property
+    def _is_staged(self) -> bool:
+        return self.cache is not None and not storage.is_local(self.url)
+
     def _paths(self, files: Sequence[staging.File], *, verify: bool) -> tuple[Mapping[str, str], str]:
         """-> (where each file is read, by its name; what a reader of a damaged file may do)."""
-        if self.cache is None or storage.is_local(self.url):
+        if self.cache is None or not self._is_staged:
             return {file.name: storage.join(self.url, file.name) for file in files}, AGAIN
         copies = self.cache.stage(self.url, self.manifest.digest, files, verify=verify)
         return {file.name: str(copy) for file, copy in zip(files, copies, strict=True)}, COPY_AGAIN

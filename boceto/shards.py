@@ -47,7 +47,8 @@ class ShardFile:
         data = self._read(offset, length)
         if google_crc32c.value(data) != crc32c:
             raise DataError(
-                f"{self.path} is damaged: the record at byte {offset} has not the checksum of its index; {self.remedy}"
+                f"{self.path} is damaged: the record at byte {offset} does not have the checksum that its index says; "
+                f"{self.remedy}"
             )
         return data
 

@@ -94,7 +94,7 @@ EVAL_ACCURACY = _gauge(
     net=(),
     data=(),
 )
-MAP = _gauge("boceto_eval_map_ratio", "Retrieval mAP", distance=(), net=(), data=())
+MAP = _gauge("boceto_eval_map_ratio", "Retrieval mAP of the test split", distance=(), net=(), data=())
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 LINGER = 30.0  # Seconds: two scrape intervals.

@@ -29,6 +29,7 @@ FOLDER = "eval"
 SCORES = "scores.json"
 REPORT = "report.txt"
 PICTURE = "neighbours.png"
+RANKED = ("test", "validation")  # The first of them that is scored is ranked, too.
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Sample:
     split: Split
     numbers: NDArray[np.int64]
     available: int
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """int32[N], the classes of the records."""
+        return self.split.labels[self.numbers]
 
 
 @dataclass(frozen=True)
@@ -121,13 +127,14 @@ def _score(evaluation: Evaluation, samples: Mapping[str, Sample]) -> tuple[dict[
     manifest, net = evaluation.data.manifest, evaluation.net.description
     definitions = {name: metric.definition for name, metric in metrics.find().items()}
     splits: dict[str, Any] = {}
-    retrieved: dict[str, Any] = {"queries": 0, "classes_without_query": [], "rankings": {}}
+    ranked = next((name for name in RANKED if name in samples), "")
+    retrieved: dict[str, Any] = {"split": ranked, "queries": 0, "classes_without_query": [], "rankings": {}}
     picture = None
     for name, sample in samples.items():
-        splits[name], embeddings = _classify(evaluation, name, sample)
-        if name == "test":
-            retrieved = _retrieve(evaluation, embeddings, sample.split.labels)
-            picture = _picture(evaluation, sample.split, embeddings)
+        splits[name], embeddings = _classify(evaluation, name, sample, keep=name == ranked)
+        if name == ranked:
+            retrieved |= _retrieve(evaluation, embeddings, sample.labels)
+            picture = _picture(evaluation, sample, embeddings)
     scores = {
         "format": FORMAT,
         "version": VERSION,
@@ -144,16 +151,18 @@ def _score(evaluation: Evaluation, samples: Mapping[str, Sample]) -> tuple[dict[
     return scores, picture
 
 
-def _classify(evaluation: Evaluation, name: str, sample: Sample) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Returns the classification scores of the records, and for the test split their embeddings float32[N, D]."""
+def _classify(
+    evaluation: Evaluation, name: str, sample: Sample, *, keep: bool
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Returns the classification scores of the records, and with `keep` their embeddings float32[N, D]."""
     chosen, classes, total = metrics.reading(Predictions), evaluation.data.manifest.classes, len(sample.numbers)
     states = {each: metric.empty(len(classes)) for each, metric in chosen.items()}
-    embeddings = np.empty((total if name == "test" else 0, evaluation.net.description.embedding), np.float32)
+    embeddings = np.empty((total if keep else 0, evaluation.net.description.embedding), np.float32)
     done = 0
     for part, logits, embedding in evaluation.net.batches(sample.split, sample.numbers, evaluation.settings.batch_size):
-        batch = Predictions(sample.split.labels[part], logits)
+        batch = Predictions(sample.split.labels[part], logits, embedding)
         states = metrics.add(chosen, states, batch)
-        if len(embeddings):
+        if keep:
             embeddings[done : done + len(part)] = embedding
         done += len(part)
         evaluation.telemetry.add(telemetry.CLASSIFIED, len(part), split=name)
@@ -163,7 +172,7 @@ def _classify(evaluation: Evaluation, name: str, sample: Sample) -> tuple[dict[s
 
 
 def _retrieve(evaluation: Evaluation, embeddings: NDArray[np.float32], labels: NDArray[np.int32]) -> dict[str, Any]:
-    """Returns the retrieval scores of the test drawings, a row a distance."""
+    """Returns the retrieval scores of one split's drawings, a row a distance."""
     classes, chosen = evaluation.data.manifest.classes, metrics.reading(Rankings)
     counts = np.bincount(labels, minlength=len(classes))
     rankings: dict[str, Any] = {}
@@ -181,14 +190,14 @@ def _retrieve(evaluation: Evaluation, embeddings: NDArray[np.float32], labels: N
     }
 
 
-def _picture(evaluation: Evaluation, test: Split, embeddings: NDArray[np.float32]) -> bytes:
-    rows, settings = [], evaluation.settings
-    for query in neighbours.choose(test.labels, settings.picture_queries, settings.seed):
-        near = neighbours.nearest(retrieval.distances(embeddings, query), test.labels, query)
+def _picture(evaluation: Evaluation, sample: Sample, embeddings: NDArray[np.float32]) -> bytes:
+    rows, settings, labels = [], evaluation.settings, sample.labels
+    for query in neighbours.choose(labels, settings.picture_queries, settings.seed):
+        near = neighbours.nearest(retrieval.distances(embeddings, query), labels, query)
         shown = np.concatenate([[query], near])
-        hits = [None, *(test.labels[near] == test.labels[query]).tolist()]
-        names = [evaluation.data.manifest.classes[label] for label in test.labels[shown]]
-        images = test.images(shown).mean(axis=-1).astype(np.uint8)  # Grey.
+        hits = [None, *(labels[near] == labels[query]).tolist()]
+        names = [evaluation.data.manifest.classes[label] for label in labels[shown]]
+        images = sample.split.images(sample.numbers[shown]).mean(axis=-1).astype(np.uint8)  # Grey.
         rows.append([neighbours.Tile(*parts) for parts in zip(images, names, hits, strict=True)])
     return neighbours.draw(rows)
 
@@ -212,7 +221,8 @@ def _export(evaluation: Evaluation, scores: Mapping[str, Any]) -> None:
     labels = {"net": evaluation.net.description.net, "data": telemetry.short(manifest.digest)}
     for split, found in scores["splits"].items():
         registry.set(telemetry.EVAL_ACCURACY, found["accuracy"]["value"], split=split, **labels)
-    for distance, found in scores["retrieval"]["rankings"].items():
+    ranked = scores["retrieval"]
+    for distance, found in ranked["rankings"].items() if ranked["split"] == "test" else ():
         registry.set(telemetry.MAP, found["mean_average_precision"]["value"], distance=distance, **labels)
 
 
@@ -231,6 +241,7 @@ def _result(scores: Mapping[str, Any], folder: str, net: Model) -> dict[str, Any
         "validation_accuracy": value("validation", "accuracy"),
         "test_accuracy": value("test", "accuracy"),
         "top5": value("test", "top_5"),
+        "map_split": scores["retrieval"]["split"],
         "map": ranking["mean_average_precision"]["value"] if ranking else None,
         "images_per_second": net.images_per_second,
         "trained_with_this_data": scores["trained_with_this_data"],

@@ -24,11 +24,12 @@ Batch = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 class Predictions:
     """A net's answers, which the classification metrics read.
 
-    labels: int32[B], the true classes; logits: float32[B, C].
+    labels: int32[B], the true classes; logits: float32[B, C]; embedding: float32[B, D].
     """
 
     labels: NDArray[np.int32]
     logits: NDArray[np.float32]
+    embedding: NDArray[np.float32]
 
     def ranks(self) -> NDArray[np.int64]:
         """int64[B], the rank (from 1) of the true class's logit; at equal logits the others stand before it."""

@@ -46,7 +46,7 @@ def summary(scores: Mapping[str, Any]) -> str:
         table(["split", "drawings", "accuracy", "top 5"], splits),
     ]
     if rows:
-        lines += ["", table(["retrieval by", "mAP", "P@1", "P@5", "P@10"], rows)]
+        lines += ["", table([f"retrieval in {scores['retrieval']['split']} by", "mAP", "P@1", "P@5", "P@10"], rows)]
     alone = scores["retrieval"]["classes_without_query"]
     if alone:
         lines.append(f"No query, for want of a second drawing: {', '.join(alone)}")

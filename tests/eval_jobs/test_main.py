@@ -67,13 +67,24 @@ def test_the_report_shows_a_metric_without_a_table_of_its_own(make_data, make_ru
     assert re.search(r"steady +test +2\.5 \[2\.5, 2\.5\]", report), report
 
 
+def test_a_metric_may_read_the_embedding(make_data, make_run, evaluate, monkeypatch):
+    found = metrics.find()
+    largest = Mean(Predictions, lambda batch: batch.embedding.max(axis=1), "the largest number of the embedding")
+    monkeypatch.setattr(metrics, "find", lambda: found | {"largest": largest})
+    data = make_data()
+    code, result, err = evaluate(data, make_run(data), "--splits", "test")
+    assert code == 0, err
+    assert json.loads(storage.read_bytes(result["scores"]))["splits"]["test"]["largest"]["value"] > 0
+
+
 def test_the_picture_of_colour_images_is_their_grey(make_data, monkeypatch):
     data = dataset.load(make_data(channels=3, strokes=False))
     test = data.split("test")
     monkeypatch.setattr(evaluate_module.neighbours, "draw", lambda rows: rows)
     evaluation = SimpleNamespace(settings=Settings(data.url, "run", picture_queries=2), data=data)
     embeddings = np.arange(len(test), dtype=np.float32)[:, None]
-    rows = evaluate_module._picture(evaluation, test, embeddings)
+    sample = evaluate_module.Sample(test, np.arange(len(test)), len(test))
+    rows = evaluate_module._picture(evaluation, sample, embeddings)
     query = evaluate_module.neighbours.choose(test.labels, 2, 0)[0]
     assert (rows[0][0].image == test.images(np.array([query]))[0].mean(axis=-1).astype(np.uint8)).all()
     assert (rows[0][0].image != test.images(np.array([query]))[0, ..., 0]).any()
@@ -127,8 +138,11 @@ def test_the_chosen_splits_are_scored(  # noqa: PLR0913, PLR0917 - fixtures, and
     assert code == 0, err
     scores = json.loads(storage.read_bytes(result["scores"]))
     assert {name: split["drawings"] for name, split in scores["splits"].items()} == scored
-    assert (result["map"] is None, result["picture"] is None) == ("test" not in scored,) * 2
-    assert ("neighbours.png" in scores["files"]) == ("test" in scored)
+    ranked = next((name for name in ("test", "validation") if name in scored), "")
+    assert scores["retrieval"]["split"] == ranked
+    assert scores["retrieval"]["queries"] == scored.get(ranked, 0)
+    assert (result["map"] is None, result["picture"] is None) == (not ranked,) * 2
+    assert ("neighbours.png" in scores["files"]) == bool(ranked)
     found = inspection.look(result["scores"].rpartition("/")[0], lambda _: None)
     assert not found.damaged
 

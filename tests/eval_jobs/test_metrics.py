@@ -17,7 +17,8 @@ METRICS = metrics.find()
 
 def predictions(random, count):
     logits = random.integers(0, 4, (count, CLASSES)).astype(np.float32)
-    return Predictions(random.integers(0, CLASSES, count).astype(np.int32), logits)
+    embedding = random.random((count, 3), np.float32)
+    return Predictions(random.integers(0, CLASSES, count).astype(np.int32), logits, embedding)
 
 
 def ranked(random, count):
@@ -64,7 +65,7 @@ def test_accuracy_top_5_and_confusion_by_hand():
     logits = np.array(
         [[3, 1, 0, 0, 0, 0, 0], [9, 8, 7, 6, 5, 5, 0], [5, 9, 0, 0, 0, 0, 0], [2, 2, 0, 0, 0, 0, 0]], np.float32
     )
-    batch = Predictions(np.array([0, 4, 0, 0], np.int32), logits)
+    batch = Predictions(np.array([0, 4, 0, 0], np.int32), logits, np.zeros((4, 2), np.float32))
     accuracy = value(METRICS["accuracy"], batch)
     assert accuracy["value"] == 1 / 4  # The tie in the last row is a miss.
     assert accuracy["per_class"][0]["value"] == 1 / 3

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ VERSION = 3
 
 @dataclass(frozen=True)
 class Artefact:
-    """What `artefact.json` says. `files` maps each file of the SavedModel to its crc32c (hex)."""
+    """What `artefact.json` says. `files` maps each file of the SavedModel to its crc32c (hex).
+
+    data_options: those of the data set, which say how its images were made; empty where an older Boceto wrote it.
+    """
 
     net: str
     parameters: int
@@ -39,6 +42,7 @@ class Artefact:
     files: Mapping[str, str]
     images_per_second: float
     boceto: str
+    data_options: Mapping[str, Any] = field(default_factory=dict)
     format: str = FORMAT
     version: int = VERSION
 

@@ -286,6 +286,7 @@ def _export(job: TrainingJob, chosen: ExportChoice, progress: Progress) -> dict[
         "step": chosen.step,
         "settings": dataclasses.asdict(settings),
         "boceto": __version__,
+        "data_options": manifest.options,
     }
     try:
         url = export.export(settings.run, model, states.export_weights(chosen.arrays), description)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from boceto import artefact, contract, storage
+from boceto.artefact import Artefact
 from boceto.errors import DataError
 from boceto.inspection import Found, Link, Tell, data_link
 
@@ -24,7 +25,7 @@ def look(url: str, tell: Tell) -> Found:
     try:
         scores = contract.parse_sealed(storage.read_bytes(path), FORMAT, VERSION)
         found.facts = _facts(scores)
-        described = contract.field(scores, "artefact", dict[str, Any])
+        described = contract.field(scores, "artefact", Artefact)
         files = contract.field(scores, "files", Mapping[str, str])
         beside = BESIDE if "test" in scores["splits"] else BESIDE[:1]
         if missing := {*beside} - files.keys():
@@ -71,13 +72,13 @@ def _value(entry: Mapping[str, Any], name: str) -> float | None:
     return None if found is None else float(contract.check(float, found, name))
 
 
-def _artefact(run: str, described: Mapping[str, Any]) -> Link:
-    there = f"artefact of step {described.get('step')}"
+def _artefact(run: str, described: Artefact) -> Link:
+    there = f"artefact of step {described.step}"
     try:
-        now = dataclasses.asdict(artefact.load(run))
+        now, then = dataclasses.asdict(artefact.load(run)), dataclasses.asdict(described)
     except DataError:
         return Link(SCORES, there, None, "no artefact that can be read is there")
-    other = [name for name in now if now[name] != described.get(name)]
+    other = [name for name in now if now[name] != then[name]]
     return Link(
         SCORES, there, not other, f"the artefact has another {other[0]} now: evaluate it again" if other else ""
     )

@@ -352,6 +352,10 @@ def test_an_artefact_and_scores_by_themselves(run, tmp_path):
     assert [link.matches for link in found.chain] == [None, None]
     scores = one(run, "eval/*")
     assert look(scores).facts["test_accuracy"] == 0.5
+    told = json.loads((scores / "scores.json").read_text())
+    del told["artefact"]["data_options"]  # As they were written before there were any.
+    (scores / "scores.json").write_bytes(contract.sealed(told))
+    assert all(link.matches for link in look(scores).chain)
     scores.rename(scores.with_name("other"))
     assert "its folder says otherwise" in look(scores.with_name("other")).damaged[0]
 

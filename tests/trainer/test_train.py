@@ -48,6 +48,20 @@ def test_stopped_and_gone_on_is_the_same_to_the_bit(make_run):
     assert ends == [line for line in parts.history() if line["step"] == 24 and "validation_loss" in line]
 
 
+def test_epochs_that_are_raised_end_as_if_they_had_been_given_at_once(make_run):
+    whole, parts = make_run("whole", train=5), make_run("parts")  # 15 records: an epoch is no whole number of steps.
+    flags = ["--validation-share", "0.2", "--warmup-steps", "4", "--ema", "0.9"]
+    assert whole.train(*flags, "--epochs", "6")[0] == 0
+    for epochs in ("1", "6"):
+        assert parts.train(*flags, "--epochs", epochs)[0] == 0
+    last = whole.steps()[-1]
+    assert equal(whole.arrays(last), parts.arrays(last))
+    first, second = (artefact.load(str(run.folder)) for run in (whole, parts))
+    data = "variables/variables.data-00000-of-00001"  # The graph's names differ within one process.
+    assert (first.step, first.files[data]) == (second.step, second.files[data])
+    assert first.data_options == dataset.load(whole.flags[1]).manifest.options
+
+
 def test_a_signal_saves_the_step_and_exits_75(make_run, monkeypatch):
     run = make_run()
     read = TrainingSet.read

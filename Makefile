@@ -13,7 +13,7 @@ LOCKED := prepare train gpu eval submit dev
 LOCKED_GROUPS := build emulator
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: install demo watch test coverage check soak foreign bench e2e generate image sbom lock clean
+.PHONY: install demo watch test coverage check soak foreign bench results e2e generate image sbom lock clean
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements/dev.txt requirements/uv.txt pyproject.toml
@@ -57,6 +57,9 @@ foreign: install  ## Loads an export in older TensorFlows and in ONNX Runtime, i
 
 bench: install  ## What docs/benchmarks.md shows: make bench INPUT=folder of QuickDraw files.
 	$(PYTHON) benchmarks/all.py --input $(INPUT)
+
+results: install  ## Every net on one set of drawings, into docs/results.md: make results INPUT=folder of QuickDraw files. Run again, it goes on.
+	$(PYTHON) benchmarks/results.py --input $(INPUT) $(if $(WORK),--work $(WORK))
 
 e2e: install $(VENV)/bin/prometheus-kubernetes  ## Scenarios on the cluster of the kubeconfig, with the images of TAG (dev) where it finds them; ONLY=1,4 for some.
 	PYTHONPATH=tests:k8s/prometheus $(PYTHON) tests/e2e/run.py --tag $(or $(TAG),dev) $(if $(ONLY),--only $(ONLY))

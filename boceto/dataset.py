@@ -255,11 +255,19 @@ class Split:
         Raises:
             DataError: the record is damaged.
         """
+        return self.inks(np.array([number]))[0]
+
+    def inks(self, numbers: NDArray[np.integer[Any]]) -> list[bytes]:
+        """int[B] record numbers -> the strokes of each, as `strokes`.
+
+        Raises:
+            DataError: a record is damaged.
+        """
         from boceto import records  # numba is not needed to look at a manifest.
 
-        frame, _, _ = next(self._frames(np.array([number])))
-        offset, length = records.index(np.frombuffer(frame, np.uint8)).strokes[0].tolist()
-        return frame[offset : offset + max(0, length)]
+        frames = b"".join(frame for frame, _, _ in self._frames(numbers))
+        places = records.index(np.frombuffer(frames, np.uint8)).strokes.tolist()
+        return [frames[offset : offset + max(0, length)] for offset, length in places]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ digest needs them. Only integers are used, so the pixels depend on nothing but t
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,3 +76,29 @@ class Rasteriser:
         if not raster_kernels.draw(joined, starts, self._inset, self._coverage, images, step):
             raise ValueError("a stroke is cut off")
         return np.invert(images, out=images) if self._black else images
+
+
+class Lines(NamedTuple):
+    """B drawings as lines that have their place in an image.
+
+    points: int64[N, 2], (x, y) in 1/256 pixels. strokes: int64[S + 1], the first point of each stroke, and N.
+    drawings: int64[B + 1], the first stroke of each drawing, and S.
+    """
+
+    points: NDArray[np.int64]
+    strokes: NDArray[np.int64]
+    drawings: NDArray[np.int64]
+
+
+def draw_lines(
+    lines: Lines, line_widths: Sequence[float], chosen: NDArray[np.int64], height: int, width: int
+) -> NDArray[np.uint8]:
+    """Draws white lines on black: drawing i with the line width `line_widths[chosen[i]]`, in pixels.
+
+    Returns uint8[B, height, width]. Releases the interpreter's lock while it draws.
+    """
+    tables = [coverage_table(each) for each in line_widths]
+    starts = np.cumsum([0, *map(len, tables)])
+    images = np.zeros((len(chosen), height, width), np.uint8)
+    raster_kernels.draw_lines(*lines, chosen, np.concatenate(tables), starts, images)
+    return images

@@ -50,6 +50,24 @@ def draw(inks, starts, inset, coverage, images, step):
 
 
 @kernel()
+def draw_lines(points, strokes, drawings, widths, coverages, starts, images):
+    """Draws B drawings, placed lines, into the zeroed images, uint8[B, H, W].
+
+    Drawing i is the strokes drawings[i]:drawings[i + 1]; stroke s is the points strokes[s]:strokes[s + 1], one or more.
+    points: int64[N, 2], (x, y) in 1/256 pixels. The coverage of drawing i is coverages[starts[w]:starts[w + 1]], where
+    w = widths[i].
+    """
+    for number in range(images.shape[0]):
+        coverage = coverages[starts[widths[number]] : starts[widths[number] + 1]]
+        for stroke in range(drawings[number], drawings[number + 1]):
+            first, last = strokes[stroke], strokes[stroke + 1] - 1
+            for point in range(first, max(last, first + 1)):
+                ax, ay = points[point]
+                bx, by = points[min(point + 1, last)]
+                _segment(images[number], coverage, 1, ax, ay, bx, by)
+
+
+@kernel()
 def _whole(inks, begin, end):
     """Whether the strokes end where the drawing ends."""
     at = begin

@@ -15,7 +15,7 @@ from boceto import holdout, ledger
 from boceto.dataset import DataSet, Split
 from boceto.environment import alive
 from boceto.errors import BocetoError, SettingsError
-from trainer import order
+from trainer import order, redraw
 from trainer.settings import Settings
 
 PREFETCHED = 2  # Executions read ahead, besides one a thread.
@@ -44,7 +44,8 @@ class Batches(NamedTuple):
 class TrainingSet:
     """The training records of a run: the records `numbers` int64[N] of `split`, or all where that is None.
 
-    batch_size: records a step. augmentation: D, the number of random parameters of a record.
+    batch_size: records a step. augmentation: D, the number of random parameters of a record. redrawer: draws the
+    records anew; None: they are read as they are.
     """
 
     split: Split
@@ -52,6 +53,7 @@ class TrainingSet:
     seed: int
     batch_size: int
     augmentation: int = 0
+    redrawer: redraw.Redrawer | None = None
 
     def __len__(self) -> int:
         return len(self.split) if self.numbers is None else len(self.numbers)
@@ -73,7 +75,7 @@ class TrainingSet:
         epochs, rows = order.rows(self.seed, steps.first * self.batch_size, steps.last * self.batch_size, len(self))
         records = rows if self.numbers is None else self.numbers[rows]
         shape = (steps.last - steps.first, self.batch_size)
-        images = self.split.images(records)
+        images = self._images(epochs, records)
         # TensorFlow keeps int32 in host memory, from where a GPU would have to fetch it in each step.
         labels = self.split.labels[records].astype(np.int64)
         augmentation = order.uniform(self.seed, epochs, records, self.augmentation)
@@ -81,6 +83,12 @@ class TrainingSet:
         digests = [ledger.digest(keys[at : at + self.batch_size]) for at in range(0, len(keys), self.batch_size)]
         images = images.reshape(*shape, *images.shape[1:])
         return Batches(images, labels.reshape(shape), augmentation.reshape(*shape, -1), digests)
+
+    def _images(self, epochs: NDArray[np.int64], records: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self.redrawer is None:
+            return self.split.images(records)
+        keys = order.draws(self.seed, epochs, records, 1, "stroke")[:, 0]
+        return self.redrawer.draw(self.split.inks(records), keys)
 
 
 def step_ranges(first: int, last: int, most: int, ends: Callable[[int], bool] = lambda _: False) -> Iterator[StepRange]:
@@ -150,7 +158,7 @@ def divide(data: DataSet, settings: Settings, augmentation: int) -> tuple[Traini
     augmentation: the number of random parameters of a record.
 
     Raises:
-        SettingsError: one of the two would have no record.
+        SettingsError: one of the two would have no record, or the records have no strokes to augment.
         DataError: the data set is damaged.
     """
     split, validation_set, numbers = data.split("train", verify=settings.verify), None, None
@@ -166,4 +174,5 @@ def divide(data: DataSet, settings: Settings, augmentation: int) -> tuple[Traini
     elif settings.validate_every and info and info.records:
         validation = data.split("validation", verify=settings.verify)
         validation_set = ValidationSet(validation, np.arange(len(validation)))
-    return TrainingSet(split, numbers, settings.seed, settings.batch_size, augmentation), validation_set
+    redrawer = redraw.of_settings(settings, split)
+    return TrainingSet(split, numbers, settings.seed, settings.batch_size, augmentation, redrawer), validation_set

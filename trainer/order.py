@@ -75,8 +75,17 @@ def rows(seed: int, start: int, stop: int, count: int) -> tuple[NDArray[np.int64
     return epochs, np.concatenate(parts)
 
 
-def uniform(seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], count: int) -> NDArray[np.float32]:
-    """float32[P, count] in [0, 1), each a function of (seed, epoch, record) and its column."""
-    lanes = _keys(count, "draw", seed)
-    mixed = _mixed(_mixed(epochs.astype(np.uint64) * _GOLDEN + records.astype(np.uint64))[:, None] ^ lanes)
+def draws(
+    seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], count: int, use: str = "draw"
+) -> NDArray[np.uint64]:
+    """uint64[P, count], random bits, each a function of (seed, epoch, record), of its column and of its `use`."""
+    lanes = _keys(count, use, seed)
+    return _mixed(_mixed(epochs.astype(np.uint64) * _GOLDEN + records.astype(np.uint64))[:, None] ^ lanes)
+
+
+def uniform(
+    seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], count: int, use: str = "draw"
+) -> NDArray[np.float32]:
+    """float32[P, count] in [0, 1), as `draws`."""
+    mixed = draws(seed, epochs, records, count, use)
     return ((mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).astype(np.float32)

@@ -15,7 +15,7 @@ from boceto.console import Console, quiet, run_program, table
 from boceto.dataset import Manifest
 from boceto.errors import EXIT_FAULT, EXIT_SETTINGS, BocetoError, SettingsError
 from boceto.settings import parse
-from trainer import environment, footprint, initial, limits
+from trainer import environment, footprint, initial, limits, redraw
 from trainer.checkpoints import Checkpoints, check_fits, newest_whole
 from trainer.footprint import REMEDY, Footprint
 from trainer.limits import size
@@ -91,7 +91,9 @@ def _data_set(trial: Trial) -> str:
     records = {name: info.records for name, info in data.manifest.splits.items() if info.records}
     for name in ("train", *sorted(records.keys() - {"train"})):
         trial.show(f"checking: {data.url}, {name}")
-        data.split(name, verify=True)
+        split = data.split(name, verify=True)
+        if name == "train":
+            redraw.of_settings(trial.settings, split)
     counts = ", ".join(f"{name} {count:,}" for name, count in records.items())
     return f"{data.manifest.digest}, every byte is what its manifest says; {counts}"
 

@@ -60,6 +60,12 @@ class Settings:
     clip_norm: float = option(0.0, help="highest global norm of the gradients; 0: no clipping", at_least=0)
     ema: float = option(0.0, help="decay of the weights' moving average; 0: none", at_least=0, at_most=0.99999)
     precision: str = option("float32", help="precision of the layers", choices=("float32", "bfloat16", "float16"))
+    augment: str = option(
+        "none",
+        help="stroke: draw each drawing anew in each epoch, with other line width, strokes moved, bent and dropped",
+        choices=("none", "stroke"),
+    )
+    augment_strength: float = option(1.0, help="multiplies the ranges of --augment stroke", at_least=0, at_most=3)
     flip: bool = option(False, help="augmentation: mirror half of the drawings")
     rotation: float = option(0.0, help="augmentation: rotation of up to this many degrees", at_least=0, at_most=180)
     shift: float = option(0.0, help="augmentation: shift of up to this share of the image", at_least=0, at_most=0.5)

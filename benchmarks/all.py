@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+QUARTER = ("--nets", "sknet", "--width", "0.25", "--batch-size", "64", "--steps", "20", "--deterministic")
 
 
 def main() -> int:
@@ -22,6 +23,9 @@ def main() -> int:
         data = str(Path(scratch, "data"))
         words = ["--input", folder, "--output", data, "--classes", "100", "--allow-fewer", "--no-preview"]
         subprocess.run([sys.executable, "-m", "boceto", "prepare", *words], check=True)
+        small = str(Path(scratch, "small"))
+        words = ["--input", folder, "--output", small, "--classes", "10", "--allow-fewer", "--size", "64"]
+        subprocess.run([sys.executable, "-m", "boceto", "prepare", *words], check=True)
         runs = [
             ("rasteriser.py", "--input", folder),
             ("encodings.py", "--input", folder),
@@ -29,6 +33,7 @@ def main() -> int:
             ("reading.py", "--data", data),
             ("start.py",),
             ("train_step.py", "--data", data),
+            ("train_step.py", "--data", small, "--augment", "stroke", *QUARTER),
             ("retrieval.py",),
             ("checkpoint.py",),
             ("storage.py",),

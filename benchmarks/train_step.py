@@ -6,6 +6,8 @@ process; a round is a few steps of each, and the ratio is the median of the roun
 use drifts.
 
     python benchmarks/train_step.py --data DATA --batch-size 256 --steps 50
+
+Reading (or, with --augment stroke, drawing anew) is measured alone too, with one thread.
 """
 
 import argparse
@@ -27,7 +29,7 @@ with quiet():
     import keras
     import tensorflow as tf
 
-    from trainer import devices, nets, state
+    from trainer import devices, nets, redraw, state
     from trainer.batches import StepRange, TrainingSet, prefetch, step_ranges
     from trainer.meter import GoodputTimer, Meter
     from trainer.nets import Spec
@@ -48,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each side, in turns; the first is not counted")
     parser.add_argument("--readers", type=int, default=4)
+    parser.add_argument("--augment", default="none", choices=("none", "stroke"))
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--deterministic", action="store_true", help="bit-exact operations, on both sides")
     return parser.parse_args()
@@ -148,15 +151,22 @@ def measure(name: str, training_set: TrainingSet, args: argparse.Namespace) -> d
     for run in (plain, ours.run):
         run(args.steps)  # Compiles.
     waited = ours.timer.seconds()["waiting"]
-    times = [(seconds(plain, args.steps), seconds(ours.run, args.steps)) for _ in range(args.rounds)]
+
+    def read(count: int) -> None:
+        for step in range(count):
+            training_set.read(StepRange(step, step + 1))
+
+    times = [tuple(seconds(run, args.steps) for run in (plain, ours.run, read)) for _ in range(args.rounds)]
     sides = [statistics.median(side) for side in zip(*times, strict=True)]
     images = args.batch_size * args.steps
     return {
         "net": name,
         "bare_images_per_second": images / sides[0],
         "images_per_second": images / sides[1],
-        "ratio": statistics.median(other / own for other, own in times),
-        "waiting": (ours.timer.seconds()["waiting"] - waited) / sum(own for _, own in times),
+        "read_images_per_second": images / sides[2],
+        "ratio": statistics.median(other / own for other, own, _ in times),
+        "read_ratio": statistics.median(own / alone for _, own, alone in times),
+        "waiting": (ours.timer.seconds()["waiting"] - waited) / sum(own for _, own, _ in times),
     }
 
 
@@ -167,7 +177,9 @@ def main() -> int:
         tf.config.experimental.enable_op_determinism()
         tf.random.set_seed(0)
     split = dataset.load(args.data).split("train")
-    results = [measure(name, TrainingSet(split, None, 0, args.batch_size), args) for name in args.nets.split(",")]
+    redrawer = redraw.Redrawer(split, 1.0) if args.augment == "stroke" else None
+    training_set = TrainingSet(split, None, 0, args.batch_size, redrawer=redrawer)
+    results = [measure(name, training_set, args) for name in args.nets.split(",")]
     rows = [
         (
             result["net"],
@@ -175,10 +187,13 @@ def main() -> int:
             f"{result['images_per_second']:.2f}",
             f"{result['ratio']:.3f}",
             f"{result['waiting']:.2%}",
+            f"{result['read_images_per_second']:.0f}",
+            f"{result['read_ratio']:.1f}",
         )
         for result in results
     ]
-    print(table(("net", "bare images/s", "images/s", "ratio", "waiting"), rows), file=sys.stderr)
+    heads = ("net", "bare images/s", "images/s", "ratio", "waiting", "read images/s", "of images/s")
+    print(table(heads, rows), file=sys.stderr)
     print(json.dumps({"benchmark": "train_step", **vars(args), "results": results}))
     return 0
 

@@ -79,7 +79,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     with serving("eval", settings.metrics_port, settings.metrics_linger) as registry:
         registry.serve()
         samples = _choose(settings, data, description, console)
-        net = model.load(settings.run, description)
+        net = model.load(settings.run, description, flip=settings.flip)
         evaluation = Evaluation(settings, data, net, Bootstrap(settings.bootstrap, settings.seed), console, registry)
         scores, picture = _score(evaluation, samples)
         _write(folder, scores, picture)

@@ -64,10 +64,14 @@ def check_data(description: Artefact, manifest: Manifest, *, allow_other_data: b
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded net: `call` maps uint8[B, H, W, C] to its signature's outputs by name."""
+    """A loaded net: `call` maps uint8[B, H, W, C] to its signature's outputs by name.
+
+    flip: the outputs are the means of those of an image and of its mirror image.
+    """
 
     description: Artefact
     call: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]]
+    flip: bool = False
     _times: list[tuple[int, float]] = field(default_factory=list)  # Images and seconds of each call.
 
     @property
@@ -97,6 +101,9 @@ class Model:
     def _outputs(self, images: NDArray[np.uint8], where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         begin = time.perf_counter()
         outputs = self.call(images)
+        if self.flip:
+            mirrored = self.call(images[:, :, ::-1])
+            outputs = {name: (outputs[name] + mirrored[name]) * np.float32(0.5) for name in outputs}
         self._times.append((len(images), time.perf_counter() - begin))
         sizes = {"logits": len(self.description.classes), "embedding": self.description.embedding}
         for name, size in sizes.items():
@@ -107,8 +114,8 @@ class Model:
         return outputs["logits"], outputs["embedding"]
 
 
-def load(run: str, description: Artefact) -> Model:
-    """Loads the verified SavedModel of the run.
+def load(run: str, description: Artefact, *, flip: bool = False) -> Model:
+    """Loads the verified SavedModel of the run. flip: as in `Model`.
 
     Raises:
         DataError: it is not what `artefact.json` says, it would reach out of its tensors, or TensorFlow cannot load it.
@@ -135,7 +142,7 @@ def load(run: str, description: Artefact) -> Model:
         assert loaded is not None  # noqa: S101 - the signature lives as long as what it was loaded with
         return {name: tensor.numpy() for name, tensor in signature(images=tf.constant(images)).items()}
 
-    return Model(description, call)
+    return Model(description, call, flip)
 
 
 def _check_graph(place: str, graph: bytes) -> None:

@@ -28,6 +28,7 @@ def _short(score: Mapping[str, Any] | None) -> str:
 def summary(scores: Mapping[str, Any]) -> str:
     """The tables over all classes; a 95 % interval stands behind each score."""
     artefact, data = scores["artefact"], scores["data"]
+    flip = scores["settings"].get("flip", False)
     other = "" if scores["trained_with_this_data"] else "  NOT the data set that the net was trained with"
     splits = [
         [name, str(split["drawings"]), _percent(split["accuracy"]), _percent(split["top_5"])]
@@ -41,6 +42,7 @@ def summary(scores: Mapping[str, Any]) -> str:
     lines = [
         f"{artefact['net']}, {artefact['parameters']:,} parameters, step {artefact['step']}",
         f"data set {data['digest']}, {len(scores['classes'])} classes{other}",
+        *(["Logits and embedding are means over each drawing and its mirror image."] if flip else []),
         "In per cent, with 95 % intervals.",
         "",
         table(["split", "drawings", "accuracy", "top 5"], splits),

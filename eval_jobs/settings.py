@@ -23,6 +23,7 @@ class Settings:
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
     verify: bool = option(False, help="check every byte of the data set first, and replace damaged copies")
     batch_size: int = option(256, help="drawings a batch", at_least=1)
+    flip: bool = option(False, help="score the mean of logits and embedding over each drawing and its mirror image")
     bootstrap: int = option(1000, help="resamples for the 95 % intervals", at_least=1, at_most=1_000_000)
     seed: int = option(0, help="seed of the resamples, of the chosen train drawings and of the picture", at_least=0)
     train_records: int = option(0, help="train drawings to evaluate, chosen at random; 0 is all", at_least=0)

@@ -70,6 +70,11 @@ class Settings:
     rotation: float = option(0.0, help="augmentation: rotation of up to this many degrees", at_least=0, at_most=180)
     shift: float = option(0.0, help="augmentation: shift of up to this share of the image", at_least=0, at_most=0.5)
     scale: float = option(0.0, help="augmentation: scaling of up to this share", at_least=0, at_most=0.9)
+    erase: float = option(
+        0.0, help="augmentation: share of the drawings of which a rectangle is erased", at_least=0, at_most=1
+    )
+    mixup: float = option(0.0, help="augmentation: alpha of mixup, as 0.2; 0: off", at_least=0, at_most=100)
+    cutmix: float = option(0.0, help="augmentation: alpha of CutMix, as 1; 0: off", at_least=0, at_most=100)
     validation_share: float = option(
         0.0,
         help="share of training kept for validation; 0: the validation split, where there is one",

@@ -28,7 +28,7 @@ _LARGEST_SEED = 2**31 - 1
 
 class Placed(NamedTuple):
     """The batches of an execution on their devices, one value a replica: images uint8[K, b, H, W, C], labels
-    int64[K, b], and the parameters of the augmentation float32[K, b, 5], or float32[K, b, 0] without augmentation.
+    int64[K, b], and the parameters of the augmentation float32[K, b, D], D = 0 without augmentation.
     """
 
     images: Any
@@ -117,15 +117,15 @@ class Steps:
         Returns gradients float32 and statistics, each like its variable, and (loss, correct answers) float32[2].
         """
         first = tf.distribute.get_replica_context().replica_id_in_sync_group * self._own_groups
-        pixels = images[number]
-        if augmentation.shape[-1]:
-            pixels = augment.augmented(pixels, augmentation[number], self._settings)
+        parameters = augmentation[number]
+        pixels = augment.augmented(images[number], parameters, self._settings)
         weights = [tf.convert_to_tensor(variable) for variable in self._state.weights.values()]
         scale = tf.convert_to_tensor(self._state.scale["value"]) if self._state.scale else tf.constant(1.0)
-        groups = zip(tf.split(pixels, self._own_groups), tf.split(labels[number], self._own_groups), strict=True)
+        parts = (tf.split(part, self._own_groups) for part in (pixels, labels[number], parameters))
+        groups = [augment.mixed(*rows) for rows in zip(*parts, [self._settings] * self._own_groups, strict=True)]
         found = [
-            self._gradients(weights, self._untrained(step, first + group), *rows, scale)
-            for group, rows in enumerate(groups)
+            self._gradients(weights, self._untrained(step, first + group), records, scale)
+            for group, records in enumerate(groups)
         ]
         gradients, statistics, scalars = zip(*found, strict=True)
         summed = self._sum([[*each, scalar] for each, scalar in zip(gradients, scalars, strict=True)])
@@ -180,24 +180,27 @@ class Steps:
         self,
         weights: list[tf.Tensor],
         untrained: list[tf.Tensor],
-        images: tf.Tensor,
-        labels: tf.Tensor,
+        records: augment.Mixed,
         scale: tf.Tensor,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-        """Forward and backward of one group: images uint8[b, H, W, C], labels int64[b], loss scale float32[].
+        """Forward and backward of one group, with the loss scale float32[].
 
         Returns the group's share of the gradients of the global batch, times the scale; its statistics; and its share
-        of (loss, correct answers) float32[2].
+        of (loss, correct answers) float32[2]. The loss of a mixed record is that of its two labels, weighted by their
+        shares; its answer is correct where it is the label with the larger share.
         """
-        size, of_net = images.shape[0], len(self._model.trainable_variables)
+        size, of_net = records.images.shape[0], len(self._model.trainable_variables)
         names = [name.partition("/")[2] for name in self._state.weights if name.startswith(f"{LOSS}/")]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             outputs, changed, added = self._model.stateless_call(
-                weights[:of_net], untrained, images, training=True, return_losses=True
+                weights[:of_net], untrained, records.images, training=True, return_losses=True
             )
             of_loss = dict(zip(names, weights[of_net:], strict=True))
-            losses = self._loss.call(outputs, labels, of_loss)
+            losses = self._loss.call(outputs, records.labels, of_loss)
+            if records.shares is not None:
+                of_others = self._loss.call(outputs, records.others, of_loss)
+                losses = records.shares * losses + (1 - records.shares) * of_others
             mean = tf.reduce_sum(losses) / (size * self._settings.groups)
             loss = tf.add_n([mean, *(term / self._settings.groups for term in added)])
             scaled = loss * scale
@@ -207,7 +210,7 @@ class Steps:
         statistics = [
             tf.identity(value) for variable, value in zip(variables, changed, strict=True) if not is_seed(variable)
         ]
-        return gradients, statistics, tf.stack([loss, tf.reduce_sum(_correct(outputs, labels))])
+        return gradients, statistics, tf.stack([loss, tf.reduce_sum(_correct(outputs, records.labels))])
 
     def _update(
         self, replica: int, gradients: Any, statistics: Any, learning_rate: tf.Tensor, step: tf.Tensor

@@ -18,7 +18,7 @@ from PIL import Image
 import eval_jobs
 from boceto import artefact, dataset, inspection, storage
 from eval_jobs import evaluate as evaluate_module
-from eval_jobs import metrics
+from eval_jobs import metrics, model
 from eval_jobs.__main__ import main
 from eval_jobs.means import Mean
 from eval_jobs.model import Predictions
@@ -54,6 +54,25 @@ def test_an_evaluation_writes_scores_report_and_picture(make_data, make_run, eva
     report = storage.read_bytes(result["report"]).decode()
     assert all(f"class {label}" in report for label in range(6))
     Image.open(io.BytesIO(storage.read_bytes(result["picture"]))).verify()
+
+
+def test_flip_scores_the_mean_over_a_drawing_and_its_mirror_image(make_data, make_run, evaluate):
+    data = make_data()
+    run, test = make_run(data), dataset.load(data).split("test")
+    numbers = np.arange(len(test))
+    description = artefact.load(run)
+    plain, flipped = (model.load(run, description, flip=flip) for flip in (False, True))
+    ((_, logits, embedding),) = flipped.batches(test, numbers, 99)
+    images = test.images(numbers)
+    both = [plain.call(each) for each in (images, np.ascontiguousarray(images[:, :, ::-1]))]
+    assert logits == pytest.approx(np.mean([each["logits"] for each in both], axis=0), rel=1e-5)
+    assert embedding == pytest.approx(np.mean([each["embedding"] for each in both], axis=0), rel=1e-5)
+    assert np.abs(logits - both[0]["logits"]).max() > 1e-3
+    said = "Logits and embedding are means over each drawing and its mirror image."
+    found = [evaluate(data, run, *flags) for flags in ([], ["--flip"])]
+    assert [said in storage.read_bytes(result["report"]).decode() for _, result, _ in found[1:]] == [True]
+    assert [said in err for _, _, err in found] == [False, True]
+    assert json.loads(storage.read_bytes(found[1][1]["scores"]))["settings"]["flip"] is True
 
 
 def test_the_report_shows_a_metric_without_a_table_of_its_own(make_data, make_run, evaluate, monkeypatch):

@@ -255,7 +255,7 @@ in_peace = []  # What a real run without a fault ends with, once.
 @pytest.mark.parametrize("name", REAL)
 def test_a_fault_in_a_real_run_costs_nothing(make_run, name):
     statuses, fault = REAL[name]
-    flags = ("--epochs", "2", "--keep", "1")
+    flags = ("--epochs", "2", "--keep", "1", "--augment", "stroke", "--erase", "0.5", "--mixup", "0.2", "--cutmix", "1")
     run = make_run("run")
     if not in_peace:
         other = make_run("whole")

@@ -135,7 +135,9 @@ def forget(run, name):
         storage.write_bytes(storage.join(checkpoint.folder_of(folder, step), checkpoint.COMMIT), older.to_json())
 
 
-@pytest.mark.parametrize(("name", "other"), [("clip_norm", "1.0"), ("init_digest", ""), ("groups", "")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("clip_norm", "1.0"), ("init_digest", ""), ("groups", ""), ("mixup", "0.2")]
+)
 def test_a_run_that_is_older_than_a_hyperparameter_goes_on_with_its_default_alone(make_run, name, other):
     whole, parts = make_run("whole"), make_run("parts")
     flags = ("--dropout", "0.2", "--max-steps")

@@ -50,7 +50,12 @@ def run(replicas, *, count=4, per_call=1, frozen=True, **values):
 RECIPE = {"dropout": 0.4, "flip": True, "rotation": 20.0, "shift": 0.1, "scale": 0.2, "clip_norm": 1.0, "ema": 0.9}
 
 
-@pytest.mark.parametrize("recipe", [{}, RECIPE | {"weight_decay": 0.01, "loss_options": "label_smoothing = 0.1"}])
+MIXES = {"erase": 0.5, "mixup": 0.4, "cutmix": 1.0}
+
+
+@pytest.mark.parametrize(
+    "recipe", [{}, MIXES, RECIPE | MIXES | {"weight_decay": 0.01, "loss_options": "label_smoothing = 0.1"}]
+)
 def test_a_step_has_the_same_bits_on_any_number_of_replicas(recipe):
     one = run(1, frozen=False, **recipe)
     for replicas in (2, 4):
@@ -213,3 +218,97 @@ def test_augmentations_move_what_they_say():
     assert moved([0.5, 0.75, 0.5, 0.5, 0.5], rotation=180) == [(3, 1)]
     assert moved([0.5, 0.5, 1.0, 0.5, 0.5], shift=0.2) == [(1, 2)]
     assert moved([0.5, 0.5, 0.5, 1.0, 0.5], shift=0.4) == [(3, 1)]
+
+
+def rows(draws, count=8):
+    """float32[count, D]: parameters in the middle, but those of `draws`, by their number."""
+    found = np.full((count, augment.MIX.stop), 0.5, np.float32)
+    for number, values in draws.items():
+        found[:, number] = values
+    return tf.constant(found)
+
+
+def test_erasing_takes_its_share_and_fills_with_the_paper():
+    images = np.random.default_rng(0).integers(0, 255, (1000, 20, 30, 1), np.uint8)
+    images[:, 0, 0] = 255
+    draws = tf.constant(np.random.default_rng(1).random((1000, augment.ERASE.stop), np.float32))
+    erased = augment.augmented(tf.constant(images), draws, settings(erase=0.3)).numpy()
+    changed = (erased != images)[..., 0]
+    assert (erased[changed] == 255).all()
+    assert 0.25 < changed.any(axis=(1, 2)).mean() < 0.35
+    areas = changed.sum(axis=(1, 2))[changed.any(axis=(1, 2))] / 600
+    assert areas.max() < 0.45
+    assert 0.1 < areas.mean() < 0.25
+    for each in np.flatnonzero(changed.any(axis=(1, 2)))[:20]:  # A rectangle.
+        high, wide = changed[each].any(axis=1), changed[each].any(axis=0)
+        assert changed[each].sum() == high.sum() * wide.sum()
+
+
+def test_mixup_is_a_weighted_mean_of_a_pair_and_its_labels():
+    images = np.repeat(np.arange(0, 80, 10, dtype=np.uint8), 16 * 16).reshape(8, 16, 16, 1)
+    labels = np.arange(8)
+    # Quantiles of Beta(1, 1), the uniform distribution, are the numbers themselves.
+    shares = np.float32([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1])
+    drawn = rows({11: 0.0, 12: shares})  # The other record is the next one.
+    found = augment.mixed(tf.constant(images), tf.constant(labels), drawn, settings(mixup=1.0))
+    after = np.roll(labels, -1)
+    values = found.images.numpy()
+    assert values[:, 0, 0, 0] == pytest.approx(10 * (shares * labels + (1 - shares) * after), abs=0.6)
+    assert (values == values[:, :1, :1]).all()
+    assert found.labels.numpy().tolist() == [0, 1, 2, 3, 5, 6, 7, 0]
+    assert found.others.numpy().tolist() == [1, 2, 3, 4, 4, 5, 6, 7]
+    assert found.shares.numpy() == pytest.approx(np.maximum(shares, 1 - shares), abs=1e-3)
+
+
+def test_cutmix_puts_a_rectangle_of_the_other_record_in_and_weighs_by_its_area():
+    images = np.repeat(np.arange(8, dtype=np.uint8), 16 * 16).reshape(8, 16, 16, 1)
+    drawn = rows({11: 0.0, 12: 0.75})  # A quarter of the area: 8 x 8 pixels in the middle.
+    found = augment.mixed(tf.constant(images), tf.constant(np.arange(8)), drawn, settings(cutmix=1.0))
+    expected = images.copy()
+    expected[:, 4:12, 4:12] = np.roll(images, -1, axis=0)[:, 4:12, 4:12]
+    assert (found.images.numpy() == expected).all()
+    assert found.shares.numpy() == pytest.approx(0.75)
+    at_a_corner = augment.mixed(
+        tf.constant(images),
+        tf.constant(np.arange(8)),
+        rows({11: 0.0, 12: 0.75, 13: 0.0, 14: 0.0}),
+        settings(cutmix=1.0),
+    )
+    assert at_a_corner.shares.numpy() == pytest.approx(1 - 16 / 256)
+
+
+def test_no_record_is_mixed_with_itself_and_all_others_come_up():
+    images, labels = tf.zeros((8, 4, 4, 1), tf.uint8), tf.constant(np.arange(8))
+    steps = set()
+    for other in np.linspace(0, 1, 50, endpoint=False):
+        found = augment.mixed(images, labels, rows({11: other, 12: 0.99}), settings(mixup=1.0))
+        steps |= set(((found.others.numpy() - found.labels.numpy()) % 8).tolist())
+    assert steps == set(range(1, 8))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_shares_are_of_the_beta_distribution(alpha):
+    uniform = tf.constant((np.arange(100_000) + 0.5) / 100_000, tf.float32)
+    shares = augment._beta(uniform, alpha).numpy()
+    assert shares.mean() == pytest.approx(0.5, abs=1e-3)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=1e-2)  # The textbook's variance.
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "contrastive", "centre", "arcface"])
+def test_the_loss_of_mixed_records_is_that_of_both_labels_by_their_shares(loss):
+    learned, step = make(1, groups=1, loss=loss)
+    data = batches()
+    weights = [tf.convert_to_tensor(variable) for variable in learned.weights.values()]
+    images, labels, others = tf.constant(data.images[0]), data.labels[0], (data.labels[0] + 1) % 3
+    shares = np.linspace(0.5, 1, 8, dtype=np.float32)
+
+    def found(labels, others=None, shares=None):
+        records = augment.Mixed(images, tf.constant(labels), others, shares)
+        return step._gradients(weights, step._untrained(tf.constant(0, tf.int64), 0), records, tf.constant(1.0))[2]
+
+    half = found(labels, tf.constant(others), tf.constant(np.full(8, 0.5, np.float32)))
+    assert half[0] == pytest.approx((found(labels)[0] + found(others)[0]) / 2, rel=1e-4)
+    assert half[1] == found(labels)[1]  # Correct is the first label.
+    all_first = found(labels, tf.constant(others), tf.ones(8))
+    assert all_first[0] == pytest.approx(found(labels)[0], rel=1e-5)
+    assert found(labels, tf.constant(others), tf.constant(shares))[0] > 0

@@ -39,7 +39,7 @@ def test_the_margin_stays_free_and_there_is_ink(split, strength):
     drawn = redraw.Redrawer(split, strength).draw(INKS * 20, keys(20 * len(INKS)))[..., 0]
     for edge in (drawn[:, 0], drawn[:, -1], drawn[:, :, 0], drawn[:, :, -1]):
         assert (edge == 0).all()
-    assert (drawn.max(axis=(1, 2)) > 200).all()
+    assert (drawn.max(axis=(1, 2)) > 150).all()
 
 
 def test_the_longest_stroke_stays_and_a_dot_may_go(split):
@@ -47,7 +47,7 @@ def test_the_longest_stroke_stays_and_a_dot_may_go(split):
     drawn = redraw.Redrawer(split, 1.0).draw([ink] * 1000, keys(1000))[..., 0]
     rows = (drawn > 100).any(axis=2)
     tall = np.array([np.ptp(np.flatnonzero(row)) for row in rows])  # The dot stands high above the line.
-    assert 0.1 < (tall < 20).mean() < 0.2
+    assert 0.07 < (tall < 20).mean() < 0.13
     assert ((drawn > 100).any(axis=1).sum(axis=1) > 30).all()
 
 

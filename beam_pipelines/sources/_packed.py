@@ -7,7 +7,7 @@ how much is missing: it counts as much as is there.
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from isal import isal_zlib
@@ -20,9 +20,9 @@ BOM = b"\xef\xbb\xbf"
 GZIP = 31  # zlib's window bits for a gzip header and trailer, which are checked.
 _BUFFER, _PIECE = 1 << 18, 1 << 16
 _LEAST = 18  # Bytes of a header and a trailer: the shortest member has more.
-_LINE = 130  # Packed bytes of a drawing, about, where a file does not tell.
+LINE = 130  # Packed bytes of a drawing, about, where a file does not tell.
 UNKNOWN = "how much is missing is not known, and counts as much as is there"
-_WHOLE, _CUT, _DAMAGED, _BEHIND = "whole", "truncated_file", "damaged_file", "trailing_bytes"
+_WHOLE, CUT, DAMAGED, _BEHIND = "whole", "truncated_file", "damaged_file", "trailing_bytes"
 
 
 class Loss(NamedTuple):
@@ -31,6 +31,10 @@ class Loss(NamedTuple):
     reason: str
     lines: int
     what: str
+
+
+class CutOff(bytes):
+    """A last line that no line break ends."""
 
 
 @contextlib.contextmanager
@@ -58,8 +62,24 @@ def text(file: BinaryIO, name: str, size: int) -> tuple[Iterator[bytes], Loss | 
         return _unpacked(file, usable), loss
     file.seek(0)
     if name.endswith(".gz") and not head.removeprefix(BOM).lstrip().startswith(b"{") and size:
-        return iter(()), Loss(_DAMAGED, max(1, size // _LINE), "it is no gzip file; fetch it again")
+        return iter(()), Loss(DAMAGED, max(1, size // LINE), "it is no gzip file; fetch it again")
     return _plain(file, name, size), None
+
+
+def lines_of(pieces: Iterable[bytes], longest: int) -> Iterator[bytes]:
+    """The lines of a text without their ends; of one with more than `longest` bytes, the begin."""
+    rest, is_long = b"", False
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines[is_long:]
+        is_long = is_long and not lines
+        if is_long:
+            rest = b""
+        elif len(rest) > longest:
+            yield rest
+            rest, is_long = b"", True
+    if rest:
+        yield CutOff(rest)
 
 
 def _plain(file: BinaryIO, name: str, size: int) -> Iterator[bytes]:
@@ -86,13 +106,13 @@ def _walk(file: BinaryIO) -> Iterator[tuple[bytes, str, int]]:
             try:
                 piece = member.decompress(data, _PIECE)
             except isal_zlib.error:  # type: ignore[misc]  # isal says nothing of its types
-                yield b"", _DAMAGED, file.tell() - len(data)
+                yield b"", DAMAGED, file.tell() - len(data)
                 return
             data = member.unconsumed_tail
             if member.eof:
                 data, state = member.unused_data, _WHOLE
             elif not data and not (data := file.read(_BUFFER)) and not piece:
-                state = _CUT
+                state = CUT
             yield piece, state, file.tell() - len(data)
         data = data or file.read(_BUFFER)
 
@@ -106,18 +126,18 @@ def _check(file: BinaryIO) -> tuple[int, Loss | None]:
         if state == _WHOLE:
             usable, good = unpacked, lines
     size = file.seek(0, io.SEEK_END)
-    if state == _CUT and not _ends_in_a_trailer(file, unpacked - usable):
+    if state == CUT and not _ends_in_a_trailer(file, unpacked - usable):
         all_lines = unpacked > usable and last.endswith(b"\n")  # Then its checksum alone is missing, most likely.
         told = f"the file ends at byte {size:,}, before its data does; {UNKNOWN}; fetch it again"
-        return unpacked, Loss(_CUT, 0 if all_lines else max(1, lines), told)
+        return unpacked, Loss(CUT, 0 if all_lines else max(1, lines), told)
     if state == _WHOLE:
         return usable, None
     # What is lost has as many lines a packed byte as what can be read.
-    lost = lines - good + (round((size - at) * lines / at) if lines and at else (size - at) // _LINE)
+    lost = lines - good + (round((size - at) * lines / at) if lines and at else (size - at) // LINE)
     if state == _BEHIND:
         return usable, Loss(_BEHIND, lost, f"{size - at:,} bytes behind the packed data are no gzip data")
     told = "its gzip data is damaged" if not usable else f"its gzip data is damaged behind the first {good:,} lines"
-    return usable, Loss(_DAMAGED, max(1, lost), f"{told}; fetch it again")
+    return usable, Loss(DAMAGED, max(1, lost), f"{told}; fetch it again")
 
 
 def _ends_in_a_trailer(file: BinaryIO, unpacked: int) -> bool:

@@ -1,5 +1,6 @@
 """Strokes of any size to Google's simplified form: 0..255, aligned to the top left, resampled and thinned."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,10 +32,7 @@ def pack_simplified(lines: Sequence[NDArray[np.float64]]) -> bytes:
         TooLong: the strokes together are longer than MAX_LENGTH, or take more than MAX_WORK.
         ValueError: a stroke has too many points even when simplified.
     """
-    every = np.concatenate(lines)
-    low = every.min(axis=0)
-    extent = (every.max(axis=0) - low).max() or 1.0
-    placed = [(line - low) * EXTENT / extent for line in lines]
+    placed = _placed(lines)
     if sum(map(_raw_kernels.length, placed)) > MAX_LENGTH:
         raise TooLong
     work = MAX_WORK
@@ -43,5 +41,28 @@ def pack_simplified(lines: Sequence[NDArray[np.float64]]) -> bytes:
         points, work = _raw_kernels.simplify(line, EPSILON, work)
         if work < 0:
             raise TooLong
-        thinned.append(np.rint(points).astype(np.uint8).T.tolist())
-    return strokes.pack(thinned)
+        thinned.append(points)
+    return _packed(thinned)
+
+
+def pack_placed(lines: Sequence[NDArray[np.float64]]) -> bytes:
+    """As `pack_simplified`, with all points: for strokes that have few.
+
+    Raises:
+        ValueError: a stroke has too many points.
+    """
+    return _packed(_placed(lines))
+
+
+def _placed(lines: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Aligned to the top left, and so large that the longer side is EXTENT."""
+    every = np.concatenate(lines)
+    low = every.min(axis=0)
+    extent = (every.max(axis=0) - low).max() or 1.0
+    every = (every - low) * EXTENT / extent
+    stops = itertools.accumulate(map(len, lines))
+    return [every[stop - len(line) : stop] for line, stop in zip(lines, stops, strict=True)]
+
+
+def _packed(lines: Sequence[NDArray[np.float64]]) -> bytes:
+    return strokes.pack([np.rint(line).astype(np.uint8).T.tolist() for line in lines])

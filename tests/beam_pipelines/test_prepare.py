@@ -1,5 +1,6 @@
 """`boceto prepare` as people run it: whole jobs over small inputs, on both runners."""
 
+import csv
 import errno
 import gzip
 import json
@@ -72,12 +73,16 @@ def _shards(folder: Path) -> dict[str, bytes]:
 
 
 def _resplit(source: Path, target: Path) -> Path:
-    """The same drawings in other files: each category in three, in reverse order, one in a folder, two unpacked."""
+    """The same drawings in other files: each category in three, in reverse order, one in a folder, one as CSV."""
     (target / "more").mkdir(parents=True)
     for path in source.iterdir():
         lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[::-1]
         category = path.name.removesuffix(".ndjson.gz")
-        (target / f"{category}-00000-of-00002.ndjson").write_bytes(b"".join(lines[:7]))
+        with (target / f"{category}-00000-of-00002.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("key_id", "word", "drawing"))
+            for entry in map(json.loads, lines[:7]):
+                rows.writerow((entry.get("key_id", ""), entry["word"], json.dumps(entry["drawing"])))
         (target / f"{category}-00001-of-00002.ndjson.gz").write_bytes(gzip.compress(b"".join(lines[7:11])))
         (target / "more" / f"{category}.ndjson").write_bytes(b"".join(lines[11:]))
     return target
@@ -397,8 +402,8 @@ def test_a_data_set_of_another_shape_is_another(strokes_folder, tmp_path, capsys
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--source", "drawings"], "choose one of quickdraw, synthetic"),
-        (["--input", "/does/not/exist"], "no .ndjson, .ndjson.gz or .bin file there"),
+        (["--source", "drawings"], "prepare.source = 'drawings' is unknown; choose one of "),
+        (["--input", "/does/not/exist"], "no .ndjson, .ndjson.gz, .csv, .csv.gz, .npz or .bin file there"),
         (["--size", "4"], "prepare.size = 4 is too small; use at least 8"),
         (["--size", "many"], "prepare.size = 'many' is not a whole number"),
         (["--ink", "red"], "choose one of white, black"),

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from bad_drawings import BAD, GOOD
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +15,6 @@ from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Drawing, Refused, _raw_kernels, quickdraw
 from boceto import storage, strokes
 from boceto.errors import DataError, SettingsError
-
-GOOD = {"word": "cat", "drawing": [[[0, 255], [0, 10]], [[3], [4]]], "key_id": "12"}
 
 
 def _settings(folder, **changes):
@@ -32,44 +31,7 @@ def _lines(*entries):
     return b"".join((entry if isinstance(entry, bytes) else json.dumps(entry).encode()) + b"\n" for entry in entries)
 
 
-def _spiral(points):
-    """Each part of it is farther out than all before: thinning takes the square of its length."""
-    turns = np.arange(points) * 0.5
-    return [*(turns * (np.cos(turns), np.sin(turns))).tolist(), [0] * points]
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b'{"word":"cat","drawing":[[[1,2],[3', "broken_json"),
-        (b'{"word":"cat","drawing":[[[1,NaN],[3,4]]]}', "not_finite"),
-        (b'{"word":"c\xff\xfeat","drawing":[[[1,2],[3,4]]]}', "not_utf8"),
-        (b"[1, 2]", "wrong_type"),
-        ({**GOOD, "word": "dog"}, "other_word"),
-        ({"word": "cat"}, "no_strokes"),
-        ({**GOOD, "drawing": []}, "no_strokes"),
-        ({**GOOD, "drawing": "ink"}, "wrong_type"),
-        ({**GOOD, "drawing": [[1, 2]]}, "wrong_type"),
-        ({**GOOD, "drawing": [[["a", "b"], [1, 2]]]}, "wrong_type"),
-        ({**GOOD, "drawing": [[[True, 2], [1, 2]]]}, "wrong_type"),
-        ({**GOOD, "drawing": [[[1.5, 2], [1, 2]]]}, "wrong_type"),
-        ({**GOOD, "drawing": [[[], []]]}, "uneven_stroke"),
-        ({**GOOD, "drawing": [[[1, 2, 3], [1, 2]]]}, "uneven_stroke"),
-        ({**GOOD, "drawing": [[[5], [7]]]}, "one_point"),
-        ({**GOOD, "drawing": [[[5, 5], [7, 7]], [[5], [7]]]}, "one_point"),
-        ({**GOOD, "drawing": [[[0, 256], [0, 1]]]}, "out_of_range"),
-        ({**GOOD, "drawing": [[[0, -1], [0, 1]]]}, "out_of_range"),
-        ({**GOOD, "drawing": [[[0, 1] * 40000, [0, 1] * 40000]]}, "too_many_points"),
-        ({**GOOD, "drawing": [[[0, 1e16], [0, 1], [0, 1]]]}, "out_of_range"),
-        ({**GOOD, "drawing": [[[0, True], [0, 1], [0, 1]]]}, "wrong_type"),
-        ({**GOOD, "key_id": [1]}, "wrong_type"),
-        ({**GOOD, "drawing": [[["1", "20"], ["3", "4"], [0, 1]]]}, "wrong_type"),
-        ({**GOOD, "drawing": [[[0, 9], [0, 9], [0, 1]], [[1, 2], [3], [0]]]}, "uneven_stroke"),
-        ({**GOOD, "drawing": [[[9 * (n % 2) for n in range(20000)], [0] * 20000, [0] * 20000]]}, "too_many_points"),
-        ({**GOOD, "drawing": [_spiral(8000)]}, "too_many_points"),
-        (b'{"word":"cat","drawing":[[[' + b"1," * 5_000_000 + b"1]]]}", "line_too_long"),
-    ],
-)
+@pytest.mark.parametrize(("line", "reason"), BAD)
 def test_a_bad_line_is_refused_with_its_reason_and_the_next_is_read(tmp_path, line, reason):
     refused, good = _read(tmp_path, "cat.ndjson", _lines(line, GOOD))
     assert isinstance(refused, Refused)
@@ -338,6 +300,9 @@ def test_a_binary_file_cut_anywhere_is_refused_at_its_record(tmp_path, cut):
         ("full%2fsimplified%2fhot%20dog.ndjson", "hot dog"),
         ("full-simplified-door.ndjson", "door"),
         ("full_raw_yoga.ndjson.gz", "yoga"),
+        ("sketchrnn_ice cream.npz", "ice cream"),
+        ("sketchrnn%2Fcat.full.npz", "cat"),
+        ("full stop.full (1).npz", "full stop"),
         ("cat (1).ndjson", "cat"),
         ("cat(2).ndjson.gz", "cat"),
         ("cat.ndjson (1).gz", "cat"),
@@ -430,7 +395,9 @@ def test_names_with_spaces_parts_and_folders_are_one_category(tmp_path):
 
 
 def test_a_folder_without_drawings_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match=r"no \.ndjson, \.ndjson\.gz or \.bin file there that is not hidden"):
+    with pytest.raises(
+        SettingsError, match=r"no \.ndjson, \.ndjson\.gz, \.csv, .* or \.bin file there that is not hidden"
+    ):
         quickdraw.plan(_settings(tmp_path))
 
 
@@ -457,6 +424,9 @@ _PACKED = st.builds(lambda content, length: gzip.compress(content)[:length], st.
 def test_no_bytes_make_the_reader_fail(content):
     storage.write_bytes("memory://fuzz/cat.ndjson", content)
     storage.write_bytes("memory://fuzz/cat.bin", content)
+    storage.write_bytes("memory://fuzz/cat.npz", content)
+    storage.write_bytes("memory://fuzz/cat.csv", b"word,drawing\n" + content)
+    storage.write_bytes("memory://fuzz/cat.csv.gz", b"word,drawing" + content.replace(b"\n", b" "))
     settings = _settings("memory://fuzz")
     items = [item for part in quickdraw.plan(settings) for item in quickdraw.read(part, settings)]
     for item in items:

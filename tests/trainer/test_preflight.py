@@ -145,6 +145,14 @@ def test_a_flipped_byte_and_a_missing_data_set_are_told(look, tmp_path):
     assert unchecked(checks) == ["checkpoints", "memory", "disk", "save"]
 
 
+def test_pictures_without_strokes_are_told_before_they_are_drawn_anew(look, make_data):
+    pictures = make_data(name="pictures", strokes=False)
+    code, checks, _ = look("--data", pictures, "--augment", "stroke")
+    assert (code, list(failed(checks))) == (2, ["data set"])
+    assert "train.augment = 'stroke' needs drawings with strokes" in failed(checks)["data set"]
+    assert look("--data", pictures)[0] == 0
+
+
 def test_a_run_folder_that_cannot_be_written(look, tmp_path):
     (tmp_path / "file").write_bytes(b"mine")
     code, checks, _ = look("--run", str(tmp_path / "file" / "run"))

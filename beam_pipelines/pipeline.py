@@ -9,10 +9,11 @@ is shared between workers but that folder. A stage that runs twice writes the sa
 """
 
 import hashlib
+import itertools
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ SPREAD = 32
 # Strokes that a worker holds before it writes them to a file of all shards, bytes.
 HELD = 64 << 20
 _BUCKETS = 16
-_READ, _COUNTS = "read", "counts"
+_READ, _COUNTS, _SIZES = "read", "counts", "sizes"
 _ROWS = pa.schema(
     {"rank": pa.binary(), "label": pa.int64(), "key": pa.string(), "strokes": pa.binary(), "pixels": pa.binary()}
 )
@@ -64,10 +65,9 @@ class PrepareJob:
     classes: tuple[str, ...]
     token: str = ""
 
-    @property
-    def shards(self) -> dict[str, int]:
-        """The number of shards by split. It follows from the wanted drawings, since the counted ones come too late."""
-        counts = {split: count * len(self.classes) for split, count in self.settings.per_class.items()}
+    def shards(self, sizes: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        """The number of shards by split, from `select.sizes` of each class."""
+        counts = total(sizes)
         return {split: min(MOST_SHARDS, -(-counts[split] // self.settings.records_per_shard)) for split in SPLITS}
 
     def check_owner(self) -> None:
@@ -112,7 +112,7 @@ class PrepareJob:
             Candidates(full, [Candidate(*row) for row in self.read_rows(select.SCHEMA, name)]) for name, full in files
         ]
         drawer = self.drawer()
-        found = select.merge(parts, self.settings.wanted, self.settings.seed, category, drawer)
+        found = select.merge(parts, select.keep_of(self.settings), self.settings.seed, category, drawer)
         return found, select.reasons(found.rows, drawer)
 
     def drawer(self) -> Drawer:
@@ -134,12 +134,13 @@ class Read(Stage):
     def process(self, fields: tuple[Any, ...]) -> Iterator[Any]:
         """Reads one part. Its refused lines go to a file of their own: they may be many."""
         part, job, settings = InputPart(*fields), self._job, self._job.settings
-        smallest = Smallest(select.keep_of(settings.wanted), settings.seed, part.category, job.drawer())
+        smallest = Smallest(select.keep_of(settings), settings.seed, part.category, job.drawer())
         read = 0
         refused: Counter[str] = Counter()
         filtered: Counter[str] = Counter()
         lines: list[dict[str, Any]] = []
-        for item in sources.load(settings.source).read(part, settings):
+        found = sources.load(settings.source).read(part, settings)
+        for item in itertools.chain(itertools.starmap(Refused, part.refused), found):
             read += item.lost if isinstance(item, Refused) else 1
             if isinstance(item, Drawing):
                 self._check(item, part)
@@ -167,6 +168,11 @@ class Read(Stage):
 
     def _check(self, drawing: Drawing, part: InputPart) -> None:
         wanted, image = self._job.settings.shape, drawing.image
+        if drawing.split not in select.ORDER:
+            raise DataError(
+                f"source {self._job.settings.source!r} gives the split {drawing.split!r} in {part.name}, "
+                f"and the splits are {', '.join(SPLITS)}; mend the source"
+            )
         if image is not None and (image.shape != wanted or image.dtype != np.uint8 or drawing.strokes):
             raise DataError(
                 f"source {self._job.settings.source!r} gives {image.dtype}{list(image.shape)} from {part.name}, "
@@ -179,9 +185,9 @@ def _file_name(part: str) -> str:
 
 
 class Claim(Stage):
-    """(class, its files) -> (bucket, its claims): equal probes are in one bucket."""
+    """(class, its files) -> (bucket, its claims): equal probes are in one bucket; beside them, the class's sizes."""
 
-    def process(self, element: tuple[str, Iterable[ClassFile]]) -> Iterator[tuple[int, Claims]]:
+    def process(self, element: tuple[str, Iterable[ClassFile]]) -> Iterator[Any]:
         """Looks at one class's candidates."""
         category, files = element[0], list(element[1])
         (_, rows), whys = self._job.candidates(category, files)
@@ -189,6 +195,8 @@ class Claim(Stage):
         for row, why in zip(rows, whys, strict=True):
             if not why:
                 buckets.setdefault(row.probe[0] % _BUCKETS, []).append(select.claim(row))
+        different = [row for row, why in zip(rows, whys, strict=True) if not why]
+        yield pvalue.TaggedOutput(_SIZES, select.sizes(different, self._job.settings))
         for bucket, claims in buckets.items():
             yield bucket, (category, files, b"".join(claims))
 
@@ -216,30 +224,34 @@ class Deal(Stage):
         self._held: dict[ShardKey, list[Row]] = {}
         self._size = 0
 
-    def process(self, element: tuple[str, Iterable[ClassFile]], lost: list[tuple[str, bytes, str]]) -> Iterator[Any]:
+    def process(
+        self, element: tuple[str, Iterable[ClassFile]], lost: list[tuple[str, bytes, str]], shards: Mapping[str, int]
+    ) -> Iterator[Any]:
         """Deals one class's drawings out over the shards of each split, evenly."""
         category, settings = element[0], self._job.settings
         (full, rows), whys = self._job.candidates(*element)
         elsewhere = {rank: why for loser, rank, why in sorted(lost, reverse=True) if loser == category}
         whys = [why or elsewhere.get(row.rank[: select.RANK_BYTES], "") for row, why in zip(rows, whys, strict=True)]
         mine = [number for number, why in enumerate(whys) if not why]
-        label, first = self._job.classes.index(category), 0
-        # The test drawings come first, so they stay the same when training takes more.
-        for split, count in settings.per_class.items():
-            self._hold(split, label, [rows[number] for number in mine[first : first + count]])
-            first += count
+        dealt = select.deal([rows[number] for number in mine], settings)
+        for split, drawings in dealt.items():
+            self._hold(shards[split], split, self._job.classes.index(category), drawings)
+        taken = sum(map(len, dealt.values()))
+        is_divided = bool(mine) and rows[mine[-1]].split != ""
         yield pvalue.TaggedOutput(_COUNTS, {
             "category": category,
-            "available": len(mine),
+            # Of drawings that the source has divided, one must be for training.
+            "available": len(dealt["train"]) if is_divided else len(mine),
+            "wanted": 1 if is_divided else settings.wanted,
+            "divided": is_divided,
             "more": full,
             # Where there are more than are taken, those behind the last one were not in question.
-            "duplicates": select.count(rows, whys, mine[settings.wanted - 1] if len(mine) > settings.wanted else -1),
+            "duplicates": select.count(rows, whys, mine[taken - 1] if len(mine) > taken else -1),
         })  # fmt: skip
         if self._size > HELD:
             yield from self._write()
 
-    def _hold(self, split: str, label: int, rows: list[Candidate]) -> None:
-        shards = self._job.shards[split]
+    def _hold(self, shards: int, split: str, label: int, rows: list[Candidate]) -> None:
         spread = min(shards, SPREAD)
         for number, row in enumerate(rows):
             # Each class begins elsewhere, so the shards become about equally large.
@@ -265,7 +277,9 @@ class Deal(Stage):
 class Write(Stage):
     """((split, shard), where its drawings stand) -> one shard file and its description."""
 
-    def process(self, element: tuple[ShardKey, Iterable[ByteRange]], problem: str) -> Iterator[dict[str, Any]]:
+    def process(
+        self, element: tuple[ShardKey, Iterable[ByteRange]], problem: str, shards: Mapping[str, int]
+    ) -> Iterator[dict[str, Any]]:
         """Draws and writes one shard, unless the job has failed already."""
         if problem:
             return
@@ -280,7 +294,7 @@ class Write(Stage):
             for _, labels, keys, strokes, pixels in batches
         )
         layout = Layout(*settings.shape, settings.encoding, job.classes)
-        name = shard_name(split, shard, job.shards[split])
+        name = shard_name(split, shard, shards[split])
         written, per_class = write_shard(settings.output, name, layout, drawn)
         if settings.metrics_port:
             report = json.dumps({"records": written.records}).encode()
@@ -324,7 +338,7 @@ def _manifest(job: PrepareJob, shards: list[Any], reads: list[Any], counts: list
         mine = sorted((entry for entry in shards if entry["split"] == split), key=lambda entry: entry["shard"].name)
         per_class = np.sum([entry["per_class"] for entry in mine] or [[0] * len(job.classes)], axis=0).tolist()
         splits[split] = SplitInfo(per_class, [entry["shard"] for entry in mine])
-    short = {count["category"]: count["available"] for count in counts if count["available"] < settings.wanted}
+    short = {count["category"]: count["available"] for count in counts if count["available"] < count["wanted"]}
     digests = {split: [shard.digest for shard in info.shards] for split, info in splits.items()}
     height, width, channels = settings.shape
     return Manifest(
@@ -347,6 +361,11 @@ def _manifest(job: PrepareJob, shards: list[Any], reads: list[Any], counts: list
     )
 
 
+def _empty(shards: Mapping[str, int]) -> list[tuple[ShardKey, ByteRange]]:
+    """Nothing for each shard, so that a shard without drawings is written too."""
+    return [((split, shard), ("", 0, 0)) for split, count in shards.items() for shard in range(count)]
+
+
 def build(pipeline: beam.Pipeline, job: PrepareJob, parts: Iterable[InputPart]) -> None:
     """Adds the whole job to `pipeline`."""
     read = (
@@ -356,22 +375,20 @@ def build(pipeline: beam.Pipeline, job: PrepareJob, parts: Iterable[InputPart]) 
         | "Read" >> beam.ParDo(Read(job)).with_outputs(_READ, main="files")
     )
     by_class = read.files | "ByClass" >> beam.GroupByKey()
-    lost = (
-        by_class
-        | "Claim" >> beam.ParDo(Claim(job))
-        | "ByProbe" >> beam.GroupByKey()
-        | "Compare" >> beam.ParDo(Compare(job))
-    )
-    dealt = by_class | "Deal" >> beam.ParDo(Deal(job), pvalue.AsList(lost)).with_outputs(_COUNTS, main="ranges")
+    claimed = by_class | "Claim" >> beam.ParDo(Claim(job)).with_outputs(_SIZES, main="claims")
+    lost = claimed.claims | "ByProbe" >> beam.GroupByKey() | "Compare" >> beam.ParDo(Compare(job))
     once = pipeline | "Once" >> beam.Create([None])
+    counted = once | "Count" >> beam.Map(lambda _, sizes: job.shards(sizes), pvalue.AsList(claimed[_SIZES]))
+    shards = pvalue.AsSingleton(counted)
+    deal = beam.ParDo(Deal(job), pvalue.AsList(lost), shards).with_outputs(_COUNTS, main="ranges")
+    dealt = by_class | "Deal" >> deal
     reads, counts = pvalue.AsList(read[_READ]), pvalue.AsList(dealt[_COUNTS])
     verdict = beam.Map(lambda _, reads, counts: problem_of(reads, counts, job.settings), reads, counts)
     problem = pvalue.AsSingleton(once | "Verdict" >> verdict)
-    empty = [((split, shard), ("", 0, 0)) for split, count in job.shards.items() for shard in range(count)]
     written = (
-        (dealt.ranges, pipeline | "Shards" >> beam.Create(empty))
+        (dealt.ranges, counted | "Shards" >> beam.FlatMap(_empty))
         | "All" >> beam.Flatten()
         | "ByShard" >> beam.GroupByKey()
-        | "Write" >> beam.ParDo(Write(job), problem)
+        | "Write" >> beam.ParDo(Write(job), problem, shards)
     )
     once | "Commit" >> beam.ParDo(Commit(job), pvalue.AsList(written), reads, counts, problem)

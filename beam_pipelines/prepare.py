@@ -53,9 +53,9 @@ def prepare(settings: Settings, beam_options: Sequence[str], console: Console) -
     storage.check_writable(settings.output, "prepare.output")
     _warn_of_names(parts, console)
     _take(job)
-    console.line(
-        f"preparing {len(job.classes)} classes x {settings.wanted} drawings out of {len(parts)} parts of input"
-    )
+    is_all = not settings.train_per_class or all(part.split for part in parts)
+    each = "" if is_all else f" x {settings.wanted} drawings"
+    console.line(f"preparing {len(job.classes)} classes{each} out of {len(parts)} parts of input")
     started = time.monotonic()
     with serving("prepare", settings.metrics_port, settings.metrics_linger) as telemetry:
         _run(job, parts, beam_options, console, telemetry)

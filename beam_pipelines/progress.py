@@ -21,7 +21,7 @@ class Watch:
 
     def __init__(self, job: PrepareJob, parts: int, metrics: Telemetry) -> None:
         self._output = job.settings.output
-        self._parts, self._shards = parts, sum(job.shards.values())
+        self._parts, self._planned = parts, job.shards([job.settings.per_class] * len(job.classes))
         self._metrics = metrics
         self._seen: set[str] = set()
         self._drawings = 0
@@ -29,6 +29,10 @@ class Watch:
         metrics.set(telemetry.PARTS, parts, state="planned")
         metrics.set(telemetry.SHARDS, self._shards, state="planned")
         metrics.now(telemetry.PREPARED)
+
+    @property
+    def _shards(self) -> int:
+        return sum(self._planned.values())
 
     def look(self) -> tuple[str, int, int, str]:
         """Looks at the files; returns what `Console.progress` shows."""
@@ -46,13 +50,16 @@ class Watch:
                 self._metrics.add(telemetry.REFUSED, count, reason=reason)
             self._drawings += report.get("drawings", 0)
         self._seen.update(shards)
+        if shards:  # `train-00000-of-00008.tfrecord`: how many there are of divided drawings was not known before.
+            self._planned = {name.partition("-")[0]: int(name.rpartition("-")[2][:5]) for name in shards}
         if len(self._seen) > before:
             self._metrics.now(telemetry.PREPARED)
         self._metrics.set(telemetry.PARTS, len(reads), state="read")
         self._metrics.set(telemetry.SHARDS, len(shards), state="written")
+        self._metrics.set(telemetry.SHARDS, self._shards, state="planned")
         seconds = time.monotonic() - self._started
         # Reading and drawing take about the same time; each is half of the way.
-        if done := (len(reads) / self._parts + len(shards) / self._shards) / 2:
+        if done := (len(reads) / self._parts + len(shards) / max(1, self._shards)) / 2:
             self._metrics.set(telemetry.LEFT, seconds * (1 - done) / done)
         # The first shard is written when all parts are read.
         if len(reads) < self._parts:

@@ -3,10 +3,15 @@
 Ranks are over the strokes (or pixels) alone, so neither metadata nor the order or number of the input files changes
 the choice. Drawings are the same by their ink (strokes), their picture (pixels), or their key in their class: of those,
 only the drawing of the smallest rank may be taken. Only smaller ranks decide, so what is known of them is final.
+
+A drawing whose split its source fixes is always taken, if it is no double. Its rank is smaller than that of the others,
+and smallest in the test split: so a drawing that is in the test split and in another split stays in the test split.
 """
 
+import bisect
 import difflib
 import hashlib
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +22,7 @@ import pyarrow as pa
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Drawing, deflated
 from boceto import storage
+from boceto.dataset import SPLITS
 from boceto.errors import SettingsError
 
 ID_BYTES = 16
@@ -26,8 +32,11 @@ SPARE_SHARE, SPARE_LEAST = 0.05, 32
 _HELD, _HELD_LEAST = 8, 4096
 # Keys that are known of one drawing. Of more, the smallest.
 MOST_KEYS = 64
+# A rank begins with the number of its split here; the last ones are divided by `deal`.
+ORDER = ("test", "validation", "train", "")
+_FREE, _LAST = b"\3", b"\xff"  # Before the ranks of drawings without a split, and behind all ranks.
 # The first bytes of a rank tell the candidates of a class apart.
-RANK_BYTES = PROBE_BYTES = 8
+RANK_BYTES, PROBE_BYTES = 9, 8
 CLAIM_BYTES = PROBE_BYTES + RANK_BYTES
 INK, KEY, PICTURE = WHY = ("ink", "key", "picture")
 
@@ -47,6 +56,11 @@ class Candidate(NamedTuple):
     keys: list[str]
     times: int
     probe: bytes = b""
+
+    @property
+    def split(self) -> str:
+        """The split that its source fixes, or ""."""
+        return ORDER[self.rank[0]]
 
     @property
     def key(self) -> str:
@@ -96,9 +110,10 @@ def reasons(rows: Sequence[Candidate], drawer: Drawer) -> list[str]:
 
 
 class Smallest:
-    """The `keep` different candidates of one class with the smallest ranks, and those that are the same as one of them.
+    """The `keep` different candidates of one class with the smallest ranks, and those that are the same as one of them;
+    beside them, all whose split is fixed.
 
-    What it holds is bounded: where very many are the same, fewer are kept.
+    Without the latter, what it holds is bounded: where very many are the same, fewer are kept.
     """
 
     def __init__(self, keep: int, seed: int, category: str, drawer: Drawer) -> None:
@@ -106,7 +121,7 @@ class Smallest:
         self._key = _key(seed, category)
         self._drawer = drawer
         self._found: dict[bytes, Candidate] = {}
-        self._bound = b"\xff" * (ID_BYTES + 1)
+        self._bound = _LAST
         self._full = False
         self._room = 2 * keep + 64
 
@@ -114,7 +129,8 @@ class Smallest:
         """Adds one drawing of the input."""
         content = drawing.strokes if drawing.image is None else drawing.image.tobytes()
         content_id = hashlib.blake2b(content, digest_size=ID_BYTES).digest()
-        rank = hashlib.blake2b(content_id, digest_size=ID_BYTES, key=self._key).digest()
+        keyed = hashlib.blake2b(content_id, digest_size=ID_BYTES, key=self._key).digest()
+        rank = ORDER.index(drawing.split).to_bytes() + keyed
         if rank < self._bound:
             pixels = b"" if drawing.image is None else deflated(drawing.image)
             self.add(Candidate(rank, content_id, drawing.strokes, pixels, [drawing.key] if drawing.key else [], 1))
@@ -140,9 +156,10 @@ class Smallest:
 
     def _cut(self, keep: int) -> None:
         rows = self._rows()
-        different = [number for number, why in enumerate(reasons(rows, self._drawer)) if not why]
+        fixed = _fixed(rows)
+        different = [at for at, why in enumerate(reasons(rows, self._drawer)) if at >= fixed and not why]
         end = different[keep - 1] + 1 if len(different) >= keep else len(rows)
-        end = min(end, _HELD * self._keep + _HELD_LEAST)
+        end = min(end, fixed + _HELD * self._keep + _HELD_LEAST)
         if end < len(rows):
             self._full = True
             self._bound = rows[end].rank
@@ -162,9 +179,15 @@ class Smallest:
         return Candidates(full=self._full, rows=self._rows())
 
 
-def keep_of(wanted: int) -> int:
-    """Returns how many candidates of a class are kept if `wanted` of them are to be taken."""
-    return wanted + max(SPARE_LEAST, int(wanted * SPARE_SHARE))
+def _fixed(rows: Sequence[Candidate]) -> int:
+    """How many rows, smallest rank first, have a fixed split."""
+    return bisect.bisect_left(rows, _FREE, key=lambda row: row.rank)
+
+
+def keep_of(settings: Settings) -> int:
+    """Returns how many candidates of a class are kept, so that the wanted drawings can be taken."""
+    wanted = settings.wanted
+    return wanted + max(SPARE_LEAST, int(wanted * SPARE_SHARE)) if settings.train_per_class else sys.maxsize
 
 
 class Candidates(NamedTuple):
@@ -174,13 +197,13 @@ class Candidates(NamedTuple):
     rows: list[Candidate]
 
 
-def merge(parts: Sequence[Candidates], wanted: int, seed: int, category: str, drawer: Drawer) -> Candidates:
-    """Returns the candidates of one class from the candidates of its parts."""
+def merge(parts: Sequence[Candidates], keep: int, seed: int, category: str, drawer: Drawer) -> Candidates:
+    """Returns the `keep` candidates of one class from the candidates of its parts."""
     if len(parts) == 1:
         return parts[0]
-    smallest = Smallest(keep_of(wanted), seed, category, drawer)
+    smallest = Smallest(keep, seed, category, drawer)
     # Beyond what a part has kept, nothing is known of it.
-    known = min((part.rows[-1].rank for part in parts if part.full), default=b"\xff" * (ID_BYTES + 1))
+    known = min((part.rows[-1].rank for part in parts if part.full), default=_LAST)
     for part in parts:
         for candidate in part.rows:
             if candidate.rank <= known:
@@ -237,6 +260,31 @@ def count(rows: Sequence[Candidate], whys: Sequence[str], last: int) -> dict[str
         # Without strokes, what is the same is the picture.
         found[PICTURE if reason == INK and not row.strokes else reason] += row.times if why else row.times - 1
     return found
+
+
+def deal(rows: Sequence[Candidate], settings: Settings) -> dict[str, list[Candidate]]:
+    """Deals the candidates of one class, smallest rank first, out to the splits. A fixed split is kept; the others fill
+    first test, so that the test drawings stay the same when training takes more, then validation, then train.
+
+    Of the training drawings, fixed or not, the share `validation_share` with the smallest ranks goes to validation.
+    """
+    fixed, free = rows[: _fixed(rows)], list(rows[_fixed(rows) :])
+    dealt = {split: [row for row in fixed if row.split == split] for split in SPLITS}
+    test, held = settings.test_per_class, settings.validation_per_class
+    dealt["test"] += free[:test]
+    dealt["validation"] += free[test : test + held]
+    train = dealt["train"] + free[test + held :][: settings.train_per_class or None]
+    moved = max(0, min(round(settings.validation_share * len(train)), len(train) - 1))
+    return dealt | {"validation": dealt["validation"] + train[:moved], "train": train[moved:]}
+
+
+def sizes(rows: Sequence[Candidate], settings: Settings) -> dict[str, int]:
+    """Returns by split how many drawings of a class the shards must have room for; `rows` as in `deal`."""
+    found = {split: len(drawings) for split, drawings in deal(rows, settings).items()}
+    if rows and rows[-1].split:
+        return found
+    # The wanted drawings, even where there are fewer: so the number of shards follows from the settings.
+    return {split: max(count, settings.per_class[split]) for split, count in found.items()}
 
 
 def choose_categories(settings: Settings, there: Sequence[str]) -> list[str]:

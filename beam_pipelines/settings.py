@@ -25,8 +25,11 @@ class Settings:
     classes: str = option(
         "all", help="how many categories, chosen by the seed; or names with commas; or a file of names", listed=True
     )
-    train_per_class: int = option(1000, help="training drawings a class", at_least=1)
+    train_per_class: int = option(1000, help="training drawings a class; 0: all that are left", at_least=0)
     validation_per_class: int = option(0, help="validation drawings a class", at_least=0)
+    validation_share: float = option(
+        0.0, help="share of a class's training drawings that becomes validation drawings", at_least=0, at_most=0.9
+    )
     test_per_class: int = option(50, help="test drawings a class", at_least=0)
     allow_fewer: bool = option(False, help="take what there is of a category with too few drawings")
     recognized: str = option("any", help="drawings to take by Google's flag", choices=("any", "only"))
@@ -38,6 +41,16 @@ class Settings:
     line_width: float = option(2.0, help="width of a stroke, pixels", at_least=0.25, at_most=256)
     margin: float = option(1.0, help="border free of ink, pixels", at_least=0, at_most=512)
     ink: str = option("white", help="white ink on black, or black on white", choices=("white", "black"))
+    invert: str = option(
+        "auto",
+        help="turn pictures over, so that their ink is as --ink says; auto: those whose paper is the wrong one",
+        choices=("auto", "on", "off"),
+    )
+    fit: str = option(
+        "keep",
+        help="keep a picture's proportions, with a border of its paper; or stretch it",
+        choices=("keep", "stretch"),
+    )
     encoding: str = option("png", help="how pixels are stored", choices=ENCODINGS)
     records_per_shard: int = option(8192, help="drawings a shard file, about", at_least=1)
     max_refused: float = option(0.01, help="share of bad drawings above which the job fails", at_least=0, at_most=1)
@@ -60,13 +73,13 @@ class Settings:
 
     @property
     def per_class(self) -> dict[str, int]:
-        """Drawings a class by split, in the order in which a class's drawings are dealt out."""
+        """Drawings a class by split; of `train`, 0 means all that are left."""
         return {"test": self.test_per_class, "validation": self.validation_per_class, "train": self.train_per_class}
 
     @property
     def wanted(self) -> int:
-        """Drawings a class, all splits together."""
-        return sum(self.per_class.values())
+        """Drawings that a class needs, all splits together: one to train on, if all that are left are taken."""
+        return self.test_per_class + self.validation_per_class + (self.train_per_class or 1)
 
     def content_options(self) -> dict[str, Any]:
         """The settings that decide what the data set holds."""

@@ -46,19 +46,19 @@ def problem_of(reads: Sequence[Report], counts: Sequence[Report], settings: Sett
 
 def _too_few(reads: Sequence[Report], counts: Sequence[Report], settings: Settings) -> str:
     """Says of which class there are too few drawings, if of any."""
-    wanted = settings.wanted
-    scored = wanted - settings.train_per_class
-    short = sorted((count["available"], count["category"]) for count in counts if count["available"] < wanted)
+    scored = settings.test_per_class + settings.validation_per_class
+    short = sorted((count["available"], count["category"]) for count in counts if count["available"] < count["wanted"])
     # With --allow-fewer, a class still needs a drawing to train on.
     if not short or (settings.allow_fewer and short[0][0] > scored):
         return ""
     available, category = short[0]
     count = next(count for count in counts if count["category"] == category)
+    wanted, kind = count["wanted"], "training" if count["divided"] else "different"
     others = f" (and {len(short) - 1} more categories are short)" if len(short) > 1 else ""
     same = ", ".join(f"{number} more are the same by {why}" for why, number in count["duplicates"].items() if number)
     left_out = total(read[kind] for read in reads if read["category"] == category for kind in ("filtered", "refused"))
     message = (
-        f"category {category!r} has {available} different drawings{same and f' ({same})'}, {wanted} are wanted{others}"
+        f"category {category!r} has {available} {kind} drawings{same and f' ({same})'}, {wanted} are wanted{others}"
         + (f", and left out are {_listed(left_out)}" if left_out else "")
     )
     if count["more"]:

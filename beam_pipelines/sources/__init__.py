@@ -5,11 +5,11 @@ A source module has
     read(part, settings) -> Iterator[Item]    its drawings, with strokes or as images; of a bad one, why it is refused
 
 An image is taken as it is: a source of images gives bright drawings on black, as strokes are drawn by default, or heeds
-`settings.ink` itself. Else `--ink`, `--line-width` and `--margin` have no effect on images.
+`settings.ink` itself, as `boceto.pictures` does. Else `--ink`, `--line-width` and `--margin` have no effect on images.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from isal import isal_zlib
@@ -25,7 +25,8 @@ class InputPart(NamedTuple):
     """One piece of input, read by one worker: drawings `first` to `stop` of it where it has no natural end.
 
     url: its file, or urls: its files where it has several. named: the category that its name says, where its content
-    says another.
+    says another. split: of all its drawings, as in `Drawing`. refused: the fields of a `Refused` for each drawing that
+    `plan` found to be bad.
     """
 
     name: str
@@ -36,6 +37,8 @@ class InputPart(NamedTuple):
     stop: int = 0
     named: str = ""
     urls: tuple[str, ...] = ()
+    split: str = ""
+    refused: tuple[tuple[Any, ...], ...] = ()
 
 
 def crc32c(part: InputPart) -> str:
@@ -52,11 +55,15 @@ def crc32c(part: InputPart) -> str:
 class Drawing(NamedTuple):
     """A good drawing: its strokes in the form of `boceto.strokes`, or its image, uint8[H, W, C] of the shape that the
     settings name (`settings.shape`); and its key ("" where it has none).
+
+    split: "train", "validation" or "test" where the source has divided its drawings: all of them are taken. "" where
+    `prepare` chooses drawings and divides them.
     """
 
     strokes: bytes = b""
     key: str = ""
     image: NDArray[np.uint8] | None = None
+    split: str = ""
 
 
 def deflated(image: NDArray[np.uint8]) -> bytes:

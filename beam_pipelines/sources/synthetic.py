@@ -248,8 +248,13 @@ def plan(settings: Settings) -> list[InputPart]:
     """As many drawings a class as are wanted and a few more, or `settings.synthetic_drawings`, in parts.
 
     Raises:
-        SettingsError: they are more than MOST.
+        SettingsError: they are more than MOST, or without an end.
     """
+    if not settings.train_per_class and not settings.synthetic_drawings:
+        raise SettingsError(
+            "prepare.train_per_class = 0 takes all drawings, and the synthetic source has no end; "
+            "give --synthetic-drawings too"
+        )
     count = settings.synthetic_drawings or settings.wanted + SPARE
     if count > MOST:
         raise SettingsError(f"prepare: {count:,} synthetic drawings a class are too many; ask for at most {MOST:,}")

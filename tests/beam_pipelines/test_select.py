@@ -16,9 +16,12 @@ DRAWINGS = st.lists(
         st.integers(0, 40).map(lambda number: b"ink %d" % number),
         st.sampled_from(["", *"abcdefgh"]),
         st.none(),
+        st.just(""),
     ),
     max_size=60,
 )
+INK_AND_SPLIT = st.tuples(st.integers(0, 40), st.sampled_from(select.ORDER))
+DIVIDED = st.lists(INK_AND_SPLIT.map(lambda drawn: Drawing(b"ink %d" % drawn[0], split=drawn[1])), max_size=60)
 
 
 class Alike:
@@ -115,9 +118,47 @@ def test_what_is_taken_stays_the_same_where_much_is_thrown_away(numbers, random,
 
 @given(DRAWINGS, st.integers(1, 6))
 def test_parts_merged_are_the_whole(drawings, parts):
-    keep = select.keep_of(3)
+    keep = select.keep_of(Settings("", train_per_class=3, test_per_class=0))
     kept = [_kept(drawings[part::parts], keep) for part in range(parts)]
-    assert select.merge(kept, 3, 0, "cat", ALIKE) == _kept(drawings, keep)
+    assert select.merge(kept, keep, 0, "cat", ALIKE) == _kept(drawings, keep)
+
+
+@given(DIVIDED, st.randoms(), st.integers(1, 12))
+def test_a_fixed_split_is_kept_whole_and_the_test_drawing_of_two_that_are_the_same(drawings, random, keep):
+    shuffled = list(drawings)
+    random.shuffle(shuffled)
+    kept = _kept(drawings, keep)
+    assert kept == _kept(shuffled, keep)
+    assert kept == select.merge([_kept(drawings[part::3], keep) for part in range(3)], keep, 0, "cat", ALIKE)
+    taken = _taken(kept)
+    splits = {int(row.strokes[4:]) % 9: row.split for row in taken}
+    assert len(splits) == len(taken)  # Each picture is there once.
+    for drawing in drawings:
+        picture = int(drawing.strokes[4:]) % 9
+        first = min(select.ORDER.index(other.split) for other in drawings if int(other.strokes[4:]) % 9 == picture)
+        assert splits.get(picture) == select.ORDER[first] or select.ORDER[first] == ""
+    assert sum(not row.split for row in taken) <= keep
+
+
+@given(DIVIDED, st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), st.sampled_from([0, 0.2, 0.5, 0.9]))
+def test_each_candidate_is_dealt_once_to_its_split(drawings, test, validation, train, share):
+    settings = Settings("", test_per_class=test, validation_per_class=validation, train_per_class=train,
+                        validation_share=share)  # fmt: skip
+    rows = _taken(_kept(drawings, 100, drawer=DIFFERENT), DIFFERENT)
+    dealt = select.deal(rows, settings)
+    ranks = [row.rank for split in dealt.values() for row in split]
+    assert len(set(ranks)) == len(ranks)
+    fixed = {row.rank for row in rows if row.split}
+    free = len(rows) - len(fixed)
+    assert fixed <= set(ranks)
+    assert len(ranks) - len(fixed) == (min(free, test + validation + train) if train else free)
+    assert all(row.split in {"test", ""} for row in dealt["test"])
+    moved = [row for row in dealt["validation"] if row.split == "train"]
+    assert bool(moved) <= (share > 0)
+    trained = len(dealt["train"])
+    if share and test == validation == 0:
+        total = trained + sum(row.split != "validation" for row in dealt["validation"])
+        assert trained == total - max(0, min(round(share * total), total - 1))
 
 
 def test_what_is_held_is_bounded_where_everything_is_the_same():

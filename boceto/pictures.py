@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 INVERT, FIT = ("auto", "on", "off"), ("keep", "stretch")
 MAX_PIXELS = 1 << 26
@@ -46,8 +46,10 @@ def to_image(
         raise
     except Image.DecompressionBombError as error:
         raise Unusable("too_large", str(error)) from error
+    except UnidentifiedImageError as error:  # Its words hold an address in memory.
+        raise Unusable("damaged_image", "it is no picture that Pillow can read") from error
     except Exception as error:  # Decoders raise errors of any kind.
-        raise Unusable("damaged_image", f"it is damaged, or no picture: {error}") from error
+        raise Unusable("damaged_image", f"it is damaged: {error}") from error
     height, width, channels = shape
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(
         picture.height, picture.width, channels

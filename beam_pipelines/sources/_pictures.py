@@ -1,0 +1,74 @@
+"""What the sources of picture files share: the files of the input, the parts, and the drawings of a part."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from beam_pipelines.settings import Settings
+from beam_pipelines.sources import Drawing, InputPart, Item, Refused
+from beam_pipelines.sources._names import is_hidden, normal
+from boceto import pictures, storage
+from boceto.errors import DataError, SettingsError
+from boceto.stores import Entry
+
+MAX_BYTES = 1 << 28
+# What lists and folders of a split are called, in the order in which the lists are read.
+SPLITS = {"test": "test", "validation": "validation", "val": "validation", "valid": "validation", "train": "train"}
+_OF_WINDOWS = frozenset({"thumbs.db", "desktop.ini"})
+
+
+def files(settings: Settings) -> dict[str, Entry]:
+    """Returns the files of the input by their names below it, sorted; hidden files are passed over.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    where = settings.input
+    if not where:
+        raise SettingsError(f"prepare.input is missing: give --input with the folder of {settings.source}")
+    entries = {normal(storage.relative(entry.url, where)): entry for entry in storage.list_files(where, linked=True)}
+    found = {
+        name: entry
+        for name, entry in sorted(entries.items())
+        if not is_hidden(name) and name.rpartition("/")[2].lower() not in _OF_WINDOWS
+    }
+    if not found:
+        raise SettingsError(f"prepare.input = {where!r}: no file there that is not hidden; give a folder of pictures")
+    return found
+
+
+def part(split: str, category: str, entries: Mapping[str, Entry], refused: Sequence[Refused] = ()) -> InputPart:
+    """Returns the part of the pictures `entries` (by name) of one category and split."""
+    large = [
+        Refused(1, "too_large", "", f"it has {entry.size:,} bytes, more than {MAX_BYTES:,}", file=name)
+        for name, entry in entries.items()
+        if entry.size > MAX_BYTES
+    ]
+    usable = [entry for entry in entries.values() if entry.size <= MAX_BYTES]
+    return InputPart(
+        f"{split}/{category}" if split else category,
+        category,
+        size=sum(entry.size for entry in usable),
+        urls=tuple(entry.url for entry in usable),
+        split=split,
+        refused=tuple(map(tuple, [*refused, *large])),
+    )
+
+
+def read(part: InputPart, settings: Settings) -> Iterator[Item]:
+    """The pictures of one part, in order; a picture's key is its name below the input.
+
+    Raises:
+        DataError: a file has gone.
+    """
+    how: dict[str, Any] = {"ink": settings.ink, "invert": settings.invert, "fit": settings.fit}
+    for url in part.urls:
+        name = normal(storage.relative(url, settings.input))
+        try:
+            image = pictures.to_image(storage.read_bytes(url), settings.shape, **how)
+        except FileNotFoundError as error:
+            raise DataError(f"{url} has gone since the job began; run it again") from error
+        except pictures.Unusable as refusal:
+            reason, what = refusal.args
+            yield Refused(1, reason, "", what, file=name)
+        else:
+            yield Drawing(key=name, image=image, split=part.split)

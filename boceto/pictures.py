@@ -32,13 +32,13 @@ def to_image(
     paper; "stretch" does not. A pixel of a smaller image is the mean of the pixels that it covers, so thin lines stay.
 
     Raises:
-        Unusable: the file is damaged, no picture, has more than MAX_PIXELS pixels, or shows one colour alone.
+        Unusable: the file is damaged, EPS or no picture, has more than MAX_PIXELS pixels, or shows one colour alone.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures, odd palettes and odd EXIF data.
             with Image.open(io.BytesIO(data)) as file:
-                _check_size(file)
+                _check(file)
                 picture = _eight_bits(ImageOps.exif_transpose(file))
                 # Of a large picture, whole squares of pixels become one pixel at once: the rest takes less memory.
                 picture = _opaque(picture.reduce(_surplus(picture, shape)), ink, invert)
@@ -62,7 +62,9 @@ def to_image(
     return _fitted(pixels, (width, height), paper, fit)
 
 
-def _check_size(picture: Image.Image) -> None:
+def _check(picture: Image.Image) -> None:
+    if picture.format == "EPS":
+        raise Unusable("damaged_image", "it is EPS, a program that Pillow gives to Ghostscript; save it as PNG")
     if picture.width * picture.height > MAX_PIXELS:
         raise Unusable("too_large", f"it has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}")
 

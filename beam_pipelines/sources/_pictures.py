@@ -20,7 +20,7 @@ def files(settings: Settings) -> dict[str, Entry]:
     """Returns the files of the input by their names below it, sorted; hidden files are passed over.
 
     Raises:
-        SettingsError: there are none.
+        SettingsError: there are none, or a name is no readable text.
     """
     where = settings.input
     if not where:
@@ -33,6 +33,8 @@ def files(settings: Settings) -> dict[str, Entry]:
     }
     if not found:
         raise SettingsError(f"prepare.input = {where!r}: no file there that is not hidden; give a folder of pictures")
+    if odd := [name for name in found if not name.isprintable()]:
+        raise SettingsError(f"prepare.input: the file name {odd[0]!r} is no readable text; rename it")
     return found
 
 

@@ -42,7 +42,7 @@ def plan(settings: Settings) -> list[InputPart]:
         for number, path, label in _lines(files, f"{name}.txt"):
             place = f"{name}.txt, line {number}"
             category = classes.get(label, "") if classes else label
-            if not category:
+            if not category or not category.isprintable():
                 raise DataError(f"{place}: label {label!r} is no class and no index of {_MAPPING}; mend the list")
             entries, refused = found.setdefault((split, category), ({}, []))
             picture = normal(posixpath.normpath(path.replace("\\", "/")))

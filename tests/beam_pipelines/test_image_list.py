@@ -146,6 +146,8 @@ def test_a_broken_picture_is_named(folder, tmp_path, capsys):
         (("train.txt", "png/cat/1.png\t7\n"), 65, "train.txt, line 1: label '7' is no class and no index of mapping"),
         (("train.txt", "\npng/cat/1.png 0\n"), 65, "train.txt, line 2: 'png/cat/1.png 0' has no TAB between two texts"),
         (("train.txt", b"\xff\t0\n"), 65, "train.txt is no UTF-8 text"),
+        (("train.txt", "png/cat/1.png\tc\x07t\n"), 65, "train.txt, line 1: label 'c\\x07t' is no class"),
+        (("png/cat/\udce9.png", "latin-1"), 2, "the file name 'png/cat/\\udce9.png' is no readable text; rename it"),
         (("train.txt", None), 2, "holds no train.txt"),
         (("mapping.txt", "cat\t0\nhot dog\t0\n"), 65, "mapping.txt, line 2: 'hot dog' or '0' stands there twice"),
         (("mapping.txt", "cat\t0\ncat\t1\n"), 65, "mapping.txt, line 2: 'cat' or '1' stands there twice"),

@@ -171,6 +171,7 @@ def _header(width, height):
         (b"no picture", "damaged_image"),
         (KINDS["L png"][:-30], "damaged_image"),
         (KINDS["RGB jpeg"][:400], "damaged_image"),
+        (_file(GREY, "eps"), "damaged_image"),
         (_header(8193, 8192), "too_large"),
         (_header(10_000, 10_000), "too_large"),  # Pillow warns.
         (_header(100_000, 100_000), "too_large"),  # Pillow refuses.

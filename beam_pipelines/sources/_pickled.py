@@ -28,6 +28,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS, _GETS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"BINGET", "LONG_BINGET"}
 _IGNORED = {"PROTO", "FRAME", "STOP"}
 _MOST = 10_000  # Values that are held at once; a pickle adds to a list by thousands.
+_MOST_BYTES = 1 << 22
 _SHORT = 64
 
 
@@ -88,11 +89,12 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
-        self._puts = 0
+        self._puts = self._bytes = 0
 
     def follow(self, name: str, argument: Any) -> Numbers | Again | None:
         """Follows one operation; returns the array that it completes, if it does."""
         if name in _VALUES:
+            self._bytes += len(argument) if isinstance(argument, str | bytes) else 0
             self._push(argument)
         elif name in _CONSTANTS:
             self._push(_CONSTANTS[name])
@@ -112,6 +114,7 @@ class _Machine:
     def _act(self, name: str, argument: Any) -> Numbers | None:
         if name == "MARK":
             self._marks.append(len(self._stack))
+            self._check_size()
         elif name == "TUPLE":
             self._push(tuple(self._pop_to_mark()))
         elif name in {"APPEND", "APPENDS"}:
@@ -132,9 +135,12 @@ class _Machine:
         return None
 
     def _push(self, value: Any) -> None:
-        if max(len(self._stack), len(self._marks)) > _MOST:
-            raise Foreign(f"it holds more than {_MOST:,} values at once")
         self._stack.append(value)
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if max(len(self._stack), len(self._marks)) > _MOST or self._bytes > _MOST_BYTES:
+            raise Foreign(f"it holds more than {_MOST:,} values or {_MOST_BYTES:,} bytes at once")
 
     def _pop(self, count: int) -> list[Any]:
         if len(self._stack) < count:
@@ -175,6 +181,7 @@ class _Machine:
         elif isinstance(target, _Array):
             _, shape, kind, by_column, data = state
             content = data.encode("latin-1") if isinstance(data, str) else data
+            self._bytes = 0
             if isinstance(content, bytes):  # Else it is the array of the arrays.
                 return Numbers(shape, f"{kind.order}{kind.code}", content, bool(by_column))
         else:

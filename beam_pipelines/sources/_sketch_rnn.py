@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from beam_pipelines.sources import Drawing, Filtered, Refused, _pickled
 from beam_pipelines.sources._entry import MAX_LINE, MAX_RAW, Found, Refusal
-from beam_pipelines.sources._packed import CUT, DAMAGED, LINE, UNKNOWN
+from beam_pipelines.sources._packed import CUT, DAMAGED, LINE
 from beam_pipelines.sources._simplified import pack_placed
 
 PARTS = ("train", "valid", "test")
@@ -63,7 +63,7 @@ def _no_archive(file: BinaryIO, size: int, why: str) -> Refused:
     file.seek(0)
     about = max(1, size // LINE)
     if file.read(len(_MAGIC)) == _MAGIC:
-        return Refused(1, CUT, "", f"the file ends before its list of arrays ({why}); {UNKNOWN}; fetch it again", about)
+        return Refused(1, CUT, "", f"the file ends before its list of arrays ({why}); fetch it again", about)
     return Refused(1, DAMAGED, "", f"it is no .npz file: {why}; fetch it again", about)
 
 

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Drawing, InputPart, Item
+from beam_pipelines.sources import Drawing, InputPart, Item, _pictures
 from beam_pipelines.sources._entry import MAX_RAW, Refusal
-from beam_pipelines.sources._names import is_hidden, normal
+from beam_pipelines.sources._names import normal
 from beam_pipelines.sources._paths import matrix_of, moved, points_of, strokes_of
 from beam_pipelines.sources._simplified import EXTENT, pack_placed
 from boceto import storage
 from boceto.errors import DataError, SettingsError
+from boceto.stores import Entry
 
 MAX_BYTES = 1 << 22
 MAX_CURVES = 1 << 14  # TU-Berlin's sketches have some hundreds.
@@ -34,31 +35,22 @@ def plan(settings: Settings) -> list[InputPart]:
     Raises:
         SettingsError: there are none, or one is in no folder.
     """
-    where = settings.input
-    if not where:
-        raise SettingsError("prepare.input is missing: give --input with a folder that has one folder a class")
-    files: dict[str, list[storage.Entry]] = {}
-    for entry in storage.list_files(where, linked=True):
-        name = storage.relative(entry.url, where)
-        if name.lower().endswith(".svg") and not is_hidden(name):
-            category = normal(name.rpartition("/")[0].rpartition("/")[2])
-            if not category or not name.isprintable():
-                raise SettingsError(
-                    f"prepare.input: {name!r} is in no folder of a class, or its name is no text; move it"
-                )
-            files.setdefault(category, []).append(entry)
-    if not files:
-        raise SettingsError(f"prepare.input = {where!r}: no .svg file there; give a folder that has one folder a class")
-    return [
-        InputPart(category, category, size=sum(entry.size for entry in found), urls=tuple(entry.url for entry in found))
-        for category, found in sorted(files.items())
-    ]
+    found: dict[str, dict[str, Entry]] = {}
+    for name, entry in _pictures.files(settings).items():
+        if name.lower().endswith(".svg"):
+            category = name.rpartition("/")[0].rpartition("/")[2]
+            if not category:
+                raise SettingsError(f"prepare.input: {name} is in no folder of a class; give a folder of such folders")
+            found.setdefault(category, {})[name] = entry
+    if not found:
+        raise SettingsError(f"prepare.input = {settings.input!r}: no .svg file there; give a folder that has some")
+    return [_pictures.part("", category, entries) for category, entries in sorted(found.items())]
 
 
 def read(part: InputPart, settings: Settings) -> Iterator[Item]:
     """The drawings of one class, in order."""
     for number, url in enumerate(part.urls, 1):
-        name = storage.relative(url, settings.input)
+        name = normal(storage.relative(url, settings.input))
         try:
             yield Drawing(ink_of(_content(url)), name)
         except Refusal as refusal:
@@ -71,7 +63,7 @@ def _content(url: str) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{url} has gone since the job began; run it again") from error
     if len(data) > MAX_BYTES:
-        raise Refusal("file_too_large", f"the file has more than {MAX_BYTES:,} bytes")
+        raise Refusal("too_large", f"the file has more than {MAX_BYTES:,} bytes")
     return data
 
 

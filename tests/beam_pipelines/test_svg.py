@@ -177,7 +177,7 @@ LAUGHS = b'<!DOCTYPE svg [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><svg>&b;</svg
         (_svg('<path d="M0 0L1e999 1"/>'), "out_of_range", "a point is beyond"),
         (_svg('<g transform="scale(1e200) scale(1e200)"><path d="M0 0L1 1"/></g>'), "out_of_range", "a point is"),
         (_svg('<path d="M0 0' + "h1v1" * 10_000 + '"/>'), "too_many_points", "the drawing has more than 16,384 curves"),
-        (_svg("<!--" + "x" * (1 << 22) + "-->"), "file_too_large", "the file has more than 4,194,304 bytes"),
+        (_svg("<!--" + "x" * (1 << 22) + "-->"), "too_large", "the file has more than 4,194,304 bytes"),
         (SKETCH.encode()[:-9], "broken_svg", "unclosed token: line 9"),
         (b"", "broken_svg", "no element found"),
         (b'<?xml version="1.0" encoding="hex"?><svg/>', "broken_svg", ""),
@@ -215,7 +215,11 @@ def test_the_folder_of_a_file_is_its_class(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "told"),
-    [([], "no .svg file there"), (["1.svg"], "'1.svg' is in no folder of a class"), (["a\n/1.svg"], "is no text")],
+    [
+        (["a/1.png"], "no .svg file there"),
+        (["1.svg"], "1.svg is in no folder of a class"),
+        (["a\n/1.svg"], "is no readable text"),
+    ],
 )
 def test_a_folder_without_classes_is_refused(tmp_path, names, told):
     for name in names:

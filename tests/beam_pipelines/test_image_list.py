@@ -56,13 +56,13 @@ def _keys(output):
 
 
 def test_each_picture_is_in_the_split_of_its_list_whatever_the_numbers_a_class(folder, tmp_path):
-    assert _prepare(folder, tmp_path / "data", "--train-per-class", 1) == 0
+    assert _prepare(folder, tmp_path / "data", "--train-per-class", 1, "--records-per-shard", 3) == 0
     manifest = dataset.load(str(tmp_path / "data")).manifest
     assert manifest.classes == ["cat", "hot dog"]
     assert {name: split.per_class for name, split in manifest.splits.items()} == {
         "train": [4, 4], "validation": [0, 0], "test": [2, 2]
     }  # fmt: skip
-    assert [len(split.shards) for split in manifest.splits.values()] == [1, 0, 1]
+    assert [len(split.shards) for split in manifest.splits.values()] == [3, 0, 2]
     assert manifest.short == {}
     assert _keys(tmp_path / "data")["test"] == [f"png/{name}/{n}.png" for name in ("cat", "hot dog") for n in (4, 5)]
 

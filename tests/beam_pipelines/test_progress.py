@@ -16,3 +16,11 @@ def test_a_finished_job_has_as_many_shards_as_were_planned(tmp_path):
         storage.write_bytes(f"{output}/_work/read-{number}.json", text.encode())
         said, *amount = watch.look()
         assert (said.partition(",")[0], *amount) == [("reading", 1, 2, "parts"), ("writing", 4, 4, "shards")][number]
+
+
+def test_the_shards_of_drawings_that_the_source_divides_are_counted_when_the_first_is_there(tmp_path):
+    watch = Watch(PrepareJob(Settings(str(tmp_path)), ("arrow", "star")), 1, Telemetry())
+    assert watch.look()[1:] == (0, 1, "parts")
+    storage.write_bytes(f"{tmp_path}/_work/read-0.json", b"{}")
+    storage.write_bytes(f"{tmp_path}/train-00003-of-00005.tfrecord", b"")
+    assert watch.look() == ("writing", 1, 5, "shards")

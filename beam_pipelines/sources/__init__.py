@@ -16,6 +16,9 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from boceto import lookup, storage
+from boceto.inputs import Drawing, Filtered, Refused
+
+__all__ = ["Drawing", "Filtered", "Refused"]
 
 if TYPE_CHECKING:
     from beam_pipelines.settings import Settings
@@ -52,20 +55,6 @@ def crc32c(part: InputPart) -> str:
     return found[0] if len(found) == 1 else storage.crc32c("".join(found).encode()) if found else ""
 
 
-class Drawing(NamedTuple):
-    """A good drawing: its strokes in the form of `boceto.strokes`, or its image, uint8[H, W, C] of the shape that the
-    settings name (`settings.shape`); and its key ("" where it has none).
-
-    split: "train", "validation" or "test" where the source has divided its drawings: all of them are taken. "" where
-    `prepare` chooses drawings and divides them.
-    """
-
-    strokes: bytes = b""
-    key: str = ""
-    image: NDArray[np.uint8] | None = None
-    split: str = ""
-
-
 def deflated(image: NDArray[np.uint8]) -> bytes:
     """Compresses the pixels of an image, uint8[H, W, C], for `inflated`."""
     return isal_zlib.compress(image.tobytes(), 1)
@@ -81,26 +70,6 @@ def inflated(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         return np.frombuffer(isal_zlib.decompress(data), np.uint8).reshape(shape)
     except isal_zlib.error as error:  # type: ignore[misc]  # isal says nothing of its types
         raise ValueError(f"an image is damaged: {error}") from error
-
-
-class Refused(NamedTuple):
-    """A bad drawing: the line (or record) of its file from 1 on, the reason, how its text begins, and what is wrong
-    with which field. lost: how many drawings that is, where a file is damaged. file: its own file, where its part has
-    several.
-    """
-
-    line: int
-    reason: str
-    text: str
-    what: str = ""
-    lost: int = 1
-    file: str = ""
-
-
-class Filtered(NamedTuple):
-    """A good drawing that an option leaves out, and why."""
-
-    reason: str
 
 
 Item = Drawing | Refused | Filtered

@@ -11,9 +11,9 @@ from typing import BinaryIO
 import numpy as np
 
 from beam_pipelines.sources import Drawing
-from beam_pipelines.sources._entry import Found, Refusal
-from beam_pipelines.sources._packed import CUT, UNKNOWN
 from boceto import strokes
+from boceto.entry import Found, Refusal
+from boceto.gzip_text import CUT, UNKNOWN
 
 _HEADER = struct.Struct("<Q2sbIH")
 _COUNT = struct.Struct("<H")

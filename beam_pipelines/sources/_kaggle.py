@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from beam_pipelines.sources import Drawing, Refused
-from beam_pipelines.sources._entry import LOOKED_AT, MAX_LINE, Found, Refusal, of_fields, shown, why_no_json
-from beam_pipelines.sources._packed import BOM, CUT, UNKNOWN, CutOff, Loss
+from boceto.entry import LOOKED_AT, MAX_LINE, Found, Refusal, of_fields, shown, why_no_json
 from boceto.errors import SettingsError
+from boceto.gzip_text import BOM, CUT, UNKNOWN, CutOff, Loss
 
 NEEDED = ("drawing", "word")
 MAX_HEADER = 120  # Signs of a header that are shown.

@@ -1,8 +1,9 @@
 """What the name of a file of drawings says, as people's browsers leave it: its category and its form."""
 
 import re
-import unicodedata
 from urllib.parse import unquote
+
+from boceto.inputs import normal
 
 _COPY = r"(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?)?"  # What browsers, Windows and macOS put behind a name.
 _FILE = re.compile(
@@ -12,16 +13,6 @@ _FILE = re.compile(
     re.DOTALL | re.IGNORECASE,  # A name with a line break is refused, not passed over.
 )
 _NUMBER = re.compile(r"-\d+")
-
-
-def normal(text: str) -> str:
-    """Letters with accents as one sign each, as keyboards make them; macOS takes them apart in names of files."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or a folder on the way to it is hidden, or one of the doubles that macOS makes."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def form_of(name: str) -> tuple[str, str] | None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Drawing, InputPart, Item, Refused
-from beam_pipelines.sources._names import is_hidden, normal
 from boceto import pictures, storage
 from boceto.errors import DataError, SettingsError
+from boceto.inputs import is_hidden, normal
 from boceto.stores import Entry
 
 MAX_BYTES = 1 << 28

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_pipelines.sources import Drawing, Filtered, Refused, _pickled
-from beam_pipelines.sources._entry import MAX_LINE, MAX_RAW, Found, Refusal
-from beam_pipelines.sources._packed import CUT, DAMAGED, LINE
-from beam_pipelines.sources._simplified import pack_placed
+from boceto.entry import MAX_LINE, MAX_RAW, Found, Refusal
+from boceto.gzip_text import CUT, DAMAGED, LINE
+from boceto.simplified import pack_placed
 
 PARTS = ("train", "valid", "test")
 MAX_BYTES = 1 << 29  # Of an unpacked array: four times the largest of QuickDraw's 345 categories, about.

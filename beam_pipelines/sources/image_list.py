@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import InputPart, Refused, _pictures
-from beam_pipelines.sources._names import normal
 from beam_pipelines.sources._pictures import read
 from boceto import storage
 from boceto.errors import DataError, SettingsError
+from boceto.inputs import normal
 from boceto.stores import Entry
 
 __all__ = ["plan", "read"]

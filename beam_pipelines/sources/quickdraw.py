@@ -1,6 +1,6 @@
 """Google's Quick, Draw! files, in each form that they are handed on in. The ending of a file's name tells its form:
 
-    .ndjson, .ndjson.gz     simplified and raw: `_ndjson`
+    .ndjson, .ndjson.gz     simplified and raw: `boceto.ndjson`
     .bin                    `_binary`
     .csv, .csv.gz           Kaggle's, simplified and raw: `_kaggle`
     .npz                    sketch-rnn's: `_sketch_rnn`
@@ -9,8 +9,6 @@ Source: https://github.com/googlecreativelab/quickdraw-dataset. A file holds one
 or else what it is named after; a category may be spread over several files.
 """
 
-import fnmatch
-import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from isal import isal_zlib
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Filtered, InputPart, Item, Refused, _binary, _kaggle, _ndjson, _sketch_rnn
-from beam_pipelines.sources._entry import MAX_LINE
-from beam_pipelines.sources._names import agree, form_of, is_hidden, normal
-from beam_pipelines.sources._packed import BOM, GZIP, MAGIC, lines_of, opened, text
-from boceto import storage
+from beam_pipelines.sources import Filtered, InputPart, Item, Refused, _binary, _kaggle, _sketch_rnn
+from beam_pipelines.sources._names import agree, form_of
+from boceto import inputs, ndjson, storage
+from boceto.entry import MAX_LINE
 from boceto.errors import SettingsError
+from boceto.gzip_text import BOM, GZIP, MAGIC, lines_of, opened, text
+from boceto.inputs import normal
 
 FILES = ".ndjson, .ndjson.gz, .csv, .csv.gz, .npz or .bin"
-_TEXTS = {"ndjson": _ndjson, "csv": _kaggle}
+_TEXTS = {"ndjson": ndjson, "csv": _kaggle}
 _REQUESTS = 16  # Files whose first lines are looked at side by side.
 _FIRST, _LONGEST = 1 << 14, 1 << 21  # Bytes of a file that are looked at; where a line is longer, so many.
-_WILD = re.compile(r"[*?\[]")
 
 
 def plan(settings: Settings) -> list[InputPart]:
@@ -41,12 +39,9 @@ def plan(settings: Settings) -> list[InputPart]:
     where = settings.input
     if not where:
         raise SettingsError("prepare.input is missing: give --input with the folder of QuickDraw's files")
-    folder, pattern = _split_glob(where)
     found = []
-    for entry in storage.list_files(folder, linked=True):
-        name = storage.relative(entry.url, folder)
-        form = None if is_hidden(name) else form_of(name)
-        if form and fnmatch.fnmatchcase(normal(name), normal(pattern)):
+    for name, entry in inputs.files(where):
+        if form := form_of(name):
             if not name.isprintable():
                 raise SettingsError(f"prepare.input: the file name {name!r} is no readable text; rename it")
             found.append((name, *form, entry))
@@ -90,24 +85,6 @@ def _unpacked(head: bytes) -> bytes:
         return isal_zlib.decompressobj(wbits=GZIP).decompress(head, _LONGEST)
     except isal_zlib.error:  # type: ignore[misc]  # isal says nothing of its types
         return b""
-
-
-def _split_glob(where: str) -> tuple[str, str]:
-    """(folder, pattern of the names below it). What exists under its literal name is no pattern."""
-    wild = _WILD.search(where)
-    while wild and storage.list_files(literal := where[: _end_of_name(where, wild.start())]):
-        if literal == where:
-            return where, "*"
-        wild = _WILD.search(where, len(literal))
-    if not wild:
-        return where, "*"
-    folder = where[: wild.start()].rpartition("/")[0]
-    return folder or ("/" if where.startswith("/") else "."), where[len(folder) :].lstrip("/")
-
-
-def _end_of_name(where: str, at: int) -> int:
-    end = where.find("/", at)
-    return len(where) if end < 0 else end
 
 
 def read(part: InputPart, settings: Settings) -> Iterator[Item]:

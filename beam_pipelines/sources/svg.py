@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Drawing, InputPart, Item, _pictures
-from beam_pipelines.sources._entry import MAX_RAW, Refusal
-from beam_pipelines.sources._names import normal
 from beam_pipelines.sources._paths import matrix_of, moved, points_of, strokes_of
-from beam_pipelines.sources._simplified import EXTENT, pack_placed
 from boceto import storage
+from boceto.entry import MAX_RAW, Refusal
 from boceto.errors import DataError, SettingsError
+from boceto.inputs import normal
+from boceto.simplified import EXTENT, pack_placed
 from boceto.stores import Entry
 
 MAX_BYTES = 1 << 22

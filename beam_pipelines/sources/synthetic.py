@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from beam_pipelines.settings import Settings
 from beam_pipelines.sources import Drawing, InputPart, Item
-from beam_pipelines.sources._simplified import pack_simplified
 from boceto.errors import SettingsError
+from boceto.simplified import pack_simplified
 
 Points = NDArray[np.float64]
 PART = 512

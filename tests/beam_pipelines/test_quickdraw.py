@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_pipelines.settings import Settings
-from beam_pipelines.sources import Drawing, Refused, _raw_kernels, quickdraw
-from boceto import storage, strokes
+from beam_pipelines.sources import Drawing, Refused, quickdraw
+from boceto import simplified_kernels, storage, strokes
 from boceto.errors import DataError, SettingsError
 
 
@@ -261,7 +261,7 @@ def _thinned(points):
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=8), st.integers(1, 30))
 def test_a_stroke_is_thinned_to_what_a_plain_reading_of_the_description_gives(corners, scale):
     points = [(float(x * scale), float(y * scale)) for x, y in corners]
-    found, left = _raw_kernels.simplify(np.array(points), 2.0, 1 << 20)
+    found, left = simplified_kernels.simplify(np.array(points), 2.0, 1 << 20)
     assert left >= 0
     assert found.tolist() == [list(point) for point in _by_hand(points)]
 

@@ -1,4 +1,4 @@
-"""The compiled part of `quickdraw`'s raw form: Google's simplification of a stroke.
+"""The compiled part of `simplified`: Google's simplification of a stroke.
 
 Source: https://github.com/googlecreativelab/quickdraw-dataset#simplified-drawing-files-ndjson, steps 3 and 4. The order
 of the operations is part of it: where two points are equally far from a line, the last bit of a float decides.

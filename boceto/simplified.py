@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_pipelines.sources import _raw_kernels
-from boceto import strokes
+from boceto import simplified_kernels, strokes
 
 EPSILON = 2.0
 EXTENT = 255.0
@@ -33,12 +32,12 @@ def pack_simplified(lines: Sequence[NDArray[np.float64]]) -> bytes:
         ValueError: a stroke has too many points even when simplified.
     """
     placed = _placed(lines)
-    if sum(map(_raw_kernels.length, placed)) > MAX_LENGTH:
+    if sum(map(simplified_kernels.length, placed)) > MAX_LENGTH:
         raise TooLong
     work = MAX_WORK
     thinned = []
     for line in placed:
-        points, work = _raw_kernels.simplify(line, EPSILON, work)
+        points, work = simplified_kernels.simplify(line, EPSILON, work)
         if work < 0:
             raise TooLong
         thinned.append(points)

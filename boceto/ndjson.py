@@ -6,13 +6,13 @@ from typing import Any
 
 import orjson
 
-from beam_pipelines.sources import Drawing, Refused
-from beam_pipelines.sources._entry import LOOKED_AT, MAX_LINE, Found, Refusal, brief, of_fields, shown, why_no_json
-from beam_pipelines.sources._packed import BOM, CutOff, Loss
+from boceto.entry import LOOKED_AT, MAX_LINE, Found, Refusal, brief, of_fields, shown, why_no_json
+from boceto.gzip_text import BOM, CutOff, Loss
+from boceto.inputs import Drawing, Refused
 
 
-def read(lines: Iterable[bytes], loss: Loss | None, category: str) -> Iterator[Found]:
-    """The drawings of the lines of a file, in order; `loss`: what else is in it."""
+def read(lines: Iterable[bytes], loss: Loss | None, category: str | None = None) -> Iterator[Found]:
+    """The drawings of the lines of a file, in order; `loss`: what else is in it. category: as in `entry.of_fields`."""
     number = 0
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE:
@@ -27,7 +27,7 @@ def read(lines: Iterable[bytes], loss: Loss | None, category: str) -> Iterator[F
         yield Refused(number + 1, loss.reason, "", loss.what, loss.lines)
 
 
-def _of_line(line: bytes, category: str) -> tuple[Drawing, Any]:
+def _of_line(line: bytes, category: str | None = None) -> tuple[Drawing, Any]:
     """One line of JSON -> a drawing and its flag `recognized`; raises Refusal with the reason."""
     try:
         entry = orjson.loads(bytes(line))  # It takes no class of our own.

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from beam_pipelines.sources import Drawing, Filtered, Refused
-from beam_pipelines.sources._names import normal
-from beam_pipelines.sources._packed import CUT, UNKNOWN, CutOff
-from beam_pipelines.sources._simplified import TooLong, pack_simplified
 from boceto import strokes
+from boceto.gzip_text import CUT, UNKNOWN, CutOff
+from boceto.inputs import Drawing, Filtered, Refused, normal
+from boceto.simplified import TooLong, pack_simplified
 
 MAX_LINE = 1 << 20
 LOOKED_AT = 16  # Drawings of a file, for its category.
@@ -43,8 +42,10 @@ def shown(line: bytes) -> str:
     return line[: 4 * SHOWN].decode("utf-8", "replace").rstrip("\n")[:SHOWN]
 
 
-def of_fields(fields: dict[str, Any], category: str, *, may_hold_bool: bool) -> tuple[Drawing, Any]:
-    """`word`, `drawing`, `key_id` and `recognized` of a drawing of a file of `category` -> a drawing and its flag.
+def of_fields(fields: dict[str, Any], category: str | None, *, may_hold_bool: bool) -> tuple[Drawing, Any]:
+    """`word`, `drawing`, `key_id` and `recognized` of a drawing -> a drawing and its flag.
+
+    category: the word that it must have, if it has a word; None for any.
 
     may_hold_bool: whether true or false may stand in the drawing: they would pass as coordinates 1 and 0.
 
@@ -52,7 +53,7 @@ def of_fields(fields: dict[str, Any], category: str, *, may_hold_bool: bool) -> 
         Refusal: with the reason.
     """
     word = fields.get("word")
-    if word != category and word is not None and not (isinstance(word, str) and normal(word) == category):
+    if None not in (word, category) and word != category and not (isinstance(word, str) and normal(word) == category):
         raise Refusal("other_word", f"word = {brief(word)}, and the file is of {category!r}")
     drawing: Any = fields.get("drawing")
     ink = _ink(drawing)

@@ -12,6 +12,7 @@ SUMMARIES = {
     "prepare": "strokes to TFRecord shards",
     "train": "shards to checkpoints and an artefact",
     "eval": "artefact and shards to accuracy, mAP and a report",
+    "predict": "artefact and pictures or drawings to classes and probabilities",
     "inspect": "what a data set, run, checkpoint, artefact or scores hold, and whether they are whole",
     "preflight": "whether a training would run here: data, storage, memory, disk, devices, time to save",
     "nets": "the nets, or the layers of a net, with parameters and operations",
@@ -19,7 +20,7 @@ SUMMARIES = {
     "verify-resume": "whether a training that is killed and goes on ends the same, to the bit",
 }
 # Verbs that come with another one's extra.
-EXTRAS = {"nets": "train", "preflight": "train", "verify-resume": "train"}
+EXTRAS = {"nets": "train", "predict": "eval", "preflight": "train", "verify-resume": "train"}
 
 
 def usage(verbs: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from boceto.errors import SettingsError
 from boceto.stores.file import regular
 
 T = TypeVar("T")
-PROGRAMS = ("demo", "prepare", "train", "eval", "inspect", "preflight", "verify-resume", "submit")
+PROGRAMS = ("demo", "prepare", "train", "eval", "predict", "inspect", "preflight", "verify-resume", "submit")
 TEXTS = tuple[str, ...]  # A list in TOML, a repeated flag on the command line.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 _BITS = 63  # What counts steps and records on a device.

@@ -96,9 +96,14 @@ class Model:
                 images = coming.result()
                 if following is not None:
                     coming = reader.submit(split.images, following)
-                yield part, *self._outputs(images, f"split {split.name!r}, records from {part[0]}")
+                yield part, *self.outputs(images, f"split {split.name!r}, records from {part[0]}")
 
-    def _outputs(self, images: NDArray[np.uint8], where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def outputs(self, images: NDArray[np.uint8], where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """uint8[B, H, W, C] -> logits float32[B, C], embedding float32[B, D].
+
+        Raises:
+            DataError: as `batches`; the message names `where`.
+        """
         begin = time.perf_counter()
         outputs = self.call(images)
         if self.flip:

@@ -1,4 +1,4 @@
-"""The settings of `boceto eval`."""
+"""The settings of `boceto eval` and `boceto predict`."""
 
 from dataclasses import dataclass
 
@@ -47,3 +47,26 @@ class Settings:
         if unknown := [name for name in given if name not in SPLITS]:
             raise SettingsError(f"eval.splits: {unknown[0]!r} is unknown; choose among {', '.join(SPLITS)}")
         return [name for name in SPLITS if name in given]
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """The inputs of `boceto predict`, and what it writes."""
+
+    run: str = option(help="folder of the run, whose export predicts")
+    input: str = option(help="picture, folder or glob of pictures, or QuickDraw's drawings (.ndjson, .ndjson.gz)")
+    output: str = option("", help="file to write, .csv or .jsonl; empty: a table on standard output")
+    top: int = option(5, help="classes an input, the most probable first", at_least=1)
+    columns: str = option("", help="columns of the CSV file, as input,label1; empty: all", listed=True)
+    neighbours: int = option(
+        0, help="nearest drawings of the data set an input, by L2 of the embedding", at_least=0, at_most=1000
+    )
+    data: str = option("", help="folder of the data set whose drawings --neighbours finds")
+    cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
+    batch_size: int = option(256, help="inputs a batch", at_least=1)
+    max_refused: float = option(
+        0.01,
+        help="share of bad inputs above which the exit code is 65; the others are predicted",
+        at_least=0,
+        at_most=1,
+    )

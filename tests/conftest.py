@@ -56,6 +56,7 @@ def make_data(tmp_path) -> MakeData:
         encoding="png",
         shards=2,
         name="data",
+        options=(),
     ) -> str:
         width = width or size
         url = str(tmp_path / name)
@@ -82,7 +83,7 @@ def make_data(tmp_path) -> MakeData:
         manifest = Manifest(
             digest=content_digest((size, width, channels), names, digests),
             seed=0,
-            options={},
+            options=dict(options),
             height=size,
             width=width,
             channels=channels,

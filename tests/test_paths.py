@@ -25,13 +25,17 @@ OPTIONS = [  # Verb, option, what else is given, what is refused, and the name t
     ("train", "--run", TRAINED, FOLDER, "run"),
     ("eval", "--data", TRAINED, FOLDER, "data"),
     ("eval", "--run", TRAINED, FOLDER, "run"),
+    ("predict", "--input", ("--run", "RUN"), (*NEITHER, "folder"), "in"),
+    ("predict", "--output", ("--run", "RUN", "--input", "DRAWN"), (*NEITHER, "folder"), "out.csv"),
+    ("predict", "--run", ("--input", "DRAWN"), FOLDER, "run"),
+    ("predict", "--data", ("--run", "RUN", "--input", "DRAWN"), FOLDER, "data"),
     ("preflight", "--data", TRAINED, FOLDER, "data"),
     ("preflight", "--run", TRAINED, FOLDER, "run"),
     ("verify-resume", "--data", ("--work", "OUT"), FOLDER, "data"),
     ("verify-resume", "--work", ("--data", "DATA"), FOLDER, "work"),
     ("inspect", "", (), (*FOLDER, "folder"), "path"),
     ("demo", "--output", (), FOLDER, "demo"),
-    *((verb, "--config", (), (*FILE, "file"), "set.toml") for verb in ("prepare", "train", "eval", "demo")),
+    *((verb, "--config", (), (*FILE, "file"), "set.toml") for verb in ("prepare", "train", "eval", "predict", "demo")),
     ("submit", "--config", ("status",), (*FILE, "file"), "set.toml"),
 ]
 CASES = [(verb, option, more, name, kind) for verb, option, more, kinds, name in OPTIONS for kind in kinds]
@@ -88,7 +92,9 @@ def test_a_path_that_cannot_be_used_is_refused_at_once(  # noqa: PLR0913, PLR091
         "DATA": make_data(classes=3, train=4, test=2, name="there"),
         "RUN": str(tmp_path / "a run"),
         "OUT": str(tmp_path / "an output"),
+        "DRAWN": str(tmp_path / "drawn.ndjson"),
     }
+    Path(given["DRAWN"]).write_text('{"drawing": [[[0, 9], [0, 9]]]}')
     words = [given.get(word, word) for word in more]
     words += [f"{option}={path}"] if option else [str(path)]
     (program,) = [entry.load() for entry in metadata.entry_points(group=GROUP) if entry.name == verb]

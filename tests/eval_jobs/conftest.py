@@ -55,6 +55,7 @@ def make_run(tmp_path):
             "files": files,
             "images_per_second": 1.0,
             "boceto": "test",
+            "data_options": {"line_width": 2.0, "margin": 1.0, "ink": "white"},
         }
         described = Artefact(**fields | changes)
         storage.write_bytes(storage.join(run, artefact.FOLDER, artefact.DESCRIPTION), described.to_json())

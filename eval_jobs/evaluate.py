@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import __version__, artefact, contract, dataset, staging, storage, telemetry, waiting
-from boceto import run as runs
 from boceto.artefact import Artefact
 from boceto.console import Console
 from boceto.dataset import DataSet, Split
-from boceto.errors import DataError, SettingsError
+from boceto.errors import SettingsError
 from boceto.exposition import serving
 from boceto.holdout import held_out
 from boceto.telemetry import Telemetry
@@ -68,9 +67,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     for url in (storage.join(settings.data, dataset.MANIFEST), artefact.path(settings.run)):
         waiting.until_there(url, settings.wait, console.progress)
     data = dataset.load(settings.data, staging.cache(settings.cache_dir, "eval.cache_dir", console.progress))
-    description = artefact.load(settings.run)
-    if other := runs.misfits(runs.read(settings.run) or {}, description):
-        raise DataError(f"{settings.run}: {other[0]}; export it again with `boceto train --run {settings.run}`")
+    description = model.described(settings.run)
     same = model.check_data(description, data.manifest, allow_other_data=settings.allow_other_data)
     if not same:
         console.warning(f"the net was trained with another data set, {description.data_digest}; the scores say so")

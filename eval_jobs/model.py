@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import artefact, saved_model, storage
+from boceto import run as runs
 from boceto.artefact import Artefact
 from boceto.console import quiet
 from boceto.dataset import Manifest, Split
@@ -35,6 +36,18 @@ class Predictions:
         """int64[B], the rank (from 1) of the true class's logit; at equal logits the others stand before it."""
         true = np.take_along_axis(self.logits, self.labels[:, None].astype(np.int64), axis=1)
         return (self.logits >= true).sum(axis=1)
+
+
+def described(run: str) -> Artefact:
+    """Returns the description of the run's artefact.
+
+    Raises:
+        DataError: there is none, it is damaged, or it is not the one that `run.json` names.
+    """
+    description = artefact.load(run)
+    if other := runs.misfits(runs.read(run) or {}, description):
+        raise DataError(f"{run}: {other[0]}; export it again with `boceto train --run {run}`")
+    return description
 
 
 def check_data(description: Artefact, manifest: Manifest, *, allow_other_data: bool) -> bool:

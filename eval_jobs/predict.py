@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boceto import artefact, dataset, staging, storage
-from boceto import run as runs
 from boceto.artefact import Artefact
 from boceto.console import Console
 from boceto.dataset import DataSet
@@ -39,9 +38,7 @@ def run(
     files = reading.find(settings.input)
     predictions.check(settings.output, settings.columns)
     data = _data(settings, console)
-    description = artefact.load(settings.run)
-    if other := runs.misfits(runs.read(settings.run) or {}, description):
-        raise DataError(f"{settings.run}: {other[0]}; export it again with `boceto train --run {settings.run}`")
+    description = model.described(settings.run)
     reader = reading.Reader(settings.run, description, _options(settings.run, description, data))
     net = model.load(settings.run, description)
     search = Search(data, net, settings.batch_size, console) if data and settings.neighbours else None

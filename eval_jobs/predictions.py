@@ -16,6 +16,7 @@ from eval_jobs.settings import PredictSettings
 
 ENDINGS = (".csv", ".jsonl")
 SHOWN = 10  # Bad inputs that are named on standard error, where no file takes them.
+ESCAPED = "backslashreplace"  # What is no Unicode in a file's name.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -111,7 +112,7 @@ def _csv(rows: Any, columns: Sequence[str]) -> bytes:
         text, columns, extrasaction="ignore", quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n", restval=""
     )
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors=ESCAPED)
 
 
 def _entry(prediction: Prediction) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _entry(prediction: Prediction) -> dict[str, Any]:
 
 
 def _lines(entries: Any) -> bytes:
-    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode(errors=ESCAPED)
 
 
 def _shown(show: Callable[[str], None], console: Console) -> Write:
@@ -149,4 +150,5 @@ def _cells(prediction: Prediction) -> list[str]:
     )
     near = [f"{each.key} ({each.label}, {each.distance:g})" for each in prediction.neighbours or ()]
     cells = [prediction.input, prediction.key, first, ", ".join(others)]
-    return [printable(cell) for cell in [*cells, *([] if prediction.neighbours is None else [", ".join(near)])]]
+    cells += [] if prediction.neighbours is None else [", ".join(near)]
+    return [printable(cell).encode(errors=ESCAPED).decode() for cell in cells]

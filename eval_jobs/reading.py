@@ -74,12 +74,8 @@ class Reader:
         """Yields the inputs of the files in order."""
         for name, entry in files:
             try:
-                name.encode()
                 for item in self._drawings(entry) if name.lower().endswith(LINES) else [self._picture(entry)]:
                     yield item._replace(file=entry.url) if isinstance(item, Refused) else Query(name, *item)
-            except UnicodeEncodeError:
-                shown = entry.url.encode(errors="backslashreplace").decode()
-                yield Refused(1, "not_utf8", "", "the file's name is no UTF-8; rename it", file=shown)
             except (FileNotFoundError, PermissionError) as error:
                 yield Refused(1, "unreadable_file", "", error.strerror or str(error), file=entry.url)
 

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -169,6 +170,19 @@ def test_bad_inputs_are_listed_and_the_others_predicted(make_data, make_run, pre
     assert predict("--run", run, "--input", where, "--output", out, "--max-refused", "0.4")[0] == 0
     code, said, err = predict("--run", run, "--input", where)
     assert (code, "warning: " in err, said.count("drawn.ndjson")) == (65, True, 7)
+
+
+def test_a_name_that_is_no_unicode_is_escaped(make_data, make_run, predict, tmp_path):
+    run, folder = make_run(make_data()), tmp_path / "in"
+    folder.mkdir()
+    for name in (os.fsdecode(b"\xfe.ndjson"), "=1.ndjson"):
+        (folder / name).write_bytes(_line(1, DRAWINGS[0]) + b"nothing\n")
+    for ending, names in ((".csv", ["'=1.ndjson", "\\udcfe.ndjson"]), (".jsonl", ["=1.ndjson", "\\udcfe.ndjson"])):
+        out = tmp_path / f"out{ending}"
+        assert predict("--run", run, "--input", folder, "--output", out)[0] == 65
+        assert [row["input"] for row in (_csv if ending == ".csv" else _jsonl)(out)] == names
+    assert len(_jsonl(tmp_path / "out.refused.jsonl")) == 2
+    assert "\\udcfe.ndjson" in predict("--run", run, "--input", folder)[1]
 
 
 def test_an_older_artefact_takes_the_options_of_its_data_set(make_data, make_run, predict, lines, tmp_path):

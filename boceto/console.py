@@ -173,8 +173,11 @@ def quiet() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Returns `text` without the control characters that command a terminal: names and messages come from anywhere."""
-    return text.translate(CONTROLS)
+    """Returns `text` without the control characters that command a terminal: names and messages come from anywhere.
+
+    What is no Unicode in a file's name is escaped.
+    """
+    return text.translate(CONTROLS).encode(errors="backslashreplace").decode()
 
 
 def clock_time(seconds: float) -> str:

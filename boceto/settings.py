@@ -69,6 +69,9 @@ def _plain_type(annotation: Any) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:  # argparse passes over an output that takes nothing.
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{message}; see `{self.prog} --help`")
 

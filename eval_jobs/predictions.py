@@ -151,4 +151,4 @@ def _cells(prediction: Prediction) -> list[str]:
     near = [f"{each.key} ({each.label}, {each.distance:g})" for each in prediction.neighbours or ()]
     cells = [prediction.input, prediction.key, first, ", ".join(others)]
     cells += [] if prediction.neighbours is None else [", ".join(near)]
-    return [printable(cell).encode(errors=ESCAPED).decode() for cell in cells]
+    return list(map(printable, cells))

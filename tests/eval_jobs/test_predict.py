@@ -177,7 +177,7 @@ def test_a_name_that_is_no_unicode_is_escaped(make_data, make_run, predict, tmp_
     folder.mkdir()
     for name in (os.fsdecode(b"\xfe.ndjson"), "=1.ndjson"):
         (folder / name).write_bytes(_line(1, DRAWINGS[0]) + b"nothing\n")
-    for ending, names in ((".csv", ["'=1.ndjson", "\\udcfe.ndjson"]), (".jsonl", ["=1.ndjson", "\\udcfe.ndjson"])):
+    for ending, names in ((".csv", ["'=1.ndjson", "\\udcfe.ndjson"]), (".jsonl", ["=1.ndjson", "\udcfe.ndjson"])):
         out = tmp_path / f"out{ending}"
         assert predict("--run", run, "--input", folder, "--output", out)[0] == 65
         assert [row["input"] for row in (_csv if ending == ".csv" else _jsonl)(out)] == names

@@ -40,6 +40,11 @@ class _Row(NamedTuple):
         return isinstance(self.lines[-1], CutOff)
 
 
+def is_of_drawings(lines: Sequence[bytes]) -> bool:
+    """Whether the first lines of a file may be those of drawings, as a whole header tells."""
+    return len(lines) == 1 or b"drawing" in lines[0]
+
+
 def words(lines: Sequence[bytes], name: str) -> Iterator[str]:
     """What the first rows of a file name as their category; the last line may be cut off.
 

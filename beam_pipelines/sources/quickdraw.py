@@ -45,26 +45,33 @@ def plan(settings: Settings) -> list[InputPart]:
             if not name.isprintable():
                 raise SettingsError(f"prepare.input: the file name {name!r} is no readable text; rename it")
             found.append((name, *form, entry))
-    if not found:
-        raise SettingsError(
-            f"prepare.input = {where!r}: no {FILES} file there that is not hidden; give a folder that has some"
-        )
     with ThreadPoolExecutor(_REQUESTS) as pool:
         words = list(pool.map(lambda file: _category(file[3].url, file[1], file[2]), found))
-    return sorted(
+    parts = [
         InputPart(name, word, entry.url, entry.size, named="" if agree(named, word) else named)
         for (name, named, _, entry), word in zip(found, words, strict=True)
-    )
+        if word is not None
+    ]
+    if not parts:
+        raise SettingsError(
+            f"prepare.input = {where!r}: no {FILES} file of drawings there that is not hidden; "
+            "give a folder that has some"
+        )
+    return sorted(parts)
 
 
-def _category(url: str, named: str, form: str) -> str:
-    """The category of a file: what most of its first drawings say, `named` where they say nothing or say that too."""
+def _category(url: str, named: str, form: str) -> str | None:
+    """The category of a file: what most of its first drawings say, `named` where they say nothing or say that too; None
+    for a table of something else.
+    """
     if form not in _TEXTS:
         return named
     try:
         lines = _first_lines(url, 1 + (form == "csv"))  # A header tells nothing.
     except PermissionError as error:
         raise SettingsError(f"prepare.input: {url} cannot be read: {error.strerror}; give one that can") from error
+    if form == "csv" and not _kaggle.is_of_drawings(lines):
+        return None
     words = Counter(normal(word) for word in _TEXTS[form].words(lines, url) if word.isprintable() and word)
     agreed = [word for word in words if agree(named, word)]
     return agreed[0] if agreed else max(words, key=lambda word: (words[word], word), default=named)

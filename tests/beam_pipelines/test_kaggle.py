@@ -137,9 +137,8 @@ def test_the_words_in_the_rows_count_before_the_name(tmp_path):
     ("header", "told"),
     [
         (b"key_id,countrycode,drawing", "test_simplified.csv has no column `word`, but key_id, countrycode, drawing;"),
-        (b"key_id,word", "no column `drawing`, but key_id, word;"),
+        (b"key_id,word,drawings", "no column `drawing`, but key_id, word, drawings;"),
         (b"countrycode;drawing;word", "no column `drawing` and `word`, but countrycode;drawing;word;"),
-        (b"", "no column `drawing` and `word`"),
     ],
 )
 def test_a_header_without_a_needed_column_is_refused_with_what_to_do(tmp_path, header, told):
@@ -152,6 +151,14 @@ def test_a_header_without_a_needed_column_is_refused_with_what_to_do(tmp_path, h
     assert "leave it out, with a pattern such as --input 'FOLDER/train*/*.csv'" in str(refused.value)
     (part,) = quickdraw.plan(Settings(output="unused", input=f"{tmp_path}/train*/*.csv"))
     assert part.category == "cat"
+
+
+def test_a_table_of_something_else_is_passed_over(tmp_path):
+    (tmp_path / "sample_submission.csv").write_bytes(b"key_id,word\n9,cat\n")
+    assert _read(tmp_path, _file(GOOD)) == [WANTED]
+    (tmp_path / "cat.csv").unlink()
+    with pytest.raises(SettingsError, match="no .* file of drawings there"):
+        quickdraw.plan(Settings(output="unused", input=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -403,7 +403,7 @@ def test_a_data_set_of_another_shape_is_another(strokes_folder, tmp_path, capsys
     ("flags", "message"),
     [
         (["--source", "drawings"], "prepare.source = 'drawings' is unknown; choose one of "),
-        (["--input", "/does/not/exist"], "no .ndjson, .ndjson.gz, .csv, .csv.gz, .npz or .bin file there"),
+        (["--input", "/does/not/exist"], "no .ndjson, .ndjson.gz, .csv, .csv.gz, .npz or .bin file of drawings there"),
         (["--size", "4"], "prepare.size = 4 is too small; use at least 8"),
         (["--size", "many"], "prepare.size = 'many' is not a whole number"),
         (["--ink", "red"], "choose one of white, black"),

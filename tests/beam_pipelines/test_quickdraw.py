@@ -396,7 +396,7 @@ def test_names_with_spaces_parts_and_folders_are_one_category(tmp_path):
 
 def test_a_folder_without_drawings_is_refused(tmp_path):
     with pytest.raises(
-        SettingsError, match=r"no \.ndjson, \.ndjson\.gz, \.csv, .* or \.bin file there that is not hidden"
+        SettingsError, match=r"no \.ndjson, \.ndjson\.gz, \.csv, .* or \.bin file of drawings there that is not hidden"
     ):
         quickdraw.plan(_settings(tmp_path))
 

@@ -1,6 +1,7 @@
 """What gs:// does when the storage does not: real sockets, a real emulator, and a proxy between that does wrong."""
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -345,12 +346,17 @@ def test_nothing_is_asked_but_what_is_needed(proxy, url):
     assert [request.method for request in proxy.log] == ["POST", "GET", "GET", "GET", "DELETE"]
 
 
-def test_prepare_reads_quickdraw_from_gs(emulator, tmp_path):
+def test_prepare_reads_quickdraw_from_gs_in_all_its_forms(emulator, tmp_path):
     from beam_pipelines.__main__ import main
 
-    lines = b"".join(b'{"word":"hot dog","drawing":[[[0,255],[0,%d]]]}\n' % number for number in range(10))
+    lines = b"".join(b'{"word":"hot dog","drawing":[[[0,255],[0,%d]]]}\n' % number for number in range(4))
+    rows = b"".join(b'hot dog,"[[[0,255],[0,%d]]]"\n' % number for number in range(4, 7))
+    moves = np.empty(3, object)
+    moves[:] = [np.array([[0, 0, 0], [255, number, 1]], np.int16) for number in range(7, 10)]
+    np.savez(packed := io.BytesIO(), train=moves[:2], valid=moves[2:])
     folder = storage.join(emulator.bucket, "full", "simplified")
-    storage.write_bytes(storage.join(folder, "hot dog.ndjson"), lines)
+    for form, content in {"ndjson": lines, "csv": b"word,drawing\n" + rows, "npz": packed.getvalue()}.items():
+        storage.write_bytes(storage.join(folder, f"hot dog.{form}"), content)
     words = ["--train-per-class", "8", "--test-per-class", "2", "--size", "16", "--workers", "1", "--no-preview"]
     assert main(["--input", folder, "--output", str(tmp_path / "data"), *words]) == 0
     assert (tmp_path / "data" / "dataset.json").exists()

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 INVERT, FIT = ("auto", "on", "off"), ("keep", "stretch")
 MAX_PIXELS = 1 << 26
+MAX_BYTES = 1 << 28  # Of a file.
 _RING = 16
 _ENOUGH = 4  # Pixels a side of a pixel of the image.
 _BRIGHT, _WHITE = 127, 255

@@ -40,7 +40,7 @@ def run(
     data = _data(settings, console)
     description = model.described(settings.run)
     reader = reading.Reader(settings.run, description, _options(settings.run, description, data))
-    net = model.load(settings.run, description)
+    net = model.load(settings.run, description, flip=settings.flip)
     search = Search(data, net, settings.batch_size, console) if data and settings.neighbours else None
     predicted, refused, worst = 0, Counter[str](), ""
     with predictions.writing(settings, len(description.classes), show, console) as write:

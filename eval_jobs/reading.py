@@ -16,7 +16,6 @@ from boceto.storage import Entry
 
 LINES = (".ndjson", ".ndjson.gz")
 PREDICTIONS = (".csv", ".jsonl")  # Of an earlier run, in the same folder: passed over.
-LARGEST = 1 << 28  # Bytes of a picture's file.
 
 
 class Query(NamedTuple):
@@ -95,8 +94,8 @@ class Reader:
         return drawing.key or contract.digest(drawing.strokes), image
 
     def _picture(self, entry: Entry) -> tuple[str, NDArray[np.uint8]] | Refused:
-        if entry.size > LARGEST:
-            return Refused(1, "too_large", "", f"the file has {entry.size:,} bytes, more than {LARGEST:,}")
+        if entry.size > pictures.MAX_BYTES:
+            return Refused(1, "too_large", "", f"the file has {entry.size:,} bytes, more than {pictures.MAX_BYTES:,}")
         try:
             return "", pictures.to_image(storage.read_bytes(entry.url), self._shape, **self._how)
         except pictures.Unusable as refusal:

@@ -63,6 +63,7 @@ class PredictSettings:
     )
     data: str = option("", help="folder of the data set whose drawings --neighbours finds")
     cache_dir: str = option(staging.DEFAULT, help="folder for copies of data in object storage")
+    flip: bool = option(False, help="mean of logits and embedding over an input and its mirror image")
     batch_size: int = option(256, help="inputs a batch", at_least=1)
     max_refused: float = option(
         0.01,

@@ -10,7 +10,6 @@ from boceto.errors import DataError, SettingsError
 from boceto.inputs import is_hidden, normal
 from boceto.stores import Entry
 
-MAX_BYTES = 1 << 28
 # What lists and folders of a split are called, in the order in which the lists are read.
 SPLITS = {"test": "test", "validation": "validation", "val": "validation", "valid": "validation", "train": "train"}
 _OF_WINDOWS = frozenset({"thumbs.db", "desktop.ini"})
@@ -41,11 +40,11 @@ def files(settings: Settings) -> dict[str, Entry]:
 def part(split: str, category: str, entries: Mapping[str, Entry], refused: Sequence[Refused] = ()) -> InputPart:
     """Returns the part of the pictures `entries` (by name) of one category and split."""
     large = [
-        Refused(1, "too_large", "", f"it has {entry.size:,} bytes, more than {MAX_BYTES:,}", file=name)
+        Refused(1, "too_large", "", f"it has {entry.size:,} bytes, more than {pictures.MAX_BYTES:,}", file=name)
         for name, entry in entries.items()
-        if entry.size > MAX_BYTES
+        if entry.size > pictures.MAX_BYTES
     ]
-    usable = [entry for entry in entries.values() if entry.size <= MAX_BYTES]
+    usable = [entry for entry in entries.values() if entry.size <= pictures.MAX_BYTES]
     return InputPart(
         f"{split}/{category}" if split else category,
         category,

@@ -83,6 +83,18 @@ def test_drawings_are_drawn_as_in_training_and_predicted(make_data, make_run, pr
         assert [float(row[f"p{number}"]) for number in range(1, 5)] == entry["probabilities"]
 
 
+def test_flip_takes_the_mean_over_an_input_and_its_mirror_image(make_data, make_run, predict, lines, tmp_path):
+    run, out = make_run(make_data()), tmp_path / "out.jsonl"
+    assert predict("--run", run, "--input", lines, "--flip", "--output", out)[0] == 0
+    images = Rasteriser(16, 16).draw([strokes.pack(drawing) for drawing in DRAWINGS])[..., None]
+    net = model.load(run, artefact.load(run))
+    logits = np.mean([net.outputs(each, "a test")[0] for each in (images, images[:, :, ::-1])], axis=0)
+    assert [entry["labels"][0] for entry in _jsonl(out)] == [f"class {label}" for label in logits.argmax(axis=1)]
+    assert _jsonl(out)[0]["probabilities"][0] == pytest.approx(
+        max(np.exp(logits[0]) / np.exp(logits[0]).sum()), abs=1e-6
+    )
+
+
 def test_the_batch_size_and_the_packing_change_nothing(make_data, make_run, predict, lines, tmp_path):
     run = make_run(make_data())
     packed = tmp_path / "more" / "drawn.ndjson.gz"

@@ -65,7 +65,7 @@ class Settings:
         help="stroke: draw each drawing anew in each epoch, with other line width, strokes moved, bent and dropped",
         choices=("none", "stroke"),
     )
-    augment_strength: float = option(1.0, help="multiplies the ranges of --augment stroke", at_least=0, at_most=3)
+    augment_strength: float = option(0.5, help="multiplies the ranges of --augment stroke", at_least=0, at_most=3)
     flip: bool = option(False, help="augmentation: mirror half of the drawings")
     rotation: float = option(0.0, help="augmentation: rotation of up to this many degrees", at_least=0, at_most=180)
     shift: float = option(0.0, help="augmentation: shift of up to this share of the image", at_least=0, at_most=0.5)

@@ -10,7 +10,7 @@ Source: https://docs.python.org/3/library/pickletools.html, and `ndarray.__reduc
 
 import pickletools
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 _NAMES = {
     "numpy.core.multiarray _reconstruct": "array",
@@ -28,7 +28,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS, _GETS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"BINGET", "LONG_BINGET"}
 _IGNORED = {"PROTO", "FRAME", "STOP"}
 _MOST = 10_000  # Values that are held at once; a pickle adds to a list by thousands.
-_MOST_BYTES = 1 << 22
+_MOST_BYTES, _LONGEST = 1 << 22, 1 << 20  # Together, and of one value.
 _SHORT = 64
 
 
@@ -74,12 +74,30 @@ def arrays(file: IO[bytes]) -> Iterator[Numbers | Again]:
     """
     machine = _Machine()
     try:
-        for operation, argument, _ in pickletools.genops(file):
+        for operation, argument, _ in pickletools.genops(cast("IO[bytes]", _Bounded(file))):
             found = machine.follow(operation.name, argument)
             if found is not None:
                 yield found
     except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         raise Foreign(f"its pickle is broken: {error}") from error
+
+
+class _Bounded:
+    """A file of which no piece is read that no drawing has."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > _LONGEST:
+            raise Foreign(f"it has a value of {size:,} bytes, more than {_LONGEST:,}")
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(_LONGEST)
+        if b"\\" in line:
+            raise Foreign(f"it has the name {line[:_SHORT]!r}")
+        return line
 
 
 class _Machine:

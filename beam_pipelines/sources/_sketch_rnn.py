@@ -12,19 +12,20 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beam_pipelines.sources import Drawing, Filtered, Refused, _pickled
-from boceto.entry import MAX_LINE, MAX_RAW, Found, Refusal
+from boceto.entry import MAX_RAW, Found, Refusal
 from boceto.gzip_text import CUT, DAMAGED, LINE
 from boceto.simplified import pack_placed
 
 PARTS = ("train", "valid", "test")
 MAX_BYTES = 1 << 29  # Of an unpacked array: four times the largest of QuickDraw's 345 categories, about.
 _PIECE = 1 << 18
+_LONGEST = 1 << 16  # Of a header that numpy writes, bytes.
 _AXES = 3  # dx, dy, pen
 _MAGIC = b"PK"
 _SHOWN = 60
@@ -74,9 +75,9 @@ def _of_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> It
     try:
         _check(archive, info)
         with archive.open(info) as member:
-            file = _Bounded(member)
+            file = io.BufferedReader(member, _PIECE)  # type: ignore[type-var]
             count = min(_length(file), info.file_size)
-            for numbers in _pickled.arrays(cast("IO[bytes]", file)):
+            for numbers in _pickled.arrays(file):
                 if found == count:
                     raise _pickled.Foreign(f"it has more than the {count:,} entries of its header")
                 found += 1
@@ -94,6 +95,8 @@ def _check(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     """Reads an array once, for its checksum: damage can turn a drawing into another that nobody drew."""
     if info.file_size > MAX_BYTES:
         raise ValueError(f"it has {info.file_size:,} bytes, more than {MAX_BYTES:,}")
+    if info.header_offset < 0:
+        raise ValueError("its place is before the file's begin")
     if info.flag_bits & 1 or info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise ValueError("it is encrypted, or packed in a way that numpy does not use")
     with archive.open(info) as member:
@@ -101,25 +104,10 @@ def _check(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
             pass
 
 
-class _Bounded:
-    """A file of which no piece is read that no drawing has."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = io.BufferedReader(file, _PIECE)  # type: ignore[type-var]
-
-    def read(self, size: int) -> bytes:
-        if size > MAX_LINE:
-            raise _pickled.Foreign(f"it has a value of {size:,} bytes, more than {MAX_LINE:,}")
-        return self._file.read(size)
-
-    def readline(self) -> bytes:
-        return self._file.readline(MAX_LINE)
-
-
-def _length(file: _Bounded) -> int:
+def _length(file: IO[bytes]) -> int:
     """The number of objects in the array whose header begins here."""
     start = file.read(8)
-    header = file.read(int.from_bytes(file.read(2 if start[6:7] == b"\1" else 4), "little"))
+    header = file.read(min(_LONGEST, int.from_bytes(file.read(2 if start[6:7] == b"\1" else 4), "little")))
     match = _HEADER.fullmatch(header)
     if not start.startswith(b"\x93NUMPY") or not match:
         raise _pickled.Foreign(f"it is no row of drawings, int16[N, 3] each, but {header[:_SHOWN].decode('latin-1')!r}")

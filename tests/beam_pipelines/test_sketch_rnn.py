@@ -157,6 +157,7 @@ def test_nothing_of_a_pickle_is_run(tmp_path, monkeypatch, value, told, protocol
         b"\x80\4cnumpy\ndtype\nX\2\0\0\0i2\x85RK\5b.",
         b"\x80\4cnumpy.core.multiarray\n_reconstruct\n)R(K\1K\1\x85N\x89Jxxx\1tb.",  # bytes(a large number)
         b"\x80\4h\1.",
+        b"\x80\4cnump\\\xb5\nndarray\n.",
         b"\x80\4(t\x93.",
         b"\x80\4Nr\xff\xff\xff\xff.",  # A place in the memo that takes 32 GiB where a list holds it.
         b"\x80\4B\xff\xff\xff\x7f",
@@ -226,6 +227,16 @@ def test_a_drawing_that_its_file_names_twice_is_left_out_the_second_time():
     assert [item.reason for item in again] == ["a drawing that stands in its file before"] * 2
     refused = _read(_zipped(pickle.dumps(twice, 4), length=3))[-1]
     assert "it has more than the 3 entries of its header" in refused.what
+
+
+def test_an_array_whose_place_is_before_the_file_is_refused(tmp_path):
+    content = _npz(MOVES)
+    end = content.rindex(b"PK\5\6")
+    place = struct.pack("<L", int.from_bytes(content[end + 16 : end + 20], "little") + 5)  # Of the list of arrays.
+    (tmp_path / "cat.npz").write_bytes(content[: end + 16] + place + content[end + 20 :])
+    settings = Settings(output="unused", input=str(tmp_path))
+    ((refused,),) = [list(quickdraw.read(part, settings)) for part in quickdraw.plan(settings)]
+    assert refused.what == "train cannot be unpacked: its place is before the file's begin; fetch it again"
 
 
 def test_drawings_without_a_flag_are_no_recognized_ones():

@@ -37,7 +37,7 @@ class Settings:
     width_multiplier: float = option(1.0, help="multiplier of the conv channels", at_least=0.01, at_most=16)
     embedding: int = option(0, help="size of the embedding; 0: the net's own", at_least=0, at_most=10**12)
     dropout: float = option(0.0, help="dropout rate of the embedding in training, 0..0.95", at_least=0, at_most=0.95)
-    epochs: int = option(30, help="passes over the training records", at_least=1)
+    epochs: int = option(30, help="passes over the training records; a run goes on when it is raised", at_least=1)
     batch_size: int = option(256, help="records a step, over all replicas", at_least=1, at_most=2**20)
     groups: int = option(
         0,

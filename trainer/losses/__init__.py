@@ -4,8 +4,8 @@
     loss(outputs, labels, weights, options)       outputs of the net, labels int64[B] -> float32[B], a loss a record
     weights(spec, options)                        only for a loss that learns weights: their initial values by name
 
-`outputs` holds `logits` float32[B, C] and `embedding` float32[B, D]; `weights` holds float32 arrays by name. The B records
-are one group of a batch (`train.groups`): a loss that compares records sees no others.
+`outputs` holds `logits` float32[B, C] and `embedding` float32[B, D]; `weights` holds float32 arrays by name. The B
+records are one group of a batch (`train.groups`): a loss that compares records sees no others.
 """
 
 import functools

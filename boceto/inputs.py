@@ -12,6 +12,7 @@ from boceto import storage
 from boceto.storage import Entry
 
 _WILD = re.compile(r"[*?\[]")
+_LEFTOVERS = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # Of macOS and Windows.
 
 
 class Drawing(NamedTuple):
@@ -67,8 +68,8 @@ def normal(text: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder on the way to it is hidden, or one of the doubles that macOS makes."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Whether a file or a folder on the way to it is hidden, or a leftover of macOS or Windows."""
+    return any(part.startswith(".") or part.lower() in _LEFTOVERS for part in name.split("/"))
 
 
 def _split_glob(where: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from boceto.stores import Entry
 
 # What lists and folders of a split are called, in the order in which the lists are read.
 SPLITS = {"test": "test", "validation": "validation", "val": "validation", "valid": "validation", "train": "train"}
-_OF_WINDOWS = frozenset({"thumbs.db", "desktop.ini"})
 
 
 def files(settings: Settings) -> dict[str, Entry]:
@@ -25,11 +24,7 @@ def files(settings: Settings) -> dict[str, Entry]:
     if not where:
         raise SettingsError(f"prepare.input is missing: give --input with the folder of {settings.source}")
     entries = {normal(storage.relative(entry.url, where)): entry for entry in storage.list_files(where, linked=True)}
-    found = {
-        name: entry
-        for name, entry in sorted(entries.items())
-        if not is_hidden(name) and name.rpartition("/")[2].lower() not in _OF_WINDOWS
-    }
+    found = {name: entry for name, entry in sorted(entries.items()) if not is_hidden(name)}
     if not found:
         raise SettingsError(f"prepare.input = {where!r}: no file there that is not hidden; give a folder of pictures")
     if odd := [name for name in found if not name.isprintable()]:

@@ -55,7 +55,7 @@ def plan(settings: Settings) -> list[InputPart]:
     if not parts:
         raise SettingsError(
             f"prepare.input = {where!r}: no {FILES} file of drawings there that is not hidden; "
-            "give a folder that has some"
+            "give a folder that has some, or for other files another --source"
         )
     return sorted(parts)
 

@@ -140,6 +140,7 @@ def test_pictures_are_laid_as_the_net_was_trained(make_data, make_run, predict, 
     folder, out = tmp_path / "pictures", tmp_path / "pictures" / "out.jsonl"
     folder.mkdir()
     Image.fromarray(page).convert("RGB" if name == "b.jpg" else "L").save(folder / name, quality=95)
+    (folder / "Thumbs.db").write_bytes(b"left by Windows")
     for _ in range(2):  # The second time, the output of the first one lies there too.
         assert predict("--run", run, "--input", folder, "--top", 3, "--output", out)[0] == 0
         (entry,) = _jsonl(out)

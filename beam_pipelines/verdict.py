@@ -57,9 +57,9 @@ def _too_few(reads: Sequence[Report], counts: Sequence[Report], settings: Settin
     others = f" (and {len(short) - 1} more categories are short)" if len(short) > 1 else ""
     same = ", ".join(f"{number} more are the same by {why}" for why, number in count["duplicates"].items() if number)
     left_out = total(read[kind] for read in reads if read["category"] == category for kind in ("filtered", "refused"))
+    others += f", and left out are {_listed(left_out)}" if left_out else ""
     message = (
         f"category {category!r} has {available} {kind} drawings{same and f' ({same})'}, {wanted} are wanted{others}"
-        + (f", and left out are {_listed(left_out)}" if left_out else "")
     )
     if count["more"]:
         return (
@@ -69,7 +69,8 @@ def _too_few(reads: Sequence[Report], counts: Sequence[Report], settings: Settin
     if available > scored:
         return f"{message}; use --train-per-class {available - scored}, or --allow-fewer to take what there is"
     if not available:
-        return f"{message}; mend its files, or leave it out with --classes"
+        nothing = message if count["divided"] else f"category {category!r} has no usable drawing{others}"
+        return f"{nothing}; mend its files, or leave it out with --classes"
     return f"{message}; leave it out with --classes, or lower --test-per-class and --validation-per-class"
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 INVERT, FIT = ("auto", "on", "off"), ("keep", "stretch")
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28  # Of a file.
+_TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels; make it smaller"
 _RING = 16
 _ENOUGH = 4  # Pixels a side of a pixel of the image.
 _BRIGHT, _WHITE = 127, 255
@@ -46,7 +47,7 @@ def to_image(
     except (Unusable, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise Unusable("too_large", str(error)) from error
+        raise Unusable("too_large", _TOO_LARGE) from error
     except UnidentifiedImageError as error:  # Its words hold an address in memory.
         raise Unusable("damaged_image", "it is no picture that Pillow can read") from error
     except Exception as error:  # Decoders raise errors of any kind.
@@ -67,7 +68,7 @@ def _check(picture: Image.Image) -> None:
     if picture.format == "EPS":
         raise Unusable("damaged_image", "it is EPS, a program that Pillow gives to Ghostscript; save it as PNG")
     if picture.width * picture.height > MAX_PIXELS:
-        raise Unusable("too_large", f"it has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}")
+        raise Unusable("too_large", _TOO_LARGE)
 
 
 def _surplus(picture: Image.Image, shape: tuple[int, int, int]) -> int:

@@ -17,7 +17,14 @@ from eval_jobs.settings import PredictSettings
 ENDINGS = (".csv", ".jsonl")
 SHOWN = 10  # Bad inputs that are named on standard error, where no file takes them.
 ESCAPED = "backslashreplace"  # What is no Unicode in a file's name.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# What a formula begins with, in wide signs too; and the apostrophe itself.
+_FORMULA = (
+    *"=+-@'",
+    "\N{FULLWIDTH EQUALS SIGN}",
+    "\N{FULLWIDTH PLUS SIGN}",
+    "\N{FULLWIDTH HYPHEN-MINUS}",
+    "\N{FULLWIDTH COMMERCIAL AT}",
+)
 
 
 class Prediction(NamedTuple):
@@ -92,17 +99,21 @@ def _columns(settings: PredictSettings, top: int) -> list[str]:
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
-    """The prediction by column; text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """The prediction by column; text that a spreadsheet would take for a formula begins with an apostrophe, and control
+    characters, line breaks too, are escaped.
+    """
     row: dict[str, Any] = {"input": prediction.input, "key": prediction.key}
     for number, (label, share) in enumerate(zip(prediction.labels, prediction.probabilities, strict=True), 1):
         row |= {f"label{number}": label, f"p{number}": share}
     for number, near in enumerate(prediction.neighbours or (), 1):
         at = f"neighbour{number}_"
         row |= {f"{at}key": near.key, f"{at}class": near.label, f"{at}distance": near.distance}
-    return {
-        name: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-        for name, value in row.items()
-    }
+    return {name: _text(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _text(value: str) -> str:
+    safe = printable(value.replace("\n", "\\n"))
+    return f"'{safe}" if safe.startswith(_FORMULA) else safe
 
 
 def _csv(rows: Any, columns: Sequence[str]) -> bytes:

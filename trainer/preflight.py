@@ -80,7 +80,8 @@ def _devices(trial: Trial) -> str:
 def _batch(trial: Trial) -> str:
     settings = trial.settings
     begun = (runs.read(settings.run) or {}).get("hyperparameters", {}).get("groups", 0)
-    check_groups(settings.batch_size, settings.groups or begun or trial.replicas, trial.replicas)
+    groups = settings.groups or begun or trial.replicas
+    check_groups(settings.batch_size, groups, trial.replicas, settings.least_group)
     return f"{settings.batch_size} records a step, {settings.batch_size // trial.replicas} a device"
 
 

@@ -114,6 +114,11 @@ class Settings:
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
 
     @property
+    def least_group(self) -> int:
+        """The fewest records of a group: mixup and CutMix mix a record with another one of its group."""
+        return 2 if self.mixup or self.cutmix else 1
+
+    @property
     def stop_criterion(self) -> dict[str, Any]:
         """The settings that decide when the run is finished."""
         return {name: getattr(self, name) for name in STOP_CRITERION}
@@ -175,11 +180,11 @@ def check_last(step: int, last: int, settings: Settings) -> None:
         )
 
 
-def check_groups(batch_size: int, groups: int, replicas: int) -> None:
-    """Checks that a batch divides over the groups, and the groups over the replicas.
+def check_groups(batch_size: int, groups: int, replicas: int, least: int = 1) -> None:
+    """Checks that a batch divides over the groups, the groups over the replicas, and a group has `least` records.
 
     Raises:
-        SettingsError: one of them does not divide; the message names numbers that do.
+        SettingsError: one of them does not divide, or a group is too small; the message names numbers that do.
     """
     for name, number in (("replicas", replicas), ("groups", groups)):
         if number & (number - 1):
@@ -193,3 +198,8 @@ def check_groups(batch_size: int, groups: int, replicas: int) -> None:
         below = batch_size // groups * groups
         sizes = f"{below} or {below + groups}" if below else str(groups)
         raise SettingsError(f"train.batch_size = {batch_size} does not divide over {groups} groups; use {sizes}")
+    if batch_size < least * groups:
+        raise SettingsError(
+            f"train.batch_size = {batch_size} leaves one record in each of {groups} groups, and train.mixup and "
+            f"train.cutmix need {least}; use {least * groups} or more"
+        )

@@ -200,7 +200,7 @@ def _devices(
     groups = settings.groups or (restored[0].settings.get("groups", 0) if restored else 0)
     strategy = devices.strategy(settings.replicas, groups, job.log.alert)
     groups = groups or strategy.num_replicas_in_sync
-    check_groups(settings.batch_size, groups, strategy.num_replicas_in_sync)
+    check_groups(settings.batch_size, groups, strategy.num_replicas_in_sync, settings.least_group)
     gpu = devices.gpus() and not settings.replicas
     xla, deterministic = devices.modes(settings.xla, settings.deterministic, gpu=gpu)
     if deterministic:

@@ -37,7 +37,6 @@ def _planned(folder):
         (["Train/cat", "Val/cat"], ["train/cat", "validation/cat"]),
         (["train", "test"], ["test", "train"]),  # Two classes: TU-Berlin has a class `train`.
         (["train", "cat"], ["cat", "train"]),
-        (["train/small", "cat/small"], ["cat", "train"]),
     ],
 )
 def test_folders_are_classes_or_splits_with_classes(tmp_path, folders, expected):
@@ -51,6 +50,22 @@ def test_what_lies_outside_of_a_class_and_what_systems_leave_is_passed_over(tmp_
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("no picture")
     assert _planned(tmp_path) == {"test/cat": 4, "train/cat": 4}
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (
+            ["train/cat", "train/dog", "unlabelled"],
+            "holds the split train/ beside unlabelled/, which is none; give --i",
+        ),
+        (["train/cat", "cat/small"], "holds the split train/ beside cat/"),
+        (["train/cat", "test"], "test/ holds files beside the split train/, and no folder of a class"),
+    ],
+)
+def test_folders_of_which_some_are_splits_are_refused(tmp_path, folders, said):
+    with pytest.raises(SettingsError, match=said):
+        _planned(_folder(tmp_path, *folders))
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "flat"])

@@ -156,7 +156,7 @@ def test_names_of_classes_are_text_in_a_csv_file(make_data, make_run, predict, l
     assert predict("--run", run, "--input", lines, "--output", out, "--columns", "label1, label2,label3")[0] == 0
     rows = _csv(out)
     assert list(rows[0]) == ["label1", "label2", "label3"]
-    assert all(set(row.values()) == {f"'{names[0]}", names[1], f"'{names[2]}"} for row in rows)
+    assert all(set(row.values()) == {f"'{names[0]}", r"a\nb, ü", f"'{names[2]}"} for row in rows)
     out = tmp_path / "out.jsonl"
     assert predict("--run", run, "--input", lines, "--output", out)[0] == 0
     assert all(set(entry["labels"]) == set(names) for entry in _jsonl(out))

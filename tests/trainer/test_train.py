@@ -295,12 +295,14 @@ def test_what_no_device_has_memory_for_is_refused_in_one_line(make_run, flag, me
         ((96, 2, 4), "train.groups = 2 do not divide over 4 replicas; use --replicas 2 or fewer"),
         ((96, 6, 2), "train.groups = 6 is no power of two; use 4 or 8"),
         ((96, 8, 3), "train.replicas = 3 is no power of two; use 2 or 4"),
+        ((8, 8, 2, 2), "train.batch_size = 8 leaves one record in each of 8 groups"),
     ],
 )
 def test_batches_groups_and_replicas_that_do_not_divide(numbers, message):
-    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}"):
         check_groups(*numbers)
     check_groups(96, 8, 4)
+    check_groups(16, 8, 4, Settings("d", "r", cutmix=1.0).least_group)
 
 
 def test_the_settings_of_the_assignment():

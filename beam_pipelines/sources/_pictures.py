@@ -50,6 +50,18 @@ def part(split: str, category: str, entries: Mapping[str, Entry], refused: Seque
     )
 
 
+def content(url: str, most: int = pictures.MAX_BYTES) -> bytes:
+    """Returns the first `most` bytes of a file of a part.
+
+    Raises:
+        DataError: the file has gone.
+    """
+    try:
+        return storage.read_bytes(url, 0, most)
+    except FileNotFoundError as error:
+        raise DataError(f"{url} has gone since the job began; run it again") from error
+
+
 def read(part: InputPart, settings: Settings) -> Iterator[Item]:
     """The pictures of one part, in order; a picture's key is its name below the input.
 
@@ -60,9 +72,7 @@ def read(part: InputPart, settings: Settings) -> Iterator[Item]:
     for url in part.urls:
         name = normal(storage.relative(url, settings.input))
         try:
-            image = pictures.to_image(storage.read_bytes(url), settings.shape, **how)
-        except FileNotFoundError as error:
-            raise DataError(f"{url} has gone since the job began; run it again") from error
+            image = pictures.to_image(content(url), settings.shape, **how)
         except pictures.Unusable as refusal:
             reason, what = refusal.args
             yield Refused(1, reason, "", what, file=name)

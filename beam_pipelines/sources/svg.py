@@ -16,7 +16,7 @@ from beam_pipelines.sources import Drawing, InputPart, Item, _pictures
 from beam_pipelines.sources._paths import matrix_of, moved, points_of, strokes_of
 from boceto import storage
 from boceto.entry import MAX_RAW, Refusal
-from boceto.errors import DataError, SettingsError
+from boceto.errors import SettingsError
 from boceto.inputs import normal
 from boceto.simplified import EXTENT, pack_placed
 from boceto.stores import Entry
@@ -58,10 +58,7 @@ def read(part: InputPart, settings: Settings) -> Iterator[Item]:
 
 
 def _content(url: str) -> bytes:
-    try:
-        data = storage.read_bytes(url, 0, MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise DataError(f"{url} has gone since the job began; run it again") from error
+    data = _pictures.content(url, MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise Refusal("too_large", f"the file has more than {MAX_BYTES:,} bytes")
     return data

@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=200, help="batches a round; many, since both read ahead")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--readers", type=int, default=4)
+    parser.add_argument("--readers", type=int, default=2)
     return parser.parse_args()
 
 

@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each side, in turns; the first is not counted")
-    parser.add_argument("--readers", type=int, default=4)
+    parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--augment", default="none", choices=("none", "stroke"))
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--deterministic", action="store_true", help="bit-exact operations, on both sides")

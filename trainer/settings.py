@@ -87,7 +87,7 @@ class Settings:
     xla: str = option("auto", help="compile with XLA; auto: on GPUs", choices=("auto", "on", "off"))
     deterministic: str = option("auto", help="bit-exact operations; auto: on CPU", choices=("auto", "on", "off"))
     steps_per_execution: int = option(1, help="steps a call of the compiled function", at_least=1)
-    readers: int = option(4, help="threads that read and decode", at_least=1, at_most=256)
+    readers: int = option(2, help="threads that read and decode", at_least=1, at_most=256)
     verify: bool = option(
         False, help="check every byte of the data set before training, not only each record when it is read"
     )

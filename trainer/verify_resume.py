@@ -55,7 +55,6 @@ class Settings(training.Settings):
     deterministic: str = option(
         "on", help="bit-exact operations; on GPUs runs are equal only with on", choices=("auto", "on", "off")
     )
-    readers: int = _as_in_training("readers", 2)
     replicas: str = option(  # type: ignore[assignment]  # A number a session.
         "0",
         help="replicas of the sessions in turn, as 4,2,1, the undisturbed run with the first; 0: as in a training",

@@ -217,13 +217,23 @@ def _files(folder: str, *, linked: bool) -> Iterator[str]:
     """Yields the paths of the files below `folder`. linked: each folder is read once, so that loops of links end."""
     seen = set()
     for root, folders, names in os.walk(folder, onerror=_not_gone, followlinks=linked):
-        found = os.stat(root)  # noqa: PTH116 - a Path a file costs more than the call
-        if linked and (found.st_dev, found.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((found.st_dev, found.st_ino))
+        if linked:
+            place = _place(root)
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
         folders.sort()
         yield from (os.path.join(root, name) for name in names)  # noqa: PTH118 - the same
+
+
+def _place(folder: str) -> tuple[int, int] | None:
+    """Returns the device and the inode of a folder, or None if it was removed meanwhile."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116 - a Path a file costs more than the call
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _not_gone(error: OSError) -> None:

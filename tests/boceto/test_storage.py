@@ -5,6 +5,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import shutil
 import socket
 import threading
 
@@ -341,3 +342,21 @@ def test_linked_folders_are_listed_where_asked_and_loops_end(tmp_path):
 def test_an_url_of_a_file_may_hold_any_sign(tmp_path, name):
     (tmp_path / name).write_bytes(b"here")
     assert storage.read_bytes(f"file://{tmp_path}/{name}") == b"here"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_folder_that_is_removed_while_it_is_listed_counts_as_empty(tmp_path, monkeypatch, linked):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    walk = os.walk
+
+    def walking(*words, **more):
+        for found in walk(*words, **more):
+            if found[0] == str(tmp_path / "a"):
+                shutil.rmtree(found[0])
+            yield found
+
+    monkeypatch.setattr(os, "walk", walking)
+    found = storage.list_files(str(tmp_path), linked=linked)
+    assert [entry.url for entry in found] == [str(tmp_path / "b" / "file")]

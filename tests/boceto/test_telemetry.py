@@ -131,6 +131,14 @@ def test_who_asks_a_byte_at_a_time_is_ended_in_the_end(port, monkeypatch):
         assert "boceto_train_steps_total 0.0" in metrics(port)
 
 
+def _has_ipv6():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as there:
+        there.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 def test_a_pod_that_has_ipv6_alone_can_be_scraped(port):
     with serving("train", port, 0) as tell:
         tell.serve()

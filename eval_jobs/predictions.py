@@ -99,8 +99,8 @@ def _columns(settings: PredictSettings, top: int) -> list[str]:
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
-    """The prediction by column; text that a spreadsheet would take for a formula begins with an apostrophe, and control
-    characters, line breaks too, are escaped.
+    """The prediction by column; text that a spreadsheet would take for a formula begins with an apostrophe, and is on
+    one line.
     """
     row: dict[str, Any] = {"input": prediction.input, "key": prediction.key}
     for number, (label, share) in enumerate(zip(prediction.labels, prediction.probabilities, strict=True), 1):
@@ -112,7 +112,7 @@ def _row(prediction: Prediction) -> dict[str, Any]:
 
 
 def _text(value: str) -> str:
-    safe = printable(value.replace("\n", "\\n"))
+    safe = printable(value.replace("\n", "\\n").replace("\t", "\\t"))
     return f"'{safe}" if safe.startswith(_FORMULA) else safe
 
 
@@ -123,7 +123,7 @@ def _csv(rows: Any, columns: Sequence[str]) -> bytes:
         text, columns, extrasaction="ignore", quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n", restval=""
     )
     writer.writerows(rows)
-    return text.getvalue().encode(errors=ESCAPED)
+    return text.getvalue().encode()
 
 
 def _entry(prediction: Prediction) -> dict[str, Any]:

@@ -47,7 +47,10 @@ class Search:
                 console.progress("embedding the data set", done, total, "drawings")
 
     def nearest(self, queries: NDArray[np.float32], count: int) -> list[list[Neighbour]]:
-        """float32[B, D] -> the `count` nearest drawings of each, the nearest first; of equally near ones, the first."""
+        """float32[B, D] -> the `count` nearest drawings of each, the nearest first, equally near ones in their order.
+
+        Where the last one is as near as others that are left out, any of them may be taken.
+        """
         numbers = nearest(queries, self._embeddings, count)
         found = []
         for query, mine in zip(queries, numbers, strict=True):

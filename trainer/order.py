@@ -83,9 +83,7 @@ def draws(
     return _mixed(_mixed(epochs.astype(np.uint64) * _GOLDEN + records.astype(np.uint64))[:, None] ^ lanes)
 
 
-def uniform(
-    seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], count: int, use: str = "draw"
-) -> NDArray[np.float32]:
+def uniform(seed: int, epochs: NDArray[np.int64], records: NDArray[np.int64], count: int) -> NDArray[np.float32]:
     """float32[P, count] in [0, 1), as `draws`."""
-    mixed = draws(seed, epochs, records, count, use)
+    mixed = draws(seed, epochs, records, count)
     return ((mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).astype(np.float32)

@@ -26,7 +26,8 @@ def run(settings: Settings, log: Log, stop: Stop, timer: GoodputTimer) -> Mappin
     Raises:
         BocetoError: the message says what is wrong and what to do.
     """
-    check_groups(settings.batch_size, settings.groups or settings.replicas or 1, settings.replicas or 1)
+    replicas = settings.replicas or 1
+    check_groups(settings.batch_size, settings.groups or replicas, replicas, settings.least_group)
     with serving("train", settings.metrics_port, settings.metrics_linger, stop.wait) as telemetry:
         telemetry.serve()
         with stop.at_once():

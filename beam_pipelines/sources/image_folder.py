@@ -43,17 +43,17 @@ def _are_splits(files: Mapping[tuple[str, ...], Entry], settings: Settings) -> b
     """Whether the folders of the input are splits, with folders of classes in them."""
     top = sorted({path[0] for path in files if len(path) > 1})
     divided = sorted({path[0] for path in files if len(path) > _SPLIT_DEPTH})
-    named = [name for name in top if name.lower() in _pictures.SPLITS]
-    if not set(divided) & set(named):
+    splits = [name for name in divided if name.lower() in _pictures.SPLITS]
+    if not splits:
         return False
-    if others := [name for name in top if name not in named]:
+    if others := [name for name in top if name.lower() not in _pictures.SPLITS]:
         raise SettingsError(
-            f"prepare.input = {settings.input!r} holds the split {named[0]}/ beside {others[0]}/, which is none; give "
-            f"--input {storage.join(settings.input, named[0])}, or a folder that holds splits alone"
+            f"prepare.input = {settings.input!r} holds the split {splits[0]}/ beside {others[0]}/, which is none; give "
+            f"--input {storage.join(settings.input, splits[0])}, or a folder that holds splits alone"
         )
-    if flat := [name for name in named if name not in divided]:
+    if flat := [name for name in top if name not in splits]:
         raise SettingsError(
-            f"prepare.input: {flat[0]}/ holds files beside the split {divided[0]}/, and no folder of a class; put its "
+            f"prepare.input: {flat[0]}/ holds files beside the split {splits[0]}/, and no folder of a class; put its "
             "pictures into folders of their classes, or move it away"
         )
     return True

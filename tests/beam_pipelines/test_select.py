@@ -54,6 +54,14 @@ def _kept(drawings, keep=3, seed=0, category="cat", drawer=ALIKE):
     return smallest.value()
 
 
+def _kept_in_any_order(drawings, random, keep, drawer=ALIKE):
+    shuffled = list(drawings)
+    random.shuffle(shuffled)
+    kept = _kept(drawings, keep, drawer=drawer)
+    assert kept == _kept(shuffled, keep, drawer=drawer)
+    return kept
+
+
 def _smallest(inks, keep=3, seed=0, category="cat"):
     return _kept([Drawing(ink, f"{number:03}") for number, ink in enumerate(inks)], keep, seed, category, DIFFERENT)
 
@@ -98,10 +106,7 @@ def _by_hand(drawings):
 
 @given(DRAWINGS, st.randoms(), st.integers(1, 12))
 def test_of_what_shares_a_key_an_ink_or_a_picture_the_smallest_rank_is_taken(drawings, random, keep):
-    shuffled = list(drawings)
-    random.shuffle(shuffled)
-    kept = _kept(drawings, keep)
-    assert kept == _kept(shuffled, keep)
+    kept = _kept_in_any_order(drawings, random, keep)
     assert [row.strokes for row in _taken(kept)] == _by_hand(drawings)[:keep]
 
 
@@ -109,10 +114,7 @@ def test_of_what_shares_a_key_an_ink_or_a_picture_the_smallest_rank_is_taken(dra
 def test_what_is_taken_stays_the_same_where_much_is_thrown_away(numbers, random, keep):
     # Each key has two inks, as where raw and simplified files lie side by side.
     drawings = [Drawing(b"ink %d" % number, str(number // 2)) for number in numbers]
-    shuffled = list(drawings)
-    random.shuffle(shuffled)
-    kept = _kept(drawings, keep, drawer=DIFFERENT)
-    assert kept == _kept(shuffled, keep, drawer=DIFFERENT)
+    kept = _kept_in_any_order(drawings, random, keep, drawer=DIFFERENT)
     assert len(_taken(kept, DIFFERENT)) == min(keep, len({drawing.key for drawing in drawings}))
 
 
@@ -125,10 +127,7 @@ def test_parts_merged_are_the_whole(drawings, parts):
 
 @given(DIVIDED, st.randoms(), st.integers(1, 12))
 def test_a_fixed_split_is_kept_whole_and_the_test_drawing_of_two_that_are_the_same(drawings, random, keep):
-    shuffled = list(drawings)
-    random.shuffle(shuffled)
-    kept = _kept(drawings, keep)
-    assert kept == _kept(shuffled, keep)
+    kept = _kept_in_any_order(drawings, random, keep)
     fixed = [drawing for drawing in drawings if drawing.split]
     merged = select.merge([_kept(fixed[part::3], keep) for part in range(3)], keep, 0, "cat", ALIKE)
     assert merged == _kept(fixed, keep)

@@ -151,12 +151,15 @@ def test_pictures_are_laid_as_the_net_was_trained(make_data, make_run, predict, 
 
 
 def test_names_of_classes_are_text_in_a_csv_file(make_data, make_run, predict, lines, tmp_path):
-    names = ['=cmd|"/c calc"!A1', "a\nb, ü", "@x"]
+    names = ['=cmd|"/c calc"!A1', "\t=a\nb, ü\x1b[31m", "@x"]
     run, out = make_run(make_data(), classes=names), tmp_path / "out.csv"
     assert predict("--run", run, "--input", lines, "--output", out, "--columns", "label1, label2,label3")[0] == 0
     rows = _csv(out)
     assert list(rows[0]) == ["label1", "label2", "label3"]
-    assert all(set(row.values()) == {f"'{names[0]}", r"a\nb, ü", f"'{names[2]}"} for row in rows)
+    assert all(
+        set(row.values()) == {f"'{names[0]}", "\\t=a\\nb, ü\N{REPLACEMENT CHARACTER}[31m", f"'{names[2]}"}
+        for row in rows
+    )
     out = tmp_path / "out.jsonl"
     assert predict("--run", run, "--input", lines, "--output", out)[0] == 0
     assert all(set(entry["labels"]) == set(names) for entry in _jsonl(out))
